@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+#include "base/log.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+
+static _Atomic(enum log_level) max_level = LOG_LEVEL_INFO;
+static _Atomic(void (*)(enum log_level, const char *)) log_sink;
+
+static const struct {
+	const char *word;
+	int priority;           /* syslog(3)'s numbers */
+} levels[] = {
+	[LOG_LEVEL_ERROR] = { "error: ", 3 },
+	[LOG_LEVEL_WARN] = { "warning: ", 4 },
+	[LOG_LEVEL_INFO] = { "", 6 },
+	[LOG_LEVEL_DEBUG] = { "debug: ", 7 },
+};
+
+void log_set_level(enum log_level level)
+{
+	atomic_store_explicit(&max_level, level, memory_order_relaxed);
+}
+
+void log_set_sink(void (*sink)(enum log_level level, const char *line))
+{
+	atomic_store(&log_sink, sink);
+}
+
+void log_write(enum log_level level, const char *fmt, ...)
+{
+	void (*sink)(enum log_level, const char *) = atomic_load(&log_sink);
+	char line[2048];
+	size_t n = 0;
+	va_list ap;
+
+	if (level > atomic_load_explicit(&max_level, memory_order_relaxed))
+		return;
+	if (!sink && getenv("JOURNAL_STREAM"))
+		n = (size_t)snprintf(line, sizeof(line), "<%d>", levels[level].priority);
+	n += (size_t)snprintf(line + n, sizeof(line) - n, "byre: %s", levels[level].word);
+	va_start(ap, fmt);
+	vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
+	va_end(ap);
+	if (sink) {
+		sink(level, line);
+		return;
+	}
+	n = strlen(line);
+	line[n++] = '\n';
+	if (write(STDERR_FILENO, line, n) < 0)
+		return;                 /* nobody is left to tell */
+}

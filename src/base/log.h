@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* base/log.h - what the daemon tells the person who runs it.
+ *
+ * One line a message, "byre: warning: …" on standard error; under systemd (JOURNAL_STREAM set)
+ * with the priority prefix "<4>". Any thread may log; a line is written with one write(2).
+ * Nothing on the data path logs per request: what can repeat is logged once, by its caller. */
+#ifndef BASE_LOG_H
+#define BASE_LOG_H
+
+enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
+
+/* Messages above @level are dropped; the start value is LOG_LEVEL_INFO. */
+void log_set_level(enum log_level level);
+
+/* Sends every line to @sink instead (tests); NULL restores standard error. */
+void log_set_sink(void (*sink)(enum log_level level, const char *line));
+
+void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#define log_error(...) log_write(LOG_LEVEL_ERROR, __VA_ARGS__)
+#define log_warn(...) log_write(LOG_LEVEL_WARN, __VA_ARGS__)
+#define log_info(...) log_write(LOG_LEVEL_INFO, __VA_ARGS__)
+#define log_debug(...) log_write(LOG_LEVEL_DEBUG, __VA_ARGS__)
+
+#endif
