@@ -101,7 +101,8 @@ static void errors_gain_context(void **state)
 	assert_int_equal(err_set_errno(&err, ENOENT, "cannot open '%s'", "x"), -ENOENT);
 	err_hint(&err, "create it first");
 	assert_int_equal(err_wrap(&err, -ENOENT, "backing file of '%s'", "y"), -ENOENT);
-	assert_string_equal(err.text, "backing file of 'y': cannot open 'x': No such file or directory");
+	assert_string_equal(err.text,
+			    "backing file of 'y': cannot open 'x': No such file or directory");
 	assert_string_equal(err.hint, "create it first");
 	assert_int_equal(err_set(&err, EINVAL, "bad"), -EINVAL);
 	assert_string_equal(err.hint, "");
