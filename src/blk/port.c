@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+#include "blk/port.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "base/bits.h"
+#include "base/err.h"
+
+/* One writer, the chan's loop; any thread reads. */
+static void stat_add(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+static uint64_t stat_read(const uint64_t *counter)
+{
+	return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
+int port_new(struct node *n, bool read_only, struct port **ret, struct err *err)
+{
+	struct port *p;
+
+	if (!read_only && n->read_only)
+		return err_set(err, EROFS, "'%s' is read-only", n->name);
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return err_set_errno(err, ENOMEM, "'%s'", n->name);
+	p->node = n;
+	p->read_only = read_only;
+	*ret = p;
+	return 0;
+}
+
+void port_free(struct port *p)
+{
+	if (!p)
+		return;
+	for (unsigned i = 0; i < LOOPS_MAX; i++)
+		assert(!p->pcs[i]);
+	free(p);
+}
+
+int port_open_wait(struct port *p, struct err *err)
+{
+	struct loop *l = loop_current();
+	struct port_chan *pc;
+	int rc;
+
+	assert(!p->pcs[loop_id(l)]);
+	pc = calloc(1, sizeof(*pc));
+	if (!pc)
+		return err_set_errno(err, ENOMEM, "'%s'", p->node->name);
+	rc = chan_get_wait(p->node, &pc->ch, err);
+	if (rc) {
+		free(pc);
+		return rc;
+	}
+	pc->port = p;
+	pc->loop = l;
+	pc->held_tail = &pc->held;
+	__atomic_store_n(&p->pcs[loop_id(l)], pc, __ATOMIC_RELEASE);
+	return 0;
+}
+
+void port_close_wait(struct port *p)
+{
+	struct port_chan *pc = port_here(p);
+
+	port_pause_wait(pc);
+	assert(!pc->held);
+	chan_put_wait(pc->ch);
+	__atomic_store_n(&p->pcs[loop_id(pc->loop)], NULL, __ATOMIC_RELEASE);
+	free(pc);
+}
+
+struct port_chan *port_here(const struct port *p)
+{
+	return p->pcs[loop_id(loop_current())];
+}
+
+uint64_t port_size(const struct port *p)
+{
+	return atomic_load_explicit(&p->node->size, memory_order_relaxed);
+}
+
+static bool is_write(uint8_t kind)
+{
+	return kind == REQ_WRITE || kind == REQ_ZERO || kind == REQ_DISCARD;
+}
+
+/* The answer to a request that must not go down: > 0 if it may. */
+static int refuse(const struct port *p, const struct req *req)
+{
+	if (req->kind >= REQ_KINDS)
+		return -EINVAL;
+	if (is_write(req->kind) && p->read_only)
+		return -EPERM;
+	if (req->kind == REQ_FLUSH)
+		return p->read_only ? 0 : 1;
+	if (!range_within(req->off, req->len, port_size(p)))
+		return req->kind == REQ_WRITE ? -ENOSPC : -EINVAL;
+	if (!req->len)
+		return req->kind == REQ_MAP ? -EINVAL : 0;
+	if (req->kind == REQ_DISCARD && p->ignore_discard)
+		return 0;
+	return 1;
+}
+
+static void start(struct port_chan *pc, struct req *req)
+{
+	int res = refuse(pc->port, req);
+
+	req->epoch = pc->epoch;
+	pc->in_flight[req->epoch]++;
+	stat_add(&pc->stats.in_flight, 1);
+	if (res > 0)
+		chan_submit(pc->ch, req);
+	else
+		req_finish(pc->ch, req, res);
+}
+
+void port_submit(struct port_chan *pc, struct req *req)
+{
+	loop_assert(pc->loop);
+	req->pc = pc;
+	req->next = NULL;
+	req->start_ns = loop_now(pc->loop);
+	/* The drivers may change len (B3): what the statistics need is counted now. */
+	if (req->kind < REQ_KINDS && req->kind != REQ_FLUSH)
+		stat_add(&pc->stats.bytes[req->kind], req->len);
+	if (!pc->is_paused) {
+		start(pc, req);
+		return;
+	}
+	*pc->held_tail = req;
+	pc->held_tail = &req->next;
+}
+
+void port_req_end(struct req *req, int res)
+{
+	struct port_chan *pc = req->pc;
+
+	assert(pc->in_flight[req->epoch] > 0);
+	pc->in_flight[req->epoch]--;
+	stat_add(&pc->stats.in_flight, (uint64_t)-1);
+	if (req->kind < REQ_KINDS)
+		stat_add(&pc->stats.ops[req->kind], 1);
+	if (res)
+		stat_add(&pc->stats.errors, 1);
+	stat_add(&pc->stats.latency_ns, loop_now(pc->loop) - req->start_ns);
+	if (pc->drain_waiter && !pc->in_flight[0] && !pc->in_flight[1])
+		fiber_wake(pc->drain_waiter);
+}
+
+void port_pause_wait(struct port_chan *pc)
+{
+	loop_assert(pc->loop);
+	assert(!pc->drain_waiter);
+	pc->is_paused = true;
+	pc->drain_waiter = fiber_self();
+	while (pc->in_flight[0] || pc->in_flight[1])
+		fiber_park();
+	pc->drain_waiter = NULL;
+}
+
+void port_resume(struct port_chan *pc)
+{
+	struct req *req = pc->held;
+
+	loop_assert(pc->loop);
+	pc->is_paused = false;
+	pc->held = NULL;
+	pc->held_tail = &pc->held;
+	while (req) {
+		struct req *next = req->next;
+
+		start(pc, req);
+		req = next;
+	}
+}
+
+static void stats_sum(const struct port_stats *from, struct port_stats *to)
+{
+	for (unsigned k = 0; k < REQ_KINDS; k++) {
+		to->ops[k] += stat_read(&from->ops[k]);
+		to->bytes[k] += stat_read(&from->bytes[k]);
+	}
+	to->errors += stat_read(&from->errors);
+	to->latency_ns += stat_read(&from->latency_ns);
+	to->in_flight += stat_read(&from->in_flight);
+}
+
+void port_get_stats(const struct port *p, struct port_stats *ret)
+{
+	*ret = (struct port_stats){ 0 };
+	for (unsigned i = 0; i < LOOPS_MAX; i++) {
+		const struct port_chan *pc = __atomic_load_n(&p->pcs[i], __ATOMIC_ACQUIRE);
+
+		if (pc)
+			stats_sum(&pc->stats, ret);
+	}
+}
