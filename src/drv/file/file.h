@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* drv/file/file.h - a node over a regular file or a block device. */
+#ifndef DRV_FILE_FILE_H
+#define DRV_FILE_FILE_H
+
+#include <stdbool.h>
+
+struct err;
+struct loop;
+struct node;
+
+/* As QEMU's cache= modes. A flush is fdatasync(2) in all of them but unsafe. */
+enum file_cache {
+	FILE_CACHE_WRITEBACK,           /* the page cache; durable at a flush */
+	FILE_CACHE_NONE,                /* O_DIRECT; durable at a flush */
+	FILE_CACHE_WRITETHROUGH,        /* the page cache; every write durable */
+	FILE_CACHE_DIRECTSYNC,          /* O_DIRECT; every write durable */
+	FILE_CACHE_UNSAFE,              /* the page cache; flushes do nothing */
+};
+
+/* QEMU's names, and "off" for none. 0 or -EINVAL. */
+int file_cache_parse(const char *text, enum file_cache *ret, struct err *err);
+const char *file_cache_name(enum file_cache cache);
+
+struct file_opts {
+	const char *path;               /* what is opened, and what messages call it */
+	int fd;                         /* an open descriptor, taken on success; or -1: @path
+					 * is opened. It gets O_DIRECT where @cache asks for it */
+	enum file_cache cache;
+	bool writable;
+	bool discard;                   /* REQ_DISCARD and REQ_MAY_UNMAP give space back */
+	bool no_lock;                   /* neither take nor look at image locks */
+	bool sim;                       /* @fd is a simulated file of @home, a sim loop. A
+					 * direct one has blocks of 512 bytes */
+};
+
+/* In a fiber of @home. On failure the caller keeps opts->fd. */
+int file_open_wait(const struct file_opts *opts, struct loop *home, struct node **ret,
+		   struct err *err);
+
+#endif

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+/* drv/file/file_impl.h - what the files of this folder share. Nobody else includes it, but tests.
+ *
+ *	file.c         submit, reads and writes: the data path
+ *	file_sync.c    flushes, joined
+ *	file_alloc.c   zero and discard by fallocate
+ *	file_map.c     holes
+ *	file_bounce.c  what O_DIRECT cannot take as it is: copies, read-modify-write
+ *	file_range.c   the range lock that makes read-modify-write safe
+ *	file_open.c    opening; file_align.c what O_DIRECT asks for; file_lock.c image locks */
+#ifndef DRV_FILE_FILE_IMPL_H
+#define DRV_FILE_FILE_IMPL_H
+
+#include <stdatomic.h>
+
+#include "base/bits.h"
+#include "base/list.h"
+#include "blk/blk.h"
+#include "drv/file/file.h"
+#include "loop/work.h"
+
+enum {
+	FILE_IO_MAX = 1 << 30,          /* bytes of one operation: Linux takes 0x7ffff000 */
+	CUT_IOVECS = 64,                /* iovecs that are sent at a time where iov must be cut */
+	CUTS_KEPT = 4,                  /* a chan has so many from the start... */
+	CUTS_MAX = 256,                 /* ...and never more than this; then requests queue */
+	FILE_FIBERS_MAX = 16,           /* a chan */
+	RANGE_LOCKS_MAX = 8,            /* a node, at a time */
+	BOUNCE_MAX = 1 << 20,
+	BOUNCE_RESERVE = 64 << 10,      /* also the largest block a file may have */
+};
+
+struct file_chan;
+
+/* A range that the home loop has locked, or waits for. Lives on its fiber's stack; home's. */
+struct range_lock {
+	struct list_node link;          /* file_node.ranges: in order of arrival */
+	uint64_t off, end;
+	struct fiber *fiber;
+	unsigned missing;               /* chans that have not answered */
+	unsigned slot;
+	bool is_waiting;                /* for overlapping ones before it, or for a slot */
+};
+
+/* What a chan knows of a range lock. `task` and `lock` are the message: home's until it posts them,
+ * then the chan's loop's until that posts them back. The rest is the chan's loop's at all times. */
+struct chan_lock {
+	struct task task;
+	struct range_lock *lock;
+	struct file_chan *fc;           /* const */
+	uint64_t off, end;
+	unsigned busy;                  /* overlapping requests the kernel still has */
+	bool is_active;
+	struct req *held, **held_tail;  /* overlapping requests that came later */
+};
+
+struct iov_cut {
+	struct iov_cut *next;
+	struct iovec iov[CUT_IOVECS];
+};
+
+struct file_node {
+	struct node node;
+	enum file_cache cache;          /* const after open, as are the next ones */
+	int fd;
+	uint32_t block;                 /* O_DIRECT: multiple for offset and length; else 1 */
+	uint32_t mem_align;             /* O_DIRECT: multiple for addresses; else 1 */
+	bool owns_fd;
+	bool is_block_device;
+	bool is_sim;
+	bool is_direct;
+	bool is_dsync;                  /* every write durable */
+	bool leave_lock_out;            /* tests: shows that K1's test can fail */
+
+	/* Written once, by any loop, with relaxed stores: a late reader only tries in vain. */
+	atomic_bool no_punch, no_zero_range, no_discard, no_seek;
+	atomic_bool sync_failed;        /* Q9: see file_sync.c */
+
+	/* Home's: see file_range.c. */
+	struct list_node chans;         /* of file_chan.registered; direct nodes only */
+	struct list_node ranges;
+	unsigned slots_used;            /* bits below RANGE_LOCKS_MAX */
+};
+
+struct file_chan {
+	struct chan chan;
+	int fd;                         /* its own, or the node's */
+	int fixed;                      /* loop_fd_register()'s slot */
+	struct fiber_gate gate;
+
+	struct iov_cut *cuts;           /* free ones */
+	unsigned ncuts;                 /* in all */
+	struct req *starved, **starved_tail;    /* wait for one */
+
+	struct io sync_io;
+	bool is_syncing;
+	struct req *sync_now;           /* answered by the fdatasync that runs */
+	struct req *sync_next, **sync_next_tail;        /* by the one after it */
+
+	/* Direct nodes only. */
+	void *reserve;                  /* bounce buffer for when the loop's pool is empty */
+	bool is_reserve_used;
+	struct list_node reserve_waiters;
+	struct list_node in_flight;     /* of file_req.link */
+	unsigned active_locks;
+	struct chan_lock locks[RANGE_LOCKS_MAX];
+	struct list_node registered;    /* home's */
+};
+
+/* What lies in req->priv while the driver has the request. */
+struct file_req {
+	struct list_node link;          /* in_flight: WRITE, ZERO, DISCARD of direct nodes */
+	uint64_t rel;                   /* READ, WRITE: bytes done; ZERO: enum zero_step */
+	struct iov_cut *cut;
+};
+_Static_assert(sizeof(struct file_req) <= sizeof(((struct req *)0)->priv), "req->priv");
+
+static inline struct file_req *file_req(struct req *req)
+{
+	return (struct file_req *)(void *)req->priv;
+}
+
+static inline struct file_chan *file_chan(struct chan *ch)
+{
+	return container_of(ch, struct file_chan, chan);
+}
+
+static inline struct file_node *file_node(const struct chan *ch)
+{
+	return container_of(ch->node, struct file_node, node);
+}
+
+static inline uint64_t file_size(const struct file_node *fn)
+{
+	return atomic_load_explicit(&fn->node.size, memory_order_relaxed);
+}
+
+/* file.c */
+void file_submit(struct chan *ch, struct req *req);
+/* What was written ends at @end: the file is at least that long. */
+void file_grown(struct file_node *fn, uint64_t end);
+/* Points @io at the chan's file. */
+void file_io_init(struct file_chan *fc, struct io *io, enum io_op op,
+		  void (*done)(struct io *io, int res));
+int file_chan_open_wait(struct chan *ch, struct err *err);
+void file_chan_close_wait(struct chan *ch);
+/* Answers @req, whose effect is in the file but for FUA. From an io's done(). */
+void file_written(struct file_chan *fc, struct req *req, int res);
+
+/* file_sync.c: answers @req after an fdatasync that starts from now on. In any callback of the
+ * loop. */
+void file_sync_join(struct file_chan *fc, struct req *req);
+void file_sync_failed(struct file_node *fn, int res);
+
+/* file_alloc.c */
+void file_zero_start(struct file_chan *fc, struct req *req);
+void file_discard_start(struct file_chan *fc, struct req *req);
+/* Is @res what the kernel says where it cannot do such a thing with this file? */
+bool file_is_unsupported(int res);
+
+/* file_map.c */
+void file_map_start(struct file_chan *fc, struct req *req);
+
+/* file_bounce.c: @req is a READ or WRITE that O_DIRECT does not take. */
+void file_bounce_start(struct file_chan *fc, struct req *req);
+/* In a fiber of the chan's loop: writes the data of @src, or zeros where it is NULL, to [@off, @off
+ * + @len), aligned or not. */
+int file_write_any_wait(struct file_chan *fc, const struct req *src, uint64_t off, uint64_t len);
+
+/* file_range.c */
+/* True: @req overlaps a locked range and will be submitted again. False: it is in in_flight and may
+ * go. */
+bool file_range_hold(struct file_chan *fc, struct req *req);
+void file_range_done(struct file_chan *fc, struct req *req);
+/* In a fiber of the home loop. */
+void file_range_lock_wait(struct file_node *fn, struct range_lock *lk, uint64_t off, uint64_t end);
+void file_range_unlock_wait(struct file_node *fn, struct range_lock *lk);
+/* In a fiber of the chan's loop. */
+int file_range_register_wait(struct file_chan *fc);
+void file_range_unregister_wait(struct file_chan *fc);
+
+/* file_align.c: what O_DIRECT asks for. On a worker. 0 or -errno with @err. */
+int file_align_find(struct file_node *fn, int fd, struct err *err);
+
+/* file_lock.c: takes QEMU's image locks on @fd. On a worker. */
+int file_lock_take(int fd, const char *name, bool writable, struct err *err);
+
+extern const struct node_ops file_ops;
+
+#endif
