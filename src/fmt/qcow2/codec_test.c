@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <libdeflate.h>
+#include <zstd.h>
+
+#include "base/prng.h"
+#include "fmt/qcow2/codec.h"
+#include "fmt/qcow2/format.h"
+
+enum { CLUSTER = 64 << 10 };
+
+static uint8_t plain[2 * CLUSTER], packed[4 * CLUSTER], out[CLUSTER];
+
+static void fill_plain(void)
+{
+	struct prng p = { 3 };
+
+	for (size_t i = 0; i < sizeof(plain); i++)
+		plain[i] = (uint8_t)(prng_below(&p, 4) ? i / 100 : prng_next(&p));
+}
+
+static size_t pack(unsigned compression, size_t len)
+{
+	struct libdeflate_compressor *c;
+	size_t n;
+
+	if (compression == QCOW2_COMPRESSION_ZSTD)
+		return ZSTD_compress(packed, sizeof(packed), plain, len, 3);
+	c = libdeflate_alloc_compressor(6);
+	n = libdeflate_deflate_compress(c, plain, len, packed, sizeof(packed));
+	libdeflate_free_compressor(c);
+	return n;
+}
+
+static void clusters_come_back(void **state)
+{
+	fill_plain();
+	for (unsigned type = 0; type <= QCOW2_COMPRESSION_ZSTD; type++) {
+		size_t n = pack(type, CLUSTER);
+
+		for (size_t junk = 0; junk <= 512; junk += 256) {
+			memset(packed + n, 0xa5, 512);
+			memset(out, 0, sizeof(out));
+			/* zstd meets the junk only if it is asked for more than the frame has. */
+			assert_int_equal(codec_inflate(type, packed, n + junk, out, CLUSTER), 0);
+			assert_memory_equal(out, plain, CLUSTER);
+		}
+	}
+}
+
+static void a_longer_stream_gives_its_beginning(void **state)
+{
+	fill_plain();
+	for (unsigned type = 0; type <= QCOW2_COMPRESSION_ZSTD; type++) {
+		size_t n = pack(type, CLUSTER + 1000);
+
+		memset(out, 0, sizeof(out));
+		assert_int_equal(codec_inflate(type, packed, n, out, CLUSTER), 0);
+		assert_memory_equal(out, plain, CLUSTER);
+	}
+}
+
+static void a_short_or_cut_stream_is_an_error(void **state)
+{
+	fill_plain();
+	for (unsigned type = 0; type <= QCOW2_COMPRESSION_ZSTD; type++) {
+		size_t n = pack(type, CLUSTER - 1);
+
+		assert_int_equal(codec_inflate(type, packed, n, out, CLUSTER), -EIO);
+		n = pack(type, CLUSTER);
+		for (size_t cut = 0; cut < n - 8; cut += n / 50)
+			assert_int_equal(codec_inflate(type, packed, cut, out, CLUSTER), -EIO);
+		assert_int_equal(codec_inflate(type, packed, n, out, CLUSTER), 0);
+	}
+}
+
+static void damage_never_writes_outside(void **state)
+{
+	struct prng p = { 4 };
+
+	fill_plain();
+	for (unsigned type = 0; type <= QCOW2_COMPRESSION_ZSTD; type++) {
+		uint8_t *exact = malloc(CLUSTER);       /* its end is watched by ASan */
+		size_t n = pack(type, CLUSTER);
+
+		for (int i = 0; i < 500; i++) {
+			size_t at = prng_below(&p, n);
+			uint8_t was = packed[at];
+
+			packed[at] ^= (uint8_t)(1 + prng_below(&p, 255));
+			codec_inflate(type, packed, n, exact, CLUSTER);
+			packed[at] = was;
+		}
+		free(exact);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(clusters_come_back),
+		cmocka_unit_test(a_longer_stream_gives_its_beginning),
+		cmocka_unit_test(a_short_or_cut_stream_is_an_error),
+		cmocka_unit_test(damage_never_writes_outside),
+	};
+
+	return cmocka_run_group_tests_name("qcow2_codec", tests, NULL, NULL);
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/format.h - the bytes of a qcow2 image, as the specification has them. */
+#ifndef FMT_QCOW2_FORMAT_H
+#define FMT_QCOW2_FORMAT_H
+
+#include "base/bits.h"
+#include "base/endian.h"
+
+#define QCOW2_MAGIC 0x514649fbU         /* "QFI\xfb" */
+
+enum {
+	QCOW2_HEADER_V2_BYTES = 72,
+	QCOW2_HEADER_V3_BYTES = 104,
+	QCOW2_CLUSTER_BITS_MIN = 9,
+	QCOW2_CLUSTER_BITS_MAX = 21,            /* QEMU's limit */
+	QCOW2_SUBCLUSTERS = 32,
+	QCOW2_BACKING_NAME_MAX = 1023,
+	QCOW2_L1_BYTES_MAX = 32 << 20,          /* QEMU's limit */
+	QCOW2_REFTABLE_BYTES_MAX = 8 << 20,     /* QEMU's limit */
+	QCOW2_SNAPSHOTS_MAX = 65536,
+	QCOW2_SNAPSHOT_EXTRA_MAX = 1024,
+	QCOW2_SNAPSHOT_TABLE_BYTES_MAX = 64 << 20,
+};
+
+struct qcow2_header_disk {
+	be32_t magic;
+	be32_t version;
+	be64_t backing_file_offset;
+	be32_t backing_file_size;
+	be32_t cluster_bits;
+	be64_t size;
+	be32_t crypt_method;
+	be32_t l1_size;
+	be64_t l1_table_offset;
+	be64_t refcount_table_offset;
+	be32_t refcount_table_clusters;
+	be32_t nb_snapshots;
+	be64_t snapshots_offset;
+	/* version 3 */
+	be64_t incompatible_features;
+	be64_t compatible_features;
+	be64_t autoclear_features;
+	be32_t refcount_order;
+	be32_t header_length;
+	/* additional fields: present where header_length covers them */
+	uint8_t compression_type;
+	uint8_t padding[7];
+};
+_Static_assert(sizeof(struct qcow2_header_disk) == 112, "additional fields end at 112");
+
+enum qcow2_incompatible {
+	QCOW2_INCOMPAT_DIRTY = 1 << 0,
+	QCOW2_INCOMPAT_CORRUPT = 1 << 1,
+	QCOW2_INCOMPAT_DATA_FILE = 1 << 2,
+	QCOW2_INCOMPAT_COMPRESSION = 1 << 3,
+	QCOW2_INCOMPAT_EXTENDED_L2 = 1 << 4,
+	QCOW2_INCOMPAT_KNOWN = (1 << 5) - 1,
+};
+
+enum qcow2_compatible { QCOW2_COMPAT_LAZY_REFCOUNTS = 1 << 0 };
+enum qcow2_autoclear { QCOW2_AUTOCLEAR_BITMAPS = 1 << 0, QCOW2_AUTOCLEAR_DATA_FILE_RAW = 1 << 1 };
+
+#define QCOW2_EXT_END 0U
+#define QCOW2_EXT_BACKING_FORMAT 0xe2792acaU
+#define QCOW2_EXT_FEATURE_NAMES 0x6803f857U
+#define QCOW2_EXT_BITMAPS 0x23852875U
+#define QCOW2_EXT_CRYPTO 0x0537be77U
+#define QCOW2_EXT_DATA_FILE 0x44415441U
+
+struct qcow2_ext_disk {
+	be32_t type;
+	be32_t len;
+};
+
+struct qcow2_feature_disk {
+	uint8_t type;           /* 0 incompatible, 1 compatible, 2 autoclear */
+	uint8_t bit;
+	char name[46];          /* padded with zeros, not always ended by one */
+};
+
+struct qcow2_snapshot_disk {
+	be64_t l1_table_offset;
+	be32_t l1_size;
+	be16_t id_size;
+	be16_t name_size;
+	be32_t date_s;
+	be32_t date_ns;
+	be64_t vm_clock_ns;
+	be32_t vm_state_size;
+	be32_t extra_size;
+	/* extra data, id, name, padding to 8 bytes */
+};
+_Static_assert(sizeof(struct qcow2_snapshot_disk) == 40, "snapshot entries start with 40 bytes");
+
+enum { QCOW2_SNAPSHOT_EXTRA_DISK_SIZE_AT = 8 }; /* in the extra data: the disk's size */
+
+enum { QCOW2_COMPRESSION_DEFLATE, QCOW2_COMPRESSION_ZSTD };
+
+/* L1 and L2 entries, in the machine's byte order. */
+#define QCOW2_OFFSET_MASK 0x00fffffffffffe00ULL /* bits 9-55 */
+#define QCOW2_COPIED (1ULL << 63)
+#define QCOW2_COMPRESSED (1ULL << 62)
+#define QCOW2_ZERO 1ULL
+
+#endif

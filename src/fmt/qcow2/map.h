@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/map.h - from guest offsets to host offsets. Pure: looks at the cache, starts nothing.
+ *
+ * Specification: "Cluster mapping", "L2 table entry", "Extended L2 Entries". */
+#ifndef FMT_QCOW2_MAP_H
+#define FMT_QCOW2_MAP_H
+
+#include <stdint.h>
+
+struct qcow2;
+
+enum ext_kind {
+	EXT_DATA,               /* host_off: where the run lies in the data file */
+	EXT_ZERO,               /* reads as zeros */
+	EXT_BACKING,            /* not in this layer */
+	EXT_COMPRESSED,         /* host_off: the L2 entry; the run ends with its cluster */
+	EXT_MISS,               /* the slice is not cached: load it and ask again */
+	EXT_CORRUPT,            /* host_off: the L2 entry that cannot be */
+};
+
+struct ext {
+	enum ext_kind kind;
+	uint64_t len;           /* at least 1, at most what was asked */
+	uint64_t host_off;
+};
+
+/* The run of one kind that starts at @off, @len bytes at most (at least 1); it may be shorter than
+ * it could be: it ends at the slice. Any thread. */
+struct ext map_run(const struct qcow2 *q, uint64_t off, uint64_t len);
+
+#endif

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/open.c - opening an image, and the node that it becomes. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "fmt/qcow2/image.h"
+#include "fmt/qcow2/load.h"
+#include "fmt/qcow2/qcow2.h"
+
+enum {
+	HEADER_READ_FIRST = 64 << 10,
+	GATE_LIMIT = 64,
+	INFLATE_BYTES = 16 << 20,       /* bounds the buffers of compressed reads under way */
+	INFLATE_LIMIT = 16,
+};
+
+int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+
+	if (atomic_exchange(&q->is_corrupt_logged, true))
+		return -EUCLEAN;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	log_error("'%s' is damaged: %s; reads of what it concerns fail. "
+		  "Look at it with 'qemu-img check'", q->node.name, text);
+	return -EUCLEAN;
+}
+
+static int chan_open_wait(struct chan *ch, struct err *err)
+{
+	struct qcow2_chan *qc = container_of(ch, struct qcow2_chan, ch);
+	const struct qcow2 *q = qcow2_of(ch->node);
+	unsigned limit = INFLATE_BYTES >> (q->cluster_bits + 1);
+
+	fiber_gate_init(&qc->gate, GATE_LIMIT);
+	fiber_gate_init(&qc->inflate_gate, MAX(2U, MIN(limit, (unsigned)INFLATE_LIMIT)));
+	inflate_cache_init(qc);
+	return 0;
+}
+
+static void chan_close_wait(struct chan *ch)
+{
+	inflate_cache_fini(container_of(ch, struct qcow2_chan, ch));
+}
+
+static void node_free(struct node *n)
+{
+	struct qcow2 *q = qcow2_of(n);
+
+	for (unsigned i = 0; i < L1_PAGES; i++)
+		free(q->l1[i].bytes);
+	qcow2_header_fini(&q->header);
+	free(q);
+}
+
+const struct node_ops qcow2_ops = {
+	.name = "qcow2",
+	.chan_size = sizeof(struct qcow2_chan),
+	.chan_open_wait = chan_open_wait,
+	.chan_close_wait = chan_close_wait,
+	.submit = qcow2_submit,
+	.free = node_free,
+};
+
+static int header_read_wait(struct chan *file, struct qcow2_header *ret, struct err *err)
+{
+	size_t len = HEADER_READ_FIRST, need = 0;
+
+	for (;;) {
+		void *buf = aligned_alloc(4096, len);
+		int rc;
+
+		if (!buf)
+			return err_set_errno(err, ENOMEM, "header");
+		rc = chan_read_wait(file, 0, buf, len);
+		if (rc)
+			err_set_errno(err, -rc, "cannot read the header");
+		else
+			rc = qcow2_header_parse(buf, len, ret, &need, err);
+		free(buf);
+		if (rc != -EAGAIN)
+			return rc;
+		if (need <= len)
+			return err_set(err, EINVAL, "Header extension too large");
+		len = align_up(need, 4096);
+	}
+}
+
+/* What the data path needs of the header, ready to use. */
+static int layout_init(struct qcow2 *q, struct err *err)
+{
+	const struct qcow2_header *h = &q->header;
+	unsigned cluster = (unsigned)qcow2_cluster_size(h);
+
+	if (cache_setup(q->cache, MIN(cluster, (unsigned)CACHE_SLICE_BYTES_MAX)))
+		return err_set_errno(err, ENOMEM, "mapping cache");
+	if (q->cache->layers >= CACHE_LAYERS_MAX)
+		return err_set(err, EMFILE, "too many layers in a backing chain");
+	q->layer = q->cache->layers++;
+	q->cluster_bits = h->cluster_bits;
+	q->entry_words = qcow2_has_extended_l2(h) ? 2 : 1;
+	q->unit_bits = h->cluster_bits -
+		       (qcow2_has_extended_l2(h) ? log2_floor(QCOW2_SUBCLUSTERS) : 0);
+	q->slice_bytes = MIN(cluster, q->cache->slice_bytes);
+	q->slice_shift = log2_floor(q->slice_bytes / (8 * q->entry_words)) + h->cluster_bits;
+	q->has_data_file = qcow2_has_data_file(h);
+	q->has_zero_flag = h->version >= 3;
+	q->data_child = q->has_data_file ? CHILD_DATA : CHILD_FILE;
+	return 0;
+}
+
+static int open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct chan *file,
+		     struct err *err)
+{
+	struct snapshot s;
+	int rc = header_read_wait(file, &q->header, err);
+
+	if (rc)
+		return rc;
+	if (opts->writable && (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT)) {
+		err_set(err, EROFS, "qcow2: Image is corrupt; cannot be opened read/write");
+		err_hint(err, "repair it with 'qemu-img check -r all', or open it read-only");
+		return -EROFS;
+	}
+	s = (struct snapshot){ q->header.l1_off, q->header.l1_entries, q->header.size };
+	if (opts->snapshot) {
+		rc = snapshot_find_wait(file, &q->header, opts->snapshot, &s, err);
+		if (rc)
+			return rc;
+	}
+	rc = layout_init(q, err);
+	if (rc)
+		return rc;
+	q->l1_off = s.l1_off;
+	q->l1_entries = s.l1_entries;
+	/* QEMU counts whole sectors. */
+	atomic_store(&q->node.size, align_down(s.size, 512));
+	q->node.read_only = !opts->writable || opts->snapshot;
+	q->node.zero_is_fast = q->has_zero_flag;
+	q->node.can_discard = true;
+	return 0;
+}
+
+int qcow2_open_wait(struct node *file, const struct qcow2_opts *opts, struct node **ret,
+		    struct err *err)
+{
+	struct qcow2 *q = calloc(1, sizeof(*q));
+	struct chan *ch;
+	int rc;
+
+	if (!q)
+		return err_set_errno(err, ENOMEM, "'%s'", file->name);
+	q->cache = opts->cache;
+	if (node_init(&q->node, &qcow2_ops, file->name, file->home)) {
+		free(q);
+		return err_set_errno(err, ENOMEM, "'%s'", file->name);
+	}
+	rc = chan_get_wait(file, &ch, err);
+	if (!rc) {
+		rc = open_wait(q, opts, ch, err);
+		if (!rc) {
+			q->node.child[CHILD_FILE] = file;
+			rc = node_open_home_wait(&q->node, err);
+		}
+		chan_put_wait(ch);
+	}
+	if (rc) {
+		q->node.child[CHILD_FILE] = NULL;       /* still the caller's */
+		node_put_wait(&q->node);
+		return err_wrap(err, rc, "'%s'", file->name);
+	}
+	*ret = &q->node;
+	return 0;
+}
+
+const char *qcow2_backing_name(const struct node *n)
+{
+	return qcow2_of(n)->header.backing_name;
+}
+
+const char *qcow2_backing_format(const struct node *n)
+{
+	return qcow2_of(n)->header.backing_format;
+}
+
+const char *qcow2_data_file_name(const struct node *n)
+{
+	return qcow2_of(n)->header.data_file_name;
+}
+
+bool qcow2_needs_data_file(const struct node *n)
+{
+	return qcow2_of(n)->has_data_file;
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/qcow2.h - qcow2 images as nodes: what the control path and other folders may use.
+ *
+ * The format: specification "qcow2" of the QEMU project, versions 2 and 3. This file opens
+ * images for reading; everything that qemu-img creates but encryption is read. */
+#ifndef FMT_QCOW2_QCOW2_H
+#define FMT_QCOW2_QCOW2_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct err;
+struct loop;
+struct node;
+struct qcow2_cache;
+
+enum { QCOW2_CACHE_BUDGET_DEFAULT = 32 << 20 };
+
+struct qcow2_opts {
+	bool writable;
+	const char *snapshot;           /* id or name of an internal snapshot; or NULL */
+	struct qcow2_cache *cache;      /* borrowed until the node is gone */
+};
+
+/* Opens the image in @file. In a fiber of the home loop, which is the cache's. *Takes* @file
+ * on success. The caller then attaches a data file and a backing file where the image wants them
+ * (node_attach_wait()); before that it must not be read.
+ * -EINVAL: not a qcow2 image, or damaged; -ENOTSUP: a feature that byre does not know, named in
+ * @err; -EROFS: marked corrupt and to be written; -ENOENT: no such snapshot; or an I/O error. */
+int qcow2_open_wait(struct node *file, const struct qcow2_opts *opts, struct node **ret,
+		    struct err *err);
+
+/* What the header says; the strings live with @n. NULL: none. */
+const char *qcow2_backing_name(const struct node *n);
+const char *qcow2_backing_format(const struct node *n);
+const char *qcow2_data_file_name(const struct node *n);
+bool qcow2_needs_data_file(const struct node *n);
+
+/* The mapping cache of one disk, shared by all layers of its chain, within @budget bytes (at
+ * least 256 KiB are used). Memory is touched as it fills. NULL: no memory. */
+struct qcow2_cache *qcow2_cache_new(size_t budget, struct loop *home);
+/* After the last node that borrows it. NULL is fine. */
+void qcow2_cache_free(struct qcow2_cache *c);
+
+#endif
