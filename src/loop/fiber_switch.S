@@ -2,11 +2,11 @@
 /* loop/fiber_switch.S - the switch from one stack to another, for x86-64 and aarch64.
  *
  *	void fiber_switch(void **save, void *to);
- *		Pushes what a called function must preserve, stores the stack pointer in *save, takes
- *		@to for stack pointer and pops the same from there.
+ *		Pushes what a called function must preserve, stores the stack pointer in *save,
+ *		takes @to for stack pointer and pops the same from there.
  *	void *fiber_prepare(void *top, struct fiber *f);
- *		Lays such a frame below @top (aligned to 16), so that the first switch to what it returns
- *		calls fiber_main(f) there. fiber_main() never returns.
+ *		Lays such a frame below @top (aligned to 16), so that the first switch to what it
+ *		returns calls fiber_main(f) there. fiber_main() never returns.
  *
  * Both sides of a switch have the same frame, so that the unwind rules of one instruction
  * hold for either stack. An unwinder stops in fiber_entry, whose return address is undefined.
