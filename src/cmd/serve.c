@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/serve.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/bits.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "blk/port.h"
+#include "export/nbd/nbd.h"
+#include "loop/fiber.h"
+#include "loop/work.h"
+
+/* ---- loops ---- */
+
+static int start_loop(struct serve *s, struct loop_thread *t, struct err *err)
+{
+	struct loop_opts lo = { .backend = s->opts->backend, .workers = s->workers };
+	char name[16];
+	struct loop *l;
+	int rc = loop_new(&lo, &l, err);
+
+	if (rc)
+		return rc;
+	s->nloops++;
+	snprintf(name, sizeof(name), "byre-loop-%u", loop_id(l));
+	return loop_thread_start(t, l, name, err);
+}
+
+static int start_loops(struct serve *s, struct err *err)
+{
+	int rc = workers_new(0, &s->workers, err);
+
+	if (rc)
+		return rc;
+	s->loops = calloc(s->opts->loops, sizeof(*s->loops));
+	if (!s->loops)
+		return err_set_errno(err, ENOMEM, "cannot start");
+	for (unsigned i = 0; i < s->opts->loops && !rc; i++)
+		rc = start_loop(s, &s->loops[i], err);
+	return rc;
+}
+
+static void stop_loops(struct serve *s)
+{
+	for (unsigned i = 0; i < s->nloops; i++)
+		loop_thread_stop(&s->loops[i]);
+	free(s->loops);
+	workers_free(s->workers);
+}
+
+/* ---- disks ---- */
+
+struct disk_call {                      /* arguments of what runs on a loop */
+	struct serve *serve;
+	struct serve_disk *disk;
+	struct err *err;
+};
+
+static int open_graph_wait(void *arg)
+{
+	struct disk_call *c = arg;
+	struct serve_disk *d = c->disk;
+	const struct serve_opts *o = c->serve->opts;
+	struct graph_opts go = {
+		.path = d->image->path,
+		.format = d->image->format,
+		.snapshot = d->image->snapshot,
+		.cache = d->image->cache,
+		.read_only = d->image->read_only,
+		.discard = !d->image->ignore_discard,
+		.no_lock = d->image->force_share,
+		.cache_bytes = o->cache_bytes,
+		.allow = o->allow,
+		.nallow = o->nallow,
+	};
+	int rc = graph_open_wait(&go, d->home, &d->graph, c->err);
+
+	if (rc)
+		return rc;
+	rc = port_new(d->graph.top, d->image->read_only || d->graph.top->read_only, &d->port,
+		      c->err);
+	if (!rc)
+		d->port->ignore_discard = d->image->ignore_discard;
+	return rc;
+}
+
+static int open_port_wait(void *arg)
+{
+	struct disk_call *c = arg;
+	int rc = port_open_wait(c->disk->port, c->err);
+
+	if (!rc)
+		c->disk->loops_open++;
+	return rc;
+}
+
+static int close_port_wait(void *arg)
+{
+	struct serve_disk *d = arg;
+
+	port_close_wait(d->port);
+	return 0;
+}
+
+static int close_graph_wait(void *arg)
+{
+	struct disk_call *c = arg;
+
+	return graph_close_wait(&c->disk->graph, c->err);
+}
+
+static int open_disk(struct serve *s, struct serve_disk *d, struct err *err)
+{
+	struct disk_call c = { .serve = s, .disk = d, .err = err };
+	int rc = loop_call(d->home, open_graph_wait, &c);
+
+	for (unsigned i = 0; i < s->nloops && !rc; i++)
+		rc = loop_call(s->loops[i].loop, open_port_wait, &c);
+	return rc;
+}
+
+static int open_disks(struct serve *s, struct err *err)
+{
+	bool is_told = false;
+	int rc = 0;
+
+	s->disks = calloc(s->opts->nimages, sizeof(*s->disks));
+	if (!s->disks)
+		return err_set_errno(err, ENOMEM, "cannot start");
+	for (unsigned i = 0; i < s->opts->nimages && !rc; i++) {
+		struct serve_disk *d = &s->disks[i];
+
+		d->image = &s->opts->images[i];
+		d->home = s->loops[i % s->nloops].loop;
+		rc = open_disk(s, d, err);
+		if (!rc && d->port->read_only && !d->image->read_only && !is_told) {
+			log_info("'%s': this version serves qcow2 images read-only",
+				 d->image->path);
+			is_told = true;
+		}
+	}
+	return rc;
+}
+
+/* The first error of writing back, of all disks. */
+static int close_disks(struct serve *s, struct err *err)
+{
+	int first = 0;
+
+	for (unsigned i = 0; s->disks && i < s->opts->nimages; i++) {
+		struct serve_disk *d = &s->disks[i];
+		struct disk_call c = { .serve = s, .disk = d, .err = first ? NULL : err };
+		int rc = 0;
+
+		while (d->loops_open)
+			loop_call(s->loops[--d->loops_open].loop, close_port_wait, d);
+		port_free(d->port);
+		if (d->graph.top)
+			rc = loop_call(d->home, close_graph_wait, &c);
+		if (rc && !first)
+			first = err_wrap(err, rc, "closing '%s'", d->image->path);
+	}
+	free(s->disks);
+	return first;
+}
+
+/* ---- the server ---- */
+
+static int make_server(struct serve *s, struct err *err)
+{
+	struct loop *loops[LOOPS_MAX];
+	struct nbd_server_opts so = {
+		.loops = loops,
+		.nloops = s->nloops,
+		.listen_fds = s->listen.fds,
+		.nlisten = s->listen.n,
+	};
+	int rc;
+
+	for (unsigned i = 0; i < s->nloops; i++)
+		loops[i] = s->loops[i].loop;
+	rc = nbd_server_new(&so, &s->server, err);
+	for (unsigned i = 0; i < s->opts->nimages && !rc; i++) {
+		struct nbd_export e = {
+			.name = s->disks[i].image->name,
+			.port = s->disks[i].port,
+			.read_only = s->disks[i].port->read_only,
+		};
+
+		rc = nbd_server_add(s->server, &e, err);
+	}
+	return rc;
+}
+
+struct server_call {
+	struct nbd_server *server;
+	struct err *err;
+};
+
+static int start_server_wait(void *arg)
+{
+	struct server_call *c = arg;
+
+	return nbd_server_start_wait(c->server, c->err);
+}
+
+static int stop_server_wait(void *arg)
+{
+	nbd_server_stop_wait(arg);
+	return 0;
+}
+
+static int start_server(struct serve *s, struct err *err)
+{
+	int rc = make_server(s, err);
+	struct server_call c = { .server = s->server, .err = err };
+
+	if (!rc)
+		rc = loop_call(s->loops[0].loop, start_server_wait, &c);
+	s->is_serving = !rc;
+	return rc;
+}
+
+int serve_start(struct serve *s, const struct serve_opts *opts, struct err *err)
+{
+	int rc;
+
+	s->opts = opts;
+	rc = start_loops(s, err);
+	if (!rc)
+		rc = open_disks(s, err);
+	if (!rc)
+		rc = serve_listen_open(opts, &s->listen, err);
+	if (!rc)
+		rc = start_server(s, err);
+	if (rc)
+		serve_stop(s, NULL);
+	return rc;
+}
+
+int serve_stop(struct serve *s, struct err *err)
+{
+	int rc;
+
+	if (s->is_serving)
+		loop_call(s->loops[0].loop, stop_server_wait, s->server);
+	nbd_server_free(s->server);
+	serve_listen_close(&s->listen);
+	rc = close_disks(s, err);
+	stop_loops(s);
+	*s = (struct serve) { 0 };
+	return rc;
+}

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+#include "cmd/serve_listen.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "cmd/serve_opts.h"
+#include "ctl/systemd.h"
+
+static int parse_tcp(const char *text, struct listen_address *ret, struct err *err)
+{
+	const char *rest = text + 4, *colon = strrchr(rest, ':');
+	size_t host_len = strlen(rest);
+
+	if (colon && !strchr(colon, ']')) {     /* not inside "[::1]" */
+		host_len = (size_t)(colon - rest);
+		if (!colon[1] || strlen(colon + 1) > LISTEN_PORT_MAX)
+			return err_set(err, EINVAL, "--nbd: '%s' has no valid port", text);
+		strcpy(ret->port, colon + 1);
+	}
+	if (!host_len) {
+		err_set(err, EINVAL, "--nbd: '%s' names no host", text);
+		err_hint(err, "0.0.0.0 and [::] stand for all interfaces");
+		return -EINVAL;
+	}
+	if (host_len > LISTEN_HOST_MAX)
+		return err_set(err, EINVAL, "--nbd: the host in '%s' is too long", text);
+	memcpy(ret->host, rest, host_len);
+	ret->host[host_len] = '\0';
+	return 0;
+}
+
+int listen_address_parse(const char *text, struct listen_address *ret, struct err *err)
+{
+	*ret = (struct listen_address) { 0 };
+	if (!strncmp(text, "unix:", 5) && text[5]) {
+		ret->path = text + 5;
+		return 0;
+	}
+	if (!strncmp(text, "tcp:", 4))
+		return parse_tcp(text, ret, err);
+	err_set(err, EINVAL, "--nbd: '%s' is not an address", text);
+	err_hint(err, "write unix:PATH or tcp:HOST:PORT");
+	return -EINVAL;
+}
+
+static int open_address(const char *text, struct serve_listen *l, struct err *err)
+{
+	struct listen_address a;
+	int rc = listen_address_parse(text, &a, err);
+
+	if (rc)
+		return rc;
+	if (l->n == NBD_LISTEN_MAX)
+		return err_set(err, E2BIG, "more than %d sockets to listen on", NBD_LISTEN_MAX);
+	if (a.path) {
+		rc = nbd_listen_unix(a.path, 0, err);
+		if (rc >= 0)
+			l->fds[l->n++] = rc;
+	} else {
+		rc = nbd_listen_tcp(a.host, a.port[0] ? a.port : NULL, l->fds + l->n,
+				    NBD_LISTEN_MAX - l->n, err);
+		if (rc > 0)
+			l->n += (unsigned)rc;
+	}
+	return rc < 0 ? rc : 0;
+}
+
+int serve_listen_open(const struct serve_opts *opts, struct serve_listen *ret, struct err *err)
+{
+	struct serve_listen l = { 0 };
+	int rc = systemd_take_sockets(SYSTEMD_LISTEN_FD, l.fds, NBD_LISTEN_MAX, err);
+
+	if (rc < 0)
+		return rc;
+	l.n = l.inherited = (unsigned)rc;
+	rc = 0;
+	if (!l.n && !opts->nlisten) {
+		err_set(err, EDESTADDRREQ, "the service manager handed over no socket");
+		err_hint(err, "say where to listen: --nbd unix:PATH or --nbd tcp:HOST:PORT");
+		return -EDESTADDRREQ;
+	}
+	for (unsigned i = 0; i < opts->nlisten && !rc; i++)
+		rc = open_address(opts->listen[i], &l, err);
+	if (rc)
+		serve_listen_close(&l);
+	else
+		*ret = l;
+	return rc;
+}
+
+void serve_listen_close(struct serve_listen *l)
+{
+	for (unsigned i = 0; i < l->n; i++) {
+		if (i < l->inherited)
+			close(l->fds[i]);       /* its file is the service manager's */
+		else
+			nbd_listen_close(l->fds[i]);
+	}
+	l->n = 0;
+}
+
+/* Appends @text, or as much of it as there is room for, in a URI's spelling. */
+static void append_escaped(char *buf, size_t n, const char *text)
+{
+	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+				    "0123456789-._~/";
+	size_t at = strlen(buf);
+
+	for (; *text && at + 4 <= n; text++) {
+		if (strchr(plain, *text))
+			buf[at++] = *text;
+		else
+			at += (size_t)snprintf(buf + at, n - at, "%%%02X", (unsigned char)*text);
+	}
+	buf[at] = '\0';
+}
+
+static void append(char *buf, size_t n, const char *text)
+{
+	size_t at = strlen(buf);
+
+	snprintf(buf + at, n - at, "%s", text);
+}
+
+static void append_unix(char *buf, size_t n, const struct sockaddr_un *un, const char *name)
+{
+	append(buf, n, "nbd+unix:///");
+	append_escaped(buf, n, name);
+	append(buf, n, "?socket=");
+	append_escaped(buf, n, un->sun_path);
+}
+
+char *serve_listen_uri(int fd, const char *name, char *buf, size_t n)
+{
+	struct sockaddr_storage ss = { 0 };
+	/* Zeros follow the address: a path that fills it is terminated all the same. */
+	socklen_t len = sizeof(ss) - 1;
+	char host[NI_MAXHOST], port[NI_MAXSERV];
+	bool v6;
+
+	buf[0] = '\0';
+	if (getsockname(fd, (struct sockaddr *)&ss, &len) < 0) {
+		append(buf, n, "?");
+		return buf;
+	}
+	if (ss.ss_family == AF_UNIX) {
+		append_unix(buf, n, (const struct sockaddr_un *)&ss, name);
+		return buf;
+	}
+	if (getnameinfo((struct sockaddr *)&ss, len, host, sizeof(host), port, sizeof(port),
+			NI_NUMERICHOST | NI_NUMERICSERV)) {
+		append(buf, n, "?");
+		return buf;
+	}
+	v6 = strchr(host, ':');
+	append(buf, n, v6 ? "nbd://[" : "nbd://");
+	append(buf, n, host);
+	append(buf, n, v6 ? "]:" : ":");
+	append(buf, n, port);
+	append(buf, n, "/");
+	append_escaped(buf, n, name);
+	return buf;
+}

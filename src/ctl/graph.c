@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: MIT */
+#include "ctl/graph.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "base/err.h"
+#include "blk/blk.h"
+#include "ctl/confine.h"
+#include "fmt/qcow2/qcow2.h"
+#include "fmt/raw/probe.h"
+#include "fmt/raw/raw.h"
+#include "loop/work.h"
+
+/* Which file a layer is, whatever it is called (G1). */
+struct file_id {
+	dev_t dev, rdev;
+	ino_t ino;
+};
+
+/* A graph in the making. */
+struct opening {
+	const struct graph_opts *opts;
+	struct loop *home;
+	struct confine *roots;
+	struct file_id *seen;
+	size_t nseen;
+	struct graph g;
+};
+
+/* An image on its way to becoming a node. */
+struct layer {
+	const char *path;
+	const char *format;             /* NULL: to be probed */
+	bool is_probed;
+	bool is_top;
+	bool writable;
+};
+
+/* ---- names ---- */
+
+/* "nbd://…", "rbd:…", "json:{…": what stands before a colon with no slash before it. */
+static size_t protocol_len(const char *name)
+{
+	size_t n = strcspn(name, ":/");
+
+	return name[n] == ':' ? n : 0;
+}
+
+int graph_resolve_name(const char *what, const char *asker, const char *name, char **ret,
+		       struct err *err)
+{
+	const char *slash = strrchr(asker, '/');
+	size_t folder = slash ? (size_t)(slash + 1 - asker) : 0;
+	char *path;
+
+	if (!strncmp(name, "file:", 5))
+		name += 5;
+	else if (protocol_len(name)) {
+		err_set(err, ENOTSUP, "%s '%s' of '%s' is no file: '%.*s:' is not supported", what,
+			name, asker, (int)protocol_len(name), name);
+		return -ENOTSUP;
+	}
+	if (!name[0])
+		return err_set(err, EINVAL, "'%s' names a %s without a name", asker, what);
+	if (name[0] == '/')
+		folder = 0;
+	path = malloc(folder + strlen(name) + 1);
+	if (!path)
+		return err_set_errno(err, ENOMEM, "%s '%s'", what, name);
+	memcpy(path, asker, folder);
+	strcpy(path + folder, name);
+	*ret = path;
+	return 0;
+}
+
+/* ---- G1 ---- */
+
+static int note_file(struct opening *o, const struct stat *st, const char *path, struct err *err)
+{
+	struct file_id id = { .dev = st->st_dev, .rdev = st->st_rdev, .ino = st->st_ino };
+	struct file_id *grown;
+
+	for (size_t i = 0; i < o->nseen; i++)
+		if (o->seen[i].dev == id.dev && o->seen[i].ino == id.ino &&
+		    o->seen[i].rdev == id.rdev)
+			return err_set(err, ELOOP, "the backing chain leads back to '%s'", path);
+	if (o->nseen == GRAPH_LAYERS_MAX)
+		return err_set(err, ELOOP, "the backing chain of '%s' is longer than %d images",
+			       o->opts->path, GRAPH_LAYERS_MAX);
+	grown = realloc(o->seen, (o->nseen + 1) * sizeof(*grown));
+	if (!grown)
+		return err_set_errno(err, ENOMEM, "cannot open '%s'", path);
+	o->seen = grown;
+	o->seen[o->nseen++] = id;
+	return 0;
+}
+
+/* ---- files ---- */
+
+struct named_open {                     /* arguments for a worker */
+	const struct opening *o;
+	const char *path, *what, *asker;
+	int flags;
+	int fd;                         /* or -errno */
+	struct stat st;
+	struct err *err;
+};
+
+static void named_open_work(void *arg)
+{
+	struct named_open *w = arg;
+
+	w->fd = confine_open(w->o->roots, w->path, w->flags, w->what, w->asker, w->err);
+	if (w->fd >= 0 && fstat(w->fd, &w->st) < 0) {
+		int rc = err_set_errno(w->err, errno, "%s '%s' of '%s'", w->what, w->path,
+				       w->asker);
+
+		close(w->fd);
+		w->fd = rc;
+	}
+}
+
+static struct file_opts file_opts(const struct opening *o, const char *path, int fd, bool writable)
+{
+	return (struct file_opts) {
+		.path = path,
+		.fd = fd,
+		.cache = o->opts->cache,
+		.writable = writable,
+		.discard = writable && o->opts->discard,
+		.no_lock = o->opts->no_lock,
+	};
+}
+
+/* Opens the file @path that the image @asker names. @note: it is a layer of the chain. */
+static int open_named_wait(struct opening *o, const char *what, const char *asker,
+			   const char *path, bool writable, bool note, struct node **ret,
+			   struct err *err)
+{
+	struct named_open w = {
+		.o = o, .path = path, .what = what, .asker = asker, .err = err,
+		.flags = writable ? O_RDWR : O_RDONLY,
+	};
+	struct file_opts fo;
+	int rc;
+
+	loop_work_wait(o->home, named_open_work, &w);
+	if (w.fd < 0)
+		return w.fd;
+	rc = note ? note_file(o, &w.st, path, err) : 0;
+	fo = file_opts(o, path, w.fd, writable);
+	if (!rc)
+		rc = file_open_wait(&fo, o->home, ret, err);
+	if (rc) {
+		close(w.fd);
+		return err_wrap(err, rc, "%s of '%s'", what, asker);
+	}
+	return 0;
+}
+
+static int probe_wait(struct node *file, const char **ret, struct err *err)
+{
+	char head[PROBE_BYTES];
+	struct chan *ch;
+	int rc = chan_get_wait(file, &ch, err);
+
+	if (rc)
+		return rc;
+	rc = chan_read_wait(ch, 0, head, sizeof(head));
+	chan_put_wait(ch);
+	if (rc)
+		return err_set_errno(err, -rc, "cannot read '%s'", file->name);
+	*ret = probe_format(head, sizeof(head));
+	return 0;
+}
+
+static int check_format(const struct layer *l, struct err *err)
+{
+	if (!strcmp(l->format, "qcow2") || !strcmp(l->format, "raw"))
+		return 0;
+	err_set(err, ENOTSUP, "'%s' has the format '%s', which byre does not read", l->path,
+		l->format);
+	if (l->is_probed && l->is_top)
+		err_hint(err, "-f raw serves the bytes of the file as they are");
+	else
+		err_hint(err, "byre reads qcow2 and raw");
+	return -ENOTSUP;
+}
+
+/* ---- formats ---- */
+
+static int open_qcow2_wait(struct opening *o, const struct layer *l, struct node *file,
+			   struct node **ret, struct err *err)
+{
+	struct qcow2_opts qo = {
+		.writable = l->writable,
+		.snapshot = l->is_top ? o->opts->snapshot : NULL,
+	};
+
+	if (!o->g.cache) {
+		o->g.cache = qcow2_cache_new(o->opts->cache_bytes, o->home);
+		if (!o->g.cache)
+			return err_set_errno(err, ENOMEM, "the mapping cache of '%s'", l->path);
+	}
+	qo.cache = o->g.cache;
+	return qcow2_open_wait(file, &qo, ret, err);
+}
+
+/* The format's node over @file, whose reference it takes on success. */
+static int open_format_wait(struct opening *o, const struct layer *l, struct node *file,
+			    struct node **ret, struct err *err)
+{
+	struct raw_opts ro = { .probed = l->is_probed, .writable = l->writable };
+
+	if (!strcmp(l->format, "qcow2"))
+		return open_qcow2_wait(o, l, file, ret, err);
+	if (l->is_top && o->opts->snapshot)
+		return err_set(err, EINVAL, "'%s' is raw: only qcow2 images have snapshots",
+			       l->path);
+	return raw_open_wait(file, &ro, ret, err);
+}
+
+/* Finds out the format where it was not given, and opens it over @file: see above. */
+static int open_layer_wait(struct opening *o, struct layer *l, struct node *file,
+			   struct node **ret, struct err *err)
+{
+	int rc;
+
+	if (!l->format) {
+		rc = probe_wait(file, &l->format, err);
+		if (rc)
+			return rc;
+		l->is_probed = true;
+	}
+	rc = check_format(l, err);
+	return rc ? rc : open_format_wait(o, l, file, ret, err);
+}
+
+static int attach_data_file_wait(struct opening *o, struct node *n, const char *asker,
+				 struct err *err)
+{
+	const char *name = qcow2_data_file_name(n);
+	struct node *data;
+	char *path;
+	int rc;
+
+	if (!name)
+		return err_set(err, EINVAL, "'%s' needs a data file and does not name it", asker);
+	rc = graph_resolve_name("data file", asker, name, &path, err);
+	if (rc)
+		return rc;
+	rc = open_named_wait(o, "data file", asker, path, !n->read_only, false, &data, err);
+	free(path);
+	if (rc)
+		return rc;
+	rc = node_attach_wait(n, CHILD_DATA, data, err);
+	if (rc)
+		node_put_wait(data);
+	return rc;
+}
+
+/* Opens the backing file that @n, called @asker, names as a layer of its own. */
+static int open_backing_wait(struct opening *o, struct node *n, const char *asker, const char *path,
+			     struct node **ret, struct err *err)
+{
+	struct layer l = { .path = path, .format = qcow2_backing_format(n) };
+	struct node *file;
+	int rc = open_named_wait(o, "backing file", asker, path, false, true, &file, err);
+
+	if (rc)
+		return rc;
+	rc = open_layer_wait(o, &l, file, ret, err);
+	if (rc) {
+		node_put_wait(file);
+		return err_wrap(err, rc, "backing file of '%s'", asker);
+	}
+	return 0;
+}
+
+/* Attaches what @n, called @asker, needs below it. *@ret_next is its backing node, or NULL where
+ * it has none, and *@ret_path that node's name, returned owned. */
+static int attach_below_wait(struct opening *o, struct node *n, const char *asker,
+			     struct node **ret_next, char **ret_path, struct err *err)
+{
+	struct node *backing;
+	char *path;
+	int rc = 0;
+
+	*ret_next = NULL;
+	*ret_path = NULL;
+	if (strcmp(n->ops->name, "qcow2"))
+		return 0;
+	if (qcow2_needs_data_file(n))
+		rc = attach_data_file_wait(o, n, asker, err);
+	if (rc || !qcow2_backing_name(n))
+		return rc;
+	rc = graph_resolve_name("backing file", asker, qcow2_backing_name(n), &path, err);
+	if (rc)
+		return rc;
+	rc = open_backing_wait(o, n, asker, path, &backing, err);
+	if (rc)
+		goto fail;
+	rc = node_attach_wait(n, CHILD_BACKING, backing, err);
+	if (rc) {
+		node_put_wait(backing);
+		goto fail;
+	}
+	*ret_next = backing;
+	*ret_path = path;
+	return 0;
+fail:
+	free(path);
+	return rc;
+}
+
+/* Walks down from the top until an image names nothing below it. */
+static int open_chain_wait(struct opening *o, struct err *err)
+{
+	struct node *n = o->g.top;
+	char *asker = strdup(o->opts->path);
+	int rc = 0;
+
+	if (!asker)
+		return err_set_errno(err, ENOMEM, "cannot open '%s'", o->opts->path);
+	while (n && !rc) {
+		struct node *next;
+		char *path;
+
+		rc = attach_below_wait(o, n, asker, &next, &path, err);
+		free(asker);
+		asker = path;
+		n = next;
+		o->g.layers++;
+	}
+	free(asker);
+	return rc;
+}
+
+/* ---- the top ---- */
+
+static int open_top_file_wait(struct opening *o, bool writable, struct node **ret, struct err *err)
+{
+	struct file_opts fo = file_opts(o, o->opts->path, -1, writable);
+	int rc = file_open_wait(&fo, o->home, ret, err);
+
+	if (writable && (rc == -EACCES || rc == -EPERM || rc == -EROFS) &&
+	    !eaccess(o->opts->path, R_OK))
+		err_hint(err, "use --read-only to serve it without writing");
+	return rc;
+}
+
+/* Only raw images are written. Which it is may be known only after a look at the file, so where
+ * nobody said, the file is first opened for reading. */
+static int open_top_wait(struct opening *o, struct err *err)
+{
+	struct layer l = { .path = o->opts->path, .format = o->opts->format, .is_top = true };
+	struct node *file;
+	int rc;
+
+	if (!l.format) {
+		rc = open_top_file_wait(o, false, &file, err);
+		if (rc)
+			return rc;
+		rc = probe_wait(file, &l.format, err);
+		l.is_probed = true;
+		if (rc)
+			goto fail;
+	}
+	rc = check_format(&l, err);
+	if (rc && l.is_probed)
+		goto fail;
+	if (rc)
+		return rc;
+	l.writable = !strcmp(l.format, "raw") && !o->opts->read_only;
+	if (l.is_probed && l.writable)
+		node_put_wait(file);
+	if (!l.is_probed || l.writable)
+		rc = open_top_file_wait(o, l.writable, &file, err);
+	if (rc)
+		return rc;
+	rc = open_format_wait(o, &l, file, &o->g.top, err);
+	if (!rc)
+		return 0;
+fail:
+	node_put_wait(file);
+	return rc;
+}
+
+/* The roots below which named files may lie, and the first file of the chain. Blocks a little: the
+ * names are the operator's own. */
+static int prepare(struct opening *o, struct err *err)
+{
+	const char *path = o->opts->path, *slash = strrchr(path, '/');
+	size_t n = slash ? (size_t)(slash - path) : 0;
+	char *folder = slash ? strndup(path, n ? n : 1) : strdup(".");
+	struct stat st;
+	int rc;
+
+	o->roots = confine_new();
+	if (!o->roots || !folder)
+		rc = err_set_errno(err, ENOMEM, "cannot open '%s'", path);
+	else if (stat(path, &st) < 0)
+		rc = err_set_errno(err, errno, "cannot open '%s'", path);
+	else
+		rc = note_file(o, &st, path, err);
+	if (!rc)
+		rc = confine_allow(o->roots, folder, err);
+	for (unsigned i = 0; i < o->opts->nallow && !rc; i++) {
+		rc = confine_allow(o->roots, o->opts->allow[i], err);
+		if (rc)
+			err_wrap(err, rc, "--allow");
+	}
+	free(folder);
+	return rc;
+}
+
+int graph_open_wait(const struct graph_opts *opts, struct loop *home, struct graph *ret,
+		    struct err *err)
+{
+	struct opening o = { .opts = opts, .home = home };
+	int rc = prepare(&o, err);
+
+	if (!rc)
+		rc = open_top_wait(&o, err);
+	if (!rc)
+		rc = open_chain_wait(&o, err);
+	confine_free(o.roots);
+	free(o.seen);
+	if (rc) {
+		graph_close_wait(&o.g, NULL);
+		return rc;
+	}
+	*ret = o.g;
+	return 0;
+}
+
+int graph_close_wait(struct graph *g, struct err *err)
+{
+	int rc = g->top ? node_settle_wait(g->top, err) : 0;
+
+	node_put_wait(g->top);
+	qcow2_cache_free(g->cache);
+	*g = (struct graph) { 0 };
+	return rc;
+}

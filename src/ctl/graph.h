@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/* ctl/graph.h - from a file name and options to one node that a port can hold.
+ *
+ * The image is opened, its format given or probed, then its data file, then its backing chain,
+ * from the top down in a loop: each layer is attached to the one above before the next is looked
+ * for, so neither the depth of a chain nor a failure in its middle needs recursion.
+ *
+ * Names in images follow QEMU: a relative name is relative to the folder of the image that says it
+ * (by that image's own name, not by what its links lead to); "file:" in front is dropped; other
+ * protocols and "json:" are refused, for byre opens files only. Where such files may lie
+ * is confine.h's business.
+ *
+ * Invariants:
+ *	G1  a chain that comes back to a file it has passed is an error that names the file;
+ *	G2  data and backing files are opened for reading only, unless the image itself is written
+ *	    and the file is its data file;
+ *	G3  an image whose format was probed as raw keeps its first sector from becoming another
+ *	    format's header (fmt/raw enforces it). */
+#ifndef CTL_GRAPH_H
+#define CTL_GRAPH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "drv/file/file.h"
+
+struct err;
+struct loop;
+struct node;
+struct qcow2_cache;
+
+enum { GRAPH_LAYERS_MAX = 10000 };      /* images in a chain */
+
+struct graph_opts {
+	const char *path;
+	const char *format;             /* "qcow2", "raw"; NULL: probed */
+	const char *snapshot;           /* internal snapshot to read; NULL: the active state */
+	enum file_cache cache;
+	bool read_only;
+	bool discard;                   /* discards reach the file */
+	bool no_lock;                   /* no image locks; only with read_only */
+	size_t cache_bytes;             /* of mapping cache, for all layers together */
+	const char *const *allow;       /* folders where named files may lie, besides the image's */
+	unsigned nallow;
+};
+
+/* A disk: the top of its graph and what all layers share. */
+struct graph {
+	struct node *top;               /* owned */
+	struct qcow2_cache *cache;      /* owned; NULL where no layer is qcow2 */
+	unsigned layers;                /* images in the chain */
+};
+
+/* In a fiber of @home, which becomes the home of all nodes. 0 or -errno; @ret only on success. */
+int graph_open_wait(const struct graph_opts *opts, struct loop *home, struct graph *ret,
+		    struct err *err);
+/* In a fiber of that loop, with no port open on it: writes back, closes, frees. The first error of
+ * writing back; closed it is all the same. A zeroed graph is fine. */
+int graph_close_wait(struct graph *g, struct err *err);
+
+/* What the name @name means in the image @asker: a path, returned owned in @ret. @what
+ * ("backing file") is for messages. Pure. 0, -ENOTSUP (not a file) or -ENOMEM. */
+int graph_resolve_name(const char *what, const char *asker, const char *name, char **ret,
+		       struct err *err);
+
+#endif

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# suites: quick default long
+# limit: 30
+# What --help says, what the man pages say and what bash completes are the same: each command has
+# a page and a completion, each option stands in all three, with the same argument, and in no
+# place alone.
+. "$(dirname "$0")/lib.sh"
+need mandoc
+
+man=$top/man
+
+# options_of_help: "--name ARG" or "-n" a line, from --help on standard input.
+options_of_help()
+{
+	sed -nE 's/^ +((-[A-Za-z], )?--.*)$/\1/p' | sed -E 's/   *.*//' |
+		while IFS= read -r line; do
+			argument=$(sed -nE 's/.*--[a-z-]+ ([A-Z]+)$/\1/p' <<<"$line")
+			grep -oE -- '--?[A-Za-z][a-z-]*' <<<"$line" | while read -r option; do
+				case $option in
+				--*) echo "$option${argument:+ $argument}" ;;
+				*) echo "$option" ;;
+				esac
+			done
+		done | sort
+}
+
+# options_of_man FILE: the same, from its tagged lists.
+options_of_man()
+{
+	sed -nE 's/^\.It (Fl .*)/\1/p' "$1" | tr ',' '\n' |
+		sed -E 's/^ *Fl //; s/ +Ar / /; s/ *$//; s/^/-/' | sort
+}
+
+# same WHAT ONE OTHER
+same()
+{
+	diff "$2" "$3" >"$W/diff" || { cat "$W/diff" >&2; fail "$1 differ (< $2, > $3)"; }
+}
+
+"$BYRE" --help >"$W/help" || fail "--help"
+options_of_help <"$W/help" >"$W/byre.help"
+options_of_man "$man/byre.1" >"$W/byre.man"
+[ -s "$W/byre.help" ] || fail "no options found in --help"
+same "byre --help and byre.1" "$W/byre.help" "$W/byre.man"
+
+sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p' "$W/help" >"$W/commands"
+[ -s "$W/commands" ] || fail "no commands found in --help"
+# shellcheck disable=SC2016  # nothing to expand
+bash -n "$top/completion/byre.bash" || fail "the completion is not bash"
+
+complete_words()
+{
+	bash -c '. "$1"; shift; COMP_WORDS=(byre "$@"); COMP_CWORD=$#
+		compopt() { :; }; _byre; printf "%s\n" "${COMPREPLY[@]}"' - \
+		"$top/completion/byre.bash" "$@"
+}
+
+while read -r command; do
+	page=$man/byre-$command.1
+	[ -e "$page" ] || fail "no man page for 'byre $command'"
+	grep -q "^\.It Cm $command\$" "$man/byre.1" || fail "byre.1 does not have '$command'"
+	grep -q "byre-$command.1" "$man/meson.build" || fail "byre-$command.1 is not installed"
+	[ "$(complete_words "$command")" = "$command" ] || fail "'$command' is not completed"
+	summary=$(sed -nE "s/^  $command +//p" "$W/help")
+	grep -qxF ".Nd $summary" "$page" || fail "byre-$command.1 does not say '$summary'"
+
+	"$BYRE" "$command" --help >"$W/$command.text" || fail "$command --help"
+	"$BYRE" help "$command" | diff "$W/$command.text" - || fail "help $command"
+	options_of_help <"$W/$command.text" >"$W/$command.help"
+	options_of_man "$page" >"$W/$command.man"
+	[ -s "$W/$command.help" ] || fail "no options found in $command --help"
+	same "byre $command --help and its page" "$W/$command.help" "$W/$command.man"
+	complete_words "$command" - | sort >"$W/$command.completed"
+	sed 's/ .*//' "$W/$command.help" | sort >"$W/$command.names"
+	same "byre $command --help and completion" "$W/$command.names" "$W/$command.completed"
+
+	# The synopsis: the same words in the same order.
+	sed -nE 's/^usage: //p' "$W/$command.text" | tr -d '[].' | tr -s ' ' >"$W/$command.usage"
+	sed -n '/^\.Sh SYNOPSIS/,/^\.Sh DESC/p' "$page" | sed -E '1d;$d' | tr '\n' ' ' |
+		sed -E 's/\.(Nm|Op|Oo|Oc|Ar)//g; s/ (Ar|Ns)//g; s/\.//g' | tr -s ' ' |
+		sed -E 's/^ //; s/ $//' >"$W/$command.synopsis"
+	echo >>"$W/$command.synopsis"
+	same "usage and synopsis of byre $command" "$W/$command.usage" "$W/$command.synopsis"
+done <"$W/commands"
+
+for page in "$man"/*.1; do
+	name=$(basename "$page" .1)
+	mandoc -T lint -W warning "$page" >"$W/lint" ||
+		{ cat "$W/lint" >&2; fail "mandoc on $page"; }
+	[ "$name" = byre ] || grep -qx "${name#byre-}" "$W/commands" || fail "$page has no command"
+done
