@@ -57,8 +57,8 @@ enum req_flags {
 
 /* What REQ_MAP says of a run of bytes. */
 enum map_flags {
-	MAP_DATA = 1,                   /* stored in this image or below: not known to be zero */
-	MAP_ZERO = 2,                   /* reads as zeros */
+	MAP_DATA = 1,                   /* stored as data in some layer of the chain */
+	MAP_ZERO = 2,                   /* reads as zeros; data, too, may be known to be zero */
 	MAP_HOST = 4,                   /* host_off is where it lies in `file` */
 	MAP_COMPRESSED = 8,
 	MAP_PRESENT = 16,               /* some layer of the chain has it (allocated) */
@@ -139,6 +139,8 @@ struct node_ops {
 	void (*free)(struct node *n);
 	/* Optional. In a fiber of the home loop: reads the size again (a file may have grown). */
 	int (*resize_wait)(struct node *n, struct err *err);
+	/* Optional. In a fiber of any loop: the bytes that the node takes of its medium. */
+	int (*allocated_wait)(struct node *n, uint64_t *ret);
 };
 
 /* A device in the graph. Made and freed by the control path; fields marked [const] are set before

@@ -255,6 +255,38 @@ static void size_job(void *arg)
 	j->res = fstat(j->fd, &st) < 0 ? -errno : read_size(j->fd, &st, &j->size);
 }
 
+struct allocated_job {
+	int fd;
+	int res;
+	uint64_t bytes;
+};
+
+static void allocated_job(void *arg)
+{
+	struct allocated_job *j = arg;
+	struct stat st;
+
+	j->res = fstat(j->fd, &st) < 0 ? -errno : 0;
+	if (!j->res)
+		j->bytes = (uint64_t)st.st_blocks * 512;
+}
+
+/* A block device takes all of itself. */
+static int file_allocated_wait(struct node *n, uint64_t *ret)
+{
+	struct file_node *fn = container_of(n, struct file_node, node);
+	struct allocated_job j = { .fd = fn->fd };
+
+	if (fn->is_sim || fn->is_block_device) {
+		*ret = atomic_load(&n->size);
+		return 0;
+	}
+	loop_work_wait(loop_current(), allocated_job, &j);
+	if (!j.res)
+		*ret = j.bytes;
+	return j.res;
+}
+
 static int file_resize_wait(struct node *n, struct err *err)
 {
 	struct file_node *fn = container_of(n, struct file_node, node);
@@ -288,6 +320,7 @@ const struct node_ops file_ops = {
 	.submit = file_submit,
 	.free = file_free,
 	.resize_wait = file_resize_wait,
+	.allocated_wait = file_allocated_wait,
 };
 
 static int new_node(const struct file_opts *o, struct loop *home, struct file_node **ret)

@@ -30,6 +30,9 @@ struct l1_page {
 	uint8_t *bytes;                 /* L1_PAGE_BYTES, aligned to them; big-endian entries */
 };
 
+/* Whether a map looks for holes of the file where the image says data. */
+enum holes { HOLES_UNKNOWN, HOLES_LOOK, HOLES_NONE };
+
 struct qcow2 {
 	struct node node;
 	struct qcow2_header header;     /* constant once open */
@@ -54,6 +57,7 @@ struct qcow2 {
 	struct l1_page l1[L1_PAGES];
 
 	atomic_bool is_corrupt_logged;  /* any loop */
+	_Atomic(enum holes) holes;      /* any loop; they all find the same */
 };
 
 struct inflated;

@@ -17,7 +17,7 @@
 #include "fmt/qcow2/image.h"
 #include "fmt/qcow2/load.h"
 
-enum { PARTS_MAX = 8 };
+enum { PARTS_MAX = 8, MAP_SLICES_MAX = 64 };
 
 /* Where a look-up stands in the chain. */
 struct place {
@@ -258,6 +258,55 @@ static void map_fill(struct req *req, const struct place *p)
 	}
 }
 
+/* Data clusters that were only preallocated are holes of the file. To look for them costs a
+ * system call a run, so it is done only where the file takes clearly less than its length, as
+ * QEMU does it: more than a tenth, and two clusters. */
+static bool look_for_holes_wait(struct qcow2 *q)
+{
+	struct node *file = q->node.child[CHILD_FILE];
+	uint64_t cluster = qcow2_cluster_size(&q->header);
+	uint64_t clusters = div_round_up(atomic_load(&file->size), cluster), bytes;
+	enum holes holes = atomic_load_explicit(&q->holes, memory_order_relaxed);
+
+	if (holes == HOLES_UNKNOWN) {
+		holes = HOLES_NONE;
+		if (file->ops->allocated_wait && !file->ops->allocated_wait(file, &bytes)) {
+			bytes /= cluster;
+			if (clusters >= MAX(bytes * 11 / 10, bytes + 2))
+				holes = HOLES_LOOK;
+		}
+		atomic_store_explicit(&q->holes, holes, memory_order_relaxed);
+	}
+	return holes == HOLES_LOOK;
+}
+
+/* Shortens the run of data in @req->map to what its file says of it: data or a hole. */
+static void map_holes_wait(struct chan *data, struct req *req)
+{
+	struct req below = { .kind = REQ_MAP, .off = req->map.host_off, .len = req->map.len };
+
+	if (chan_submit_wait(data, &below))
+		return;                 /* data, as far as is known */
+	req->map.len = MIN(req->map.len, below.map.len);
+	req->map.flags |= below.map.flags & MAP_ZERO;
+}
+
+/* Lengthens the run at @p by what follows it in the next slices, where that is the same run. */
+static void extend_wait(struct chan *ch, const struct req *req, struct place *p)
+{
+	struct place next;
+
+	for (unsigned i = 0; i < MAP_SLICES_MAX && p->e.len < req->len; i++) {
+		if (resolve_wait(ch, req->off + p->e.len, req->len - p->e.len, &next) ||
+		    next.e.kind != p->e.kind || next.layer != p->layer)
+			return;
+		if (p->e.kind == EXT_COMPRESSED ||
+		    (p->e.kind == EXT_DATA && next.e.host_off != p->e.host_off + p->e.len))
+			return;
+		p->e.len += next.e.len;
+	}
+}
+
 static void map_fiber(struct task *t)
 {
 	struct req *req = container_of(t, struct req, task);
@@ -266,6 +315,8 @@ static void map_fiber(struct task *t)
 	struct place p;
 	int rc = resolve_wait(ch, req->off, req->len, &p);
 
+	if (!rc)
+		extend_wait(ch, req, &p);
 	if (!rc && p.e.kind == EXT_BACKING) {
 		struct req below = { .kind = REQ_MAP, .off = req->off, .len = p.e.len };
 
@@ -274,6 +325,8 @@ static void map_fiber(struct task *t)
 		req->map.depth += p.depth + 1;
 	} else if (!rc) {
 		map_fill(req, &p);
+		if (p.e.kind == EXT_DATA && look_for_holes_wait(qcow2_of(p.layer->node)))
+			map_holes_wait(p.layer->child[qcow2_of(p.layer->node)->data_child], req);
 	}
 	fiber_gate_leave(ch->loop, &qc->gate);
 	req_finish(ch, req, rc);
@@ -282,8 +335,12 @@ static void map_fiber(struct task *t)
 static void submit_map(struct chan *ch, struct req *req)
 {
 	struct place p = resolve(ch, req->off, req->len);
+	const struct qcow2 *q = qcow2_of(p.layer->node);
+	bool is_known = p.e.kind == EXT_ZERO || p.e.kind == EXT_COMPRESSED ||
+			(p.e.kind == EXT_DATA && atomic_load_explicit(&q->holes,
+							memory_order_relaxed) == HOLES_NONE);
 
-	if (p.e.kind == EXT_MISS || p.e.kind == EXT_BACKING || p.e.kind == EXT_CORRUPT) {
+	if (!is_known) {
 		start_fiber(ch, req, map_fiber);
 		return;
 	}
