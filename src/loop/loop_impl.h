@@ -77,6 +77,9 @@ void fibers_free(struct loop *l);       /* no fiber runs */
 /* work.c: hands @w to the pool: w->fn(w) runs on a worker, then w->done(w) on w->loop, which the
  * caller has set and owns. w->task is the pool's. Counted in w->loop->in_flight until done(). */
 void workers_submit(struct workers *ws, struct work *w);
+/* Lets the pool grow to at least @threads: for a backend whose I/O blocks workers, so that a slow
+ * disk neither limits its own depth to the processors nor holds up what computes. */
+void workers_raise(struct workers *ws, unsigned threads);
 /* For tests: another time than WORKERS_IDLE_MS; how many threads there are now. */
 void workers_set_idle(struct workers *ws, unsigned ms);
 unsigned workers_alive(struct workers *ws);

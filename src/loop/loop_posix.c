@@ -37,6 +37,7 @@
 
 enum {
 	JOBS_MAX = 64,
+	WORKERS_WANTED = 16,            /* each blocks for one operation */
 	BUCKETS = 256,
 	EVENTS_MAX = 128,               /* taken in one turn */
 	CACHED_READ_MAX = 128 << 10,    /* bytes that are worth a copy on the loop's thread */
@@ -114,6 +115,7 @@ static int posix_init(struct loop *l, const struct loop_opts *opts, struct err *
 		p->free_jobs = &p->jobs[i];
 	}
 	l->backend = p;
+	workers_raise(opts->workers, WORKERS_WANTED);
 	return 0;
 }
 

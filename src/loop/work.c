@@ -106,6 +106,13 @@ fail:
 	return err_set_errno(err, rc, "cannot make the worker pool");
 }
 
+void workers_raise(struct workers *ws, unsigned threads)
+{
+	pthread_mutex_lock(&ws->lock);
+	ws->limit = MAX(ws->limit, threads);
+	pthread_mutex_unlock(&ws->lock);
+}
+
 void workers_set_idle(struct workers *ws, unsigned ms)
 {
 	pthread_mutex_lock(&ws->lock);
