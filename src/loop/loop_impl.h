@@ -80,7 +80,9 @@ void workers_submit(struct workers *ws, struct work *w);
 /* Lets the pool grow to at least @threads: for a backend whose I/O blocks workers, so that a slow
  * disk neither limits its own depth to the processors nor holds up what computes. */
 void workers_raise(struct workers *ws, unsigned threads);
-/* For tests: another time than WORKERS_IDLE_MS; how many threads there are now. */
+/* For tests: another limit, for new threads; another time than WORKERS_IDLE_MS; how many threads
+ * there are now. */
+void workers_set_limit(struct workers *ws, unsigned threads);
 void workers_set_idle(struct workers *ws, unsigned ms);
 unsigned workers_alive(struct workers *ws);
 

@@ -113,6 +113,13 @@ void workers_raise(struct workers *ws, unsigned threads)
 	pthread_mutex_unlock(&ws->lock);
 }
 
+void workers_set_limit(struct workers *ws, unsigned threads)
+{
+	pthread_mutex_lock(&ws->lock);
+	ws->limit = threads;
+	pthread_mutex_unlock(&ws->lock);
+}
+
 void workers_set_idle(struct workers *ws, unsigned ms)
 {
 	pthread_mutex_lock(&ws->lock);

@@ -45,6 +45,7 @@ static int setup(void **state)
 	if (workers_new(*threads, &workers, NULL) < 0)
 		return -1;
 	loop = new_loop(LOOP_AUTO);
+	workers_set_limit(workers, *threads);   /* whatever the loop has asked for */
 	loop_turn(loop, false);
 	return 0;
 }

@@ -13,12 +13,31 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "export/nbd/nbd.h"
 
-enum { BACKLOG = 128, HOST_MAX = 256 };
+enum {
+	BACKLOG = 128,
+	HOST_MAX = 256,
+	DYING_TRIES = 10,               /* how often, and how long in all, a dying server is */
+	DYING_NS = 500000000,           /* waited for */
+};
+
+/* 0: somebody listens; else the errno of connect(2). */
+static int try_connect(const struct sockaddr_un *sa)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int rc;
+
+	if (fd < 0)
+		return errno;
+	rc = connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) < 0 ? errno : 0;
+	close(fd);
+	return rc;
+}
 
 /* Removes the socket file at @sa if nobody listens there. */
 static int remove_stale(const struct sockaddr_un *sa, struct err *err)
@@ -31,13 +50,14 @@ static int remove_stale(const struct sockaddr_un *sa, struct err *err)
 	if (!S_ISSOCK(st.st_mode))
 		return err_set(err, EADDRINUSE, "'%s' exists and is not a socket", sa->sun_path);
 
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int rc = try_connect(sa);
 
-	if (fd < 0)
-		return err_set_errno(err, errno, "cannot make a socket");
-	int rc = connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) < 0 ? errno : 0;
-
-	close(fd);
+	/* The kernel takes down the ring of a server that was killed a moment after its death, and
+	 * with it the listening socket. Who starts it anew should not have to know. */
+	for (unsigned tries = 0; (rc == 0 || rc == EAGAIN) && tries < DYING_TRIES; tries++) {
+		nanosleep(&(struct timespec){ .tv_nsec = DYING_NS / DYING_TRIES }, NULL);
+		rc = try_connect(sa);
+	}
 	if (rc == ENOENT)
 		return 0;
 	if (rc != ECONNREFUSED)

@@ -72,24 +72,29 @@ static void qemu_img_agrees(void **state)
 	static const char *const formats[] = { "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc",
 					       "parallels" };
 
+	char dir[] = "/tmp/probe_test.XXXXXX", path[64];
+
 	if (system("qemu-img --version >/dev/null 2>&1"))
 		skip();
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/img", dir);
 	for (unsigned i = 0; i < ARRAY_SIZE(formats); i++) {
-		char cmd[128], head[PROBE_BYTES] = { 0 };
+		char cmd[256], head[PROBE_BYTES] = { 0 };
 		FILE *f;
 
-		snprintf(cmd, sizeof(cmd), "qemu-img create -q -f %s probe_test.img 1M 2>/dev/null",
-			 formats[i]);
+		snprintf(cmd, sizeof(cmd), "qemu-img create -q -f %s %s 1M 2>/dev/null", formats[i],
+			 path);
 		if (system(cmd))
 			continue;
-		f = fopen("probe_test.img", "rb");
+		f = fopen(path, "rb");
 		assert_non_null(f);
 		size_t len = fread(head, 1, sizeof(head), f);
 
 		fclose(f);
-		unlink("probe_test.img");
+		unlink(path);
 		assert_string_equal(probe_format(head, len), formats[i]);
 	}
+	rmdir(dir);
 }
 
 int main(void)
