@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# suites: long
+# limit: 300
+# The benchmarks run, and print a line for every peer. Their numbers are not looked at here.
+. "$(dirname "$0")/lib.sh"
+need fio qemu-nbd qemu-storage-daemon python3
+
+export BYRE
+for bench in nbd-read nbd-compressed open-1tib; do
+	"$top/bench/$bench.sh" -n 1 -s 1 --json >"$W/$bench.json" || fail "bench/$bench.sh"
+	for peer in byre qemu-nbd qemu-storage-daemon; do
+		grep -q "\"peer\": \"$peer\"" "$W/$bench.json" ||
+			fail "bench/$bench.sh says nothing of $peer"
+	done
+done

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# suites: default long asan
+# limit: 400
+# A real Linux on disks that byre serves reads what the host put there, and what it writes arrives;
+# one byte changed in an image makes the same check fail.
+. "$(dirname "$0")/lib.sh"
+need qemu-system-x86_64 cpio debugfs
+
+export BYRE
+"$top/tools/guest/check.sh"
+"$top/tools/guest/check.sh" --flip=chain
+if [ "${SUITE:-}" = long ]; then
+	for disk in compressed subclusters raw; do
+		"$top/tools/guest/check.sh" --flip=$disk
+	done
+fi

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# suites: quick default long asan tsan
+# limit: 100
+# Clients that send garbage, lie about lengths, never read or vanish: byre lives, other clients go
+# on undisturbed, and nothing is left behind - no descriptors, no memory that grows.
+. "$(dirname "$0")/lib.sh"
+need python3 nbdcopy
+
+seed=${SEED:-$RANDOM}
+rounds=110
+[ "${SUITE:-}" = quick ] || rounds=330
+random_file "$W/source" $((8 << 20))
+cp "$W/source" "$W/disk"
+start_byre victim --loops 2 -f raw --read-only "$W/disk"
+pid=${byres[victim]}
+uri=$(uri victim)
+
+# A peaceful client, all the while.
+(
+	trap - EXIT
+	while [ ! -e "$W/over" ]; do
+		nbdcopy "$uri" - | cmp - "$W/source" || { echo "disturbed" >"$W/disturbed"; break; }
+		sleep 0.2
+	done
+) &
+peaceful=$!
+nbdinfo "$uri" >/dev/null
+sleep 0.3
+"$here/hostile.py" "$uri" "$seed" $rounds || fail "the attacker itself, seed $seed"
+: >"$W/over"
+wait $peaceful
+[ ! -e "$W/disturbed" ] || fail "a peaceful client was disturbed, seed $seed"
+kill -0 "$pid" || fail "byre died, seed $seed"
+
+descriptors()
+{
+	find "/proc/$pid/fd" -mindepth 1 | wc -l
+}
+few_descriptors()
+{
+	[ "$(descriptors)" -le "$1" ]
+}
+rss()
+{
+	awk '/^VmRSS/ { print $2 }' "/proc/$pid/status"
+}
+wait_for 25 few_descriptors 60 || fail "$(descriptors) descriptors are left open, seed $seed"
+before=$(rss)
+"$here/hostile.py" "$uri" $((seed + 1)) $rounds
+wait_for 25 few_descriptors 60 || fail "$(descriptors) descriptors are left open, seed $seed"
+after=$(rss)
+# Sanitizers keep freed memory aside.
+case $BYRE in
+*san/*) ;;
+*) [ "$after" -lt $((before + 65536)) ] || fail "memory: $before, then $after KiB, seed $seed" ;;
+esac
+nbdcopy "$uri" - | cmp - "$W/source"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# suites: default long asan
+# limit: 900
+# Every kind of qcow2 image that qemu-img makes, filled at random, reads through byre as it does
+# through QEMU, byte for byte, with the same map. Pairs of features; in the long suite all
+# combinations of what the read path depends on. tests/matrix.py has the features.
+. "$(dirname "$0")/lib.sh"
+need qemu-img qemu-io qemu-storage-daemon python3
+
+cover=pairs
+case ${SUITE:-}-$BYRE in
+long-*/build/*) cover=all ;;
+esac
+"$here/matrix.py" --byre "$BYRE" --dir "$W" --cover "${COVER:-$cover}" --seed "${SEED:-1}"

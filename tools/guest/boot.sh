@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# tools/guest/boot.sh [OPTIONS] DISK... - boots the small guest, runs a job, prints its output.
+#
+# DISK is a URI or file, raw to QEMU; the first is /dev/vda. The guest's writes are kept in a
+# temporary file, except for a DISK that is given as rw:URI.
+#   -j DIR   becomes /job in the guest; run.sh in it is the job, and its exit status ours
+#   -r DEV   boot the system on DEV instead (no job)
+#   -w TEXT  with -r: done, with success, once TEXT is on the console
+#   -t SECS  time limit (default 120): 124 when it is over
+#   -l FILE  keep the console's output here
+#   -m MIB   memory (default 512)
+# 125: the guest ended without a status.
+set -eu -o pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+job='' root='' text='' limit=120 console='' memory=512
+while getopts j:r:w:t:l:m: option; do
+	case $option in
+	j) job=$OPTARG ;;
+	r) root=$OPTARG ;;
+	w) text=$OPTARG ;;
+	t) limit=$OPTARG ;;
+	l) console=$OPTARG ;;
+	m) memory=$OPTARG ;;
+	*) exit 2 ;;
+	esac
+done
+shift $((OPTIND - 1))
+
+guest=$("$here/prepare.sh" | tail -n 1)
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/byre-guest.XXXXXX")
+qemu=
+finish()
+{
+	[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || true
+	wait
+	rm -rf "$tmp"
+}
+trap finish EXIT
+trap 'exit 143' INT TERM
+: "${console:=$tmp/console}"
+
+# start ACCELERATOR INITRD KERNEL_ARGUMENTS QEMU_ARGUMENTS...
+start()
+{
+	local accel=$1 initrd=$2 kernel_args=$3
+	shift 3
+	: >"$console"
+	: >"$tmp/output"
+	: >"$tmp/status"
+	qemu-system-x86_64 -accel "$accel" -cpu max -smp 2 -m "$memory" -nodefaults \
+		-no-user-config -display none -no-reboot -kernel "$guest/vmlinuz" \
+		-initrd "$initrd" \
+		-append "console=ttyS0 quiet panic=-1 $kernel_args" -serial "file:$console" \
+		-serial "file:$tmp/output" -serial "file:$tmp/status" "$@" \
+		</dev/null >"$tmp/qemu.log" 2>&1 &
+	qemu=$!
+}
+
+# KVM may be there and of no use (nested, emulated): it has to boot a guest with an empty job
+# within 8 seconds, which is tried once after each start of this machine.
+accelerator()
+{
+	local id known=$guest/accelerator choice=tcg,thread=multi
+	id=$(cat /proc/sys/kernel/random/boot_id)
+	if [ "$(head -n 1 "$known" 2>/dev/null)" != "$id" ]; then
+		if [ -w /dev/kvm ]; then
+			mkdir -p "$tmp/empty/job"
+			echo true >"$tmp/empty/job/run.sh"
+			add_job "$tmp/empty" "$tmp/probe"
+			start kvm "$tmp/probe" ""
+			wait_for_end 8 || true
+			[ ! -s "$tmp/status" ] || choice=kvm
+		fi
+		printf '%s\n%s\n' "$id" "$choice" >"$known"
+	fi
+	tail -n 1 "$known"
+}
+
+# add_job DIR INITRD: the initrd with DIR's content behind it.
+add_job()
+{
+	{ cat "$guest/initrd" && (cd "$1" && find job | cpio -o -H newc --quiet); } >"$2"
+}
+
+has_ended()
+{
+	! kill -0 "$qemu" 2>/dev/null || { [ -n "$text" ] && grep -q "$text" "$console"; }
+}
+
+wait_for_end()
+{
+	local end=$((SECONDS + $1)) over=0
+	until has_ended; do
+		[ $SECONDS -lt $end ] || { over=124; break; }
+		sleep 0.1
+	done
+	kill "$qemu" 2>/dev/null || true
+	wait "$qemu" 2>/dev/null || true
+	qemu=
+	return $over
+}
+
+drives=()
+for disk in "$@"; do
+	snapshot=on
+	case $disk in
+	rw:*) snapshot=off disk=${disk#rw:} ;;
+	esac
+	drives+=(-drive "if=virtio,format=raw,snapshot=$snapshot,file=$disk")
+done
+
+wanted=$text text=
+accelerator >"$tmp/accelerator" 2>/dev/null
+text=$wanted
+initrd=$guest/initrd
+if [ -n "$job" ]; then
+	mkdir "$tmp/j"
+	cp -r "$job" "$tmp/j/job"
+	initrd=$tmp/initrd
+	add_job "$tmp/j" "$initrd"
+fi
+start "$(cat "$tmp/accelerator")" "$initrd" "${root:+root=$root rw}" "${drives[@]}"
+status=0
+wait_for_end "$limit" || status=$?
+cat "$tmp/output"
+[ ! -s "$tmp/qemu.log" ] || sed 's/^/qemu: /' "$tmp/qemu.log" >&2
+if [ "$status" = 0 ]; then
+	if [ -n "$text" ]; then
+		grep -q "$text" "$console" || status=125
+	else
+		status=$(tr -d '\r\n' <"$tmp/status")
+	fi
+fi
+if [ -z "$status" ] || [ "$status" = 124 ] || [ "$status" = 125 ]; then
+	echo "boot.sh: the guest did not finish (${status:-it ended without a status})" >&2
+	tail -n 15 "$console" >&2
+fi
+exit "${status:-125}"
