@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+# bench/lib.sh - sourced by the benchmarks: servers to compare, what they cost, medians, tables.
+#
+# Each benchmark asks one question. Peers take turns within each run, so that a slow minute of the
+# machine falls on all of them; the medians of all runs count. Options of all:
+#	-n RUNS     (default 5)      -s SECONDS a run (default 5)
+#	--json      a JSON line a peer instead of the table
+# Peers: byre; qemu-nbd and qemu-storage-daemon as they come (aio=threads, cache=writeback) and with
+# io_uring; the newer QEMU's, with io_uring, where tools/qemu10 has unpacked one.
+# shellcheck shell=bash
+set -eu -o pipefail
+bench=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(dirname "$bench")
+# shellcheck source=tools/cache.sh
+. "$top/tools/cache.sh"
+BYRE=${BYRE:-$top/build/src/cmd/byre}
+export PYTHONPATH=$top/tests
+
+# shellcheck disable=SC2034  # the benchmarks use it
+runs=5
+seconds=5 json=''
+# shellcheck disable=SC2034  # as above
+while [ $# -gt 0 ]; do
+	case $1 in
+	-n) runs=$2; shift 2 ;;
+	-s) seconds=$2; shift 2 ;;
+	--json) json=1; shift ;;
+	*) sed -n 's/^# \{0,1\}//p' "$0" | sed 1,2d >&2; exit 2 ;;
+	esac
+done
+for tool in qemu-img qemu-nbd qemu-storage-daemon fio python3 "$BYRE"; do
+	command -v "$tool" >/dev/null && continue
+	echo "$0: $tool is missing (tools/deps bench; ./run)" >&2
+	exit 1
+done
+
+W=$(mktemp -d "${TMPDIR:-/tmp}/byre-bench.XXXXXX")
+server=
+sock=$W/sock
+finish()
+{
+	[ -z "$server" ] || kill "$server" 2>/dev/null || true
+	wait 2>/dev/null || true
+	rm -rf "$W"
+}
+trap finish EXIT
+trap 'exit 143' INT TERM
+
+peers=(byre qemu-nbd qemu-nbd-uring qemu-storage-daemon qemu-storage-daemon-uring)
+qemu10=$CACHE/qemu10/run
+if [ -x "$qemu10" ]; then
+	peers+=(qemu10-nbd-uring qemu10-storage-daemon-uring)
+fi
+
+# qsd_node IMAGE AIO: the block device for qemu-storage-daemon.
+qsd_node()
+{
+	printf '{"driver":"qcow2","node-name":"d","read-only":true,"file":{"driver":"file",'
+	printf '"filename":"%s","read-only":true,"aio":"%s"}}' "$1" "$2"
+}
+
+# command_of PEER IMAGE: prints the command that serves IMAGE read-only on $sock, a word a line.
+command_of()
+{
+	local newer=() aio=threads
+	[ "${1#qemu10}" = "$1" ] || newer=("$qemu10")
+	[ "${1%-uring}" = "$1" ] || aio=io_uring
+	case $1 in
+	byre) set -- "$BYRE" serve --nbd "unix:$sock" "$2" ;;
+	*-nbd*) set -- qemu-nbd -t -r -e 8 -k "$sock" --aio=$aio -f qcow2 "$2" ;;
+	*) set -- qemu-storage-daemon \
+		--nbd-server "addr.type=unix,addr.path=$sock,max-connections=0" \
+		--blockdev "$(qsd_node "$2" $aio)" --export type=nbd,id=e,node-name=d,name= ;;
+	esac
+	printf '%s\n' "${newer[@]}" "$@"
+}
+
+# start PEER IMAGE: $server is its pid; it listens.
+start()
+{
+	local argv
+	mapfile -t argv < <(command_of "$@")
+	rm -f "$sock"
+	"${argv[@]}" >"$W/server.log" 2>&1 </dev/null &
+	server=$!
+	for _ in $(seq 400); do
+		! grep -q " 00010000 .* $sock\$" /proc/net/unix || return 0
+		kill -0 "$server" 2>/dev/null || break
+		sleep 0.02
+	done
+	cat "$W/server.log" >&2
+	echo "$0: $1 does not serve" >&2
+	exit 1
+}
+
+stop()
+{
+	kill "$server"
+	wait "$server" 2>/dev/null || true
+	server=
+}
+
+# Clock ticks that the server has used, all its threads and ended children together.
+cpu_ticks()
+{
+	sed 's/.*) //' "/proc/$server/stat" | awk '{ print $12 + $13 + $14 + $15 }'
+}
+
+# measure_fio PEER URI FIO_OPTIONS...: a line "PEER IOPS CPU_US_PER_OP" to $W/results.
+measure_fio()
+{
+	local peer=$1 uri=$2 before after
+	shift 2
+	before=$(cpu_ticks)
+	fio --name=bench --ioengine=nbd --uri="$uri" --time_based --runtime="$seconds" \
+		--norandommap --randseed=1 --group_reporting --output-format=json \
+		--output="$W/fio.json" "$@" >/dev/null
+	after=$(cpu_ticks)
+	python3 - "$W/fio.json" "$peer" $((after - before)) "$(getconf CLK_TCK)" \
+		>>"$W/results" <<-'END'
+	import json, sys
+	job = json.load(open(sys.argv[1]))["jobs"][0]
+	assert job["error"] == 0, "fio failed"
+	ops = job["read"]["total_ios"]
+	seconds = int(sys.argv[3]) / int(sys.argv[4])
+	print(sys.argv[2], round(job["read"]["iops"]), round(seconds / ops * 1e6, 2))
+	END
+}
+
+# table "NAME UNIT BETTER" ...: medians of $W/results (a peer, then a number a column), as a table
+# with each peer's ratio to byre, or as JSON. BETTER is more or less.
+table()
+{
+	python3 - "$W/results" "$(basename "$0" .sh)" "${json:-0}" "$@" <<-'END'
+	import json, statistics, sys
+	path, bench, as_json, *columns = sys.argv[1:]
+	columns = [c.split() for c in columns]
+	rows = {}
+	for line in open(path):
+	    peer, *values = line.split()
+	    rows.setdefault(peer, []).append([float(v) for v in values])
+	medians = {p: [statistics.median(c) for c in zip(*v)] for p, v in rows.items()}
+	spread = {p: [(min(c), max(c)) for c in zip(*v)] for p, v in rows.items()}
+	if as_json == "1":
+	    for p, m in medians.items():
+	        print(json.dumps({"bench": bench, "peer": p, "runs": len(rows[p])} | {
+	            n: {"median": m[k], "min": spread[p][k][0], "max": spread[p][k][1], "unit": u}
+	            for k, (n, u, _) in enumerate(columns)}))
+	    sys.exit()
+	runs = len(next(iter(rows.values())))
+	print(f"{bench}: medians of {runs} runs [least .. most]; byre against the peer")
+	for k, (name, unit, better) in enumerate(columns):
+	    print(f"  {name} ({unit}, {better} is better)")
+	    for p, m in medians.items():
+	        ratio = m[k] / medians["byre"][k] if better == "less" else medians["byre"][k] / m[k]
+	        low, high = spread[p][k]
+	        note = "" if p == "byre" else f"   byre x {ratio:.2f}"
+	        print(f"    {p:28} {m[k]:10g} [{low:g} .. {high:g}]{note}")
+	END
+}
