@@ -160,6 +160,8 @@ static void log_lines(void **state)
 	log_set_sink(sink);
 	log_warn("disk %s is full", "a");
 	assert_string_equal(logged, "1 byre: warning: disk a is full");
+	log_error("file '%s'", "x\n<0>fake\x1b[31m");
+	assert_string_equal(logged, "0 byre: error: file 'x?<0>fake?[31m'");
 	logged[0] = '\0';
 	log_debug("quiet");
 	assert_string_equal(logged, "");

@@ -33,6 +33,14 @@ void log_set_sink(void (*sink)(enum log_level level, const char *line))
 	atomic_store(&log_sink, sink);
 }
 
+char *text_clean(char *text)
+{
+	for (char *c = text; *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 0x7f)
+			*c = '?';
+	return text;
+}
+
 void log_write(enum log_level level, const char *fmt, ...)
 {
 	void (*sink)(enum log_level, const char *) = atomic_load(&log_sink);
@@ -48,6 +56,7 @@ void log_write(enum log_level level, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
 	va_end(ap);
+	text_clean(line + n);
 	if (sink) {
 		sink(level, line);
 		return;

@@ -15,6 +15,10 @@ void log_set_level(enum log_level level);
 /* Sends every line to @sink instead (tests); NULL restores standard error. */
 void log_set_sink(void (*sink)(enum log_level level, const char *line));
 
+/* Makes control characters in @text question marks: names that came from an image go to terminals
+ * and journals. Returns @text. */
+char *text_clean(char *text);
+
 void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_error(...) log_write(LOG_LEVEL_ERROR, __VA_ARGS__)

@@ -4,9 +4,12 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -24,6 +27,10 @@ static int parse_tcp(const char *text, struct listen_address *ret, struct err *e
 		if (!colon[1] || strlen(colon + 1) > LISTEN_PORT_MAX)
 			return err_set(err, EINVAL, "--nbd: '%s' has no valid port", text);
 		strcpy(ret->port, colon + 1);
+		/* The resolver takes larger numbers modulo 65536. */
+		if (ret->port[strspn(ret->port, "0123456789")] == '\0' &&
+		    (strlen(ret->port) > 5 || atoi(ret->port) > UINT16_MAX))
+			return err_set(err, EINVAL, "--nbd: '%s' has no valid port", text);
 	}
 	if (!host_len) {
 		err_set(err, EINVAL, "--nbd: '%s' names no host", text);
@@ -61,9 +68,16 @@ static int open_address(const char *text, struct serve_listen *l, struct err *er
 	if (l->n == NBD_LISTEN_MAX)
 		return err_set(err, E2BIG, "more than %d sockets to listen on", NBD_LISTEN_MAX);
 	if (a.path) {
+		struct stat st = { 0 };
+
 		rc = nbd_listen_unix(a.path, 0, err);
-		if (rc >= 0)
-			l->fds[l->n++] = rc;
+		if (rc < 0)
+			return rc;
+		if (!lstat(a.path, &st)) {
+			l->files[l->n].dev = st.st_dev;
+			l->files[l->n].ino = st.st_ino;
+		}
+		l->fds[l->n++] = rc;
 	} else {
 		rc = nbd_listen_tcp(a.host, a.port[0] ? a.port : NULL, l->fds + l->n,
 				    NBD_LISTEN_MAX - l->n, err);
@@ -96,11 +110,25 @@ int serve_listen_open(const struct serve_opts *opts, struct serve_listen *ret, s
 	return rc;
 }
 
+/* Is the file of Unix socket @i not the one that was made here any more? */
+static bool is_replaced(const struct serve_listen *l, unsigned i)
+{
+	struct sockaddr_un un = { 0 };
+	socklen_t len = sizeof(un) - 1;
+	struct stat st;
+
+	if (getsockname(l->fds[i], (struct sockaddr *)&un, &len) || un.sun_family != AF_UNIX)
+		return false;
+	return lstat(un.sun_path, &st) || st.st_dev != l->files[i].dev ||
+	       st.st_ino != l->files[i].ino;
+}
+
 void serve_listen_close(struct serve_listen *l)
 {
 	for (unsigned i = 0; i < l->n; i++) {
-		if (i < l->inherited)
-			close(l->fds[i]);       /* its file is the service manager's */
+		/* An inherited one's file is the service manager's. */
+		if (i < l->inherited || is_replaced(l, i))
+			close(l->fds[i]);
 		else
 			nbd_listen_close(l->fds[i]);
 	}

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "export/nbd/nbd.h"
 
@@ -15,6 +16,10 @@ struct serve_opts;
 /* The listening sockets of a server. */
 struct serve_listen {
 	int fds[NBD_LISTEN_MAX];
+	struct {
+		dev_t dev;
+		ino_t ino;
+	} files[NBD_LISTEN_MAX];        /* of the Unix sockets that were made here */
 	unsigned n;
 	unsigned inherited;             /* the first of them came from the service manager */
 };
@@ -34,7 +39,8 @@ int listen_address_parse(const char *text, struct listen_address *ret, struct er
 /* Takes what the service manager hands over, then opens every --nbd. 0 or -errno with nothing
  * left open; -EDESTADDRREQ where there is neither. */
 int serve_listen_open(const struct serve_opts *opts, struct serve_listen *ret, struct err *err);
-/* Closes all; removes the files of the Unix sockets that were made here. */
+/* Closes all; removes the files of the Unix sockets that were made here, unless another server has
+ * put its own in their place. */
 void serve_listen_close(struct serve_listen *l);
 
 /* The NBD URI of the export @name at the listening socket @fd. Returns @buf. */

@@ -287,6 +287,18 @@ static int file_allocated_wait(struct node *n, uint64_t *ret)
 	return j.res;
 }
 
+/* What was written is durable when the disk is let go, as if its user had flushed it last. */
+static int file_settle_wait(struct node *n, struct err *err)
+{
+	const struct file_node *fn = container_of(n, struct file_node, node);
+	int rc;
+
+	if (n->read_only || fn->cache == FILE_CACHE_UNSAFE || !n->home_chan)
+		return 0;
+	rc = chan_flush_wait(n->home_chan);
+	return rc ? err_set_errno(err, -rc, "'%s': what was written may be lost", n->name) : 0;
+}
+
 static int file_resize_wait(struct node *n, struct err *err)
 {
 	struct file_node *fn = container_of(n, struct file_node, node);
@@ -319,6 +331,7 @@ const struct node_ops file_ops = {
 	.chan_close_wait = file_chan_close_wait,
 	.submit = file_submit,
 	.free = file_free,
+	.settle_wait = file_settle_wait,
 	.resize_wait = file_resize_wait,
 	.allocated_wait = file_allocated_wait,
 };

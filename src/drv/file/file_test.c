@@ -455,9 +455,11 @@ static struct fault *the_fault;
 
 static void q9_body(struct ctx *c)
 {
+	struct err why = { 0 };
 	char buf[512] = "x";
 
 	assert_int_equal(chan_flush_wait(c->ch), 0);
+	assert_int_equal(node_settle_wait(c->node, NULL), 0);
 	the_fault->error = -EIO;
 	assert_int_equal(chan_write_wait(c->ch, 0, buf, sizeof(buf)), 0);
 	assert_int_equal(chan_flush_wait(c->ch), -EIO);
@@ -466,6 +468,9 @@ static void q9_body(struct ctx *c)
 	assert_int_equal(submit_wait(c->ch, REQ_ZERO, 0, 512, REQ_FUA), -EIO);
 	assert_int_equal(chan_write_wait(c->ch, 0, buf, sizeof(buf)), 0);
 	assert_int_equal(chan_flush_wait(c->ch), -EIO);
+	/* Who lets the disk go hears of it, too. */
+	assert_int_equal(node_settle_wait(c->node, &why), -EIO);
+	assert_non_null(strstr(why.text, "may be lost"));
 	assert_int_equal(errors_logged, 1);
 }
 

@@ -4,11 +4,13 @@
  * Requests come in chunks and are reused; buffers come from the loop's iobuf pool, of which the
  * lane takes a bounded part, so that drivers below always find some left for their own work.
  *
- * N5: memory is handed out in the order in which it was asked for: while somebody waits,
- * whoever comes later queues behind. A waiting connection has nothing but its unparsed header,
- * so every byte that is held belongs to a request that the drivers will finish, to a reply that
- * a peer should read, or to a write whose payload should come; for the last two there is the
- * stall timer. */
+ * N5: what fits into a connection's share it gets at once, whatever others hold or wait for: a
+ * client of small requests never feels one that asks for much and reads its replies slowly.
+ * Beyond that, memory is handed out in the order in which it was asked for: while somebody
+ * waits, whoever comes later queues behind. A waiting connection has nothing but its unparsed
+ * header, so every byte that is held belongs to a request that the drivers will finish, to a
+ * reply that a peer should read, or to a write whose payload should come; for the last two
+ * there is the stall timer. */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -81,6 +83,21 @@ static enum nbd_got wait_pool(struct nbd_conn *c)
 	return wait_lane(c);
 }
 
+/* May @c, whose turn it is or not, have @bytes more of the lane's memory? */
+static bool lane_has(const struct nbd_conn *c, size_t bytes)
+{
+	const struct nbd_lane *lane = c->lane;
+	const struct nbd_server_opts *opts = &lane->server->opts;
+	size_t nconns = atomic_load_explicit(&lane->nconns, memory_order_relaxed);
+	size_t shares = MIN(nconns * opts->connection_share, opts->loop_memory / 2);
+
+	if (c->memory_used + bytes <= opts->connection_share)
+		return lane->memory_used + bytes <= opts->loop_memory;
+	if (!list_is_empty(&lane->waiting) && lane->served != c)
+		return false;
+	return !lane->memory_used || lane->memory_used + bytes <= opts->loop_memory - shares;
+}
+
 enum nbd_got nbd_lane_get_req(struct nbd_conn *c, uint32_t size, struct nbd_req **ret)
 {
 	struct nbd_lane *lane = c->lane;
@@ -91,8 +108,7 @@ enum nbd_got nbd_lane_get_req(struct nbd_conn *c, uint32_t size, struct nbd_req 
 	if (c->live >= opts->max_requests ||
 	    (c->memory_used && c->memory_used + bytes > opts->connection_memory))
 		return wait_self(c);
-	if ((!list_is_empty(&lane->waiting) && lane->served != c) ||
-	    (lane->memory_used && lane->memory_used + bytes > opts->loop_memory))
+	if (!lane_has(c, bytes))
 		return wait_lane(c);
 	if (!lane->free_reqs && !add_chunk(lane))
 		return lane->reqs_used ? wait_lane(c) : NBD_GOT_NEVER;

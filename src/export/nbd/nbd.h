@@ -39,6 +39,7 @@ struct nbd_server_opts {
 	size_t loop_memory;             /* bytes of payload buffers a loop; 128 MiB. Leaves the
 					 * rest of the loop's iobufs to the drivers below */
 	size_t connection_memory;       /* of these, what one connection may hold; 32 MiB */
+	size_t connection_share;        /* of these, what others cannot take from it; 256 KiB */
 	uint64_t handshake_ns;          /* time a client has to choose an export; 10 s */
 	uint64_t stall_ns;              /* while others wait for memory, a connection that holds
 					 * some and has not moved for this long is cut; 30 s */

@@ -26,8 +26,9 @@
  *	N4  a connection holds bounded memory: max_requests structs, connection_memory bytes (or one
  *	    request's payload), RX_BYTES. It waits for more only between two requests, holding
  *	    nothing that does not come back by itself or by N5;
- *	N5  connections of a loop get memory in the order in which they asked for it; while one
- *	    waits, another that holds some and does not move for stall_ns is cut;
+ *	N5  each connection has a small share of the memory that no other can take; beyond it,
+ *	    connections get memory in the order in which they asked for it. While one waits,
+ *	    another that holds some and does not move for stall_ns is cut;
  *	N6  whatever a client sends, only what is in range and allowed reaches the port, and nothing
  *	    it sends is an assertion;
  *	N7  the handshake is bounded in time, options and memory;

@@ -31,28 +31,6 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void check_pattern(const uint8_t *data, uint64_t off, size_t n)
-{
-	for (size_t i = 0; i < n; i += 8) {
-		uint64_t v;
-
-		memcpy(&v, data + i, 8);
-		assert_int_equal(v, pattern_at(off + i));
-	}
-}
-
-static void pause_ms(unsigned ms)
-{
-	nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000L }, NULL);
-}
-
-static void await_held(struct mem_disk *d, unsigned n)
-{
-	for (unsigned i = 0; i < 10000 && atomic_load(&d->held) != n; i++)
-		pause_ms(1);
-	assert_int_equal(atomic_load(&d->held), n);
-}
-
 /* ---- commands ---- */
 
 static void reads_and_writes_with_simple_replies(void **state)
@@ -63,7 +41,7 @@ static void reads_and_writes_with_simple_replies(void **state)
 	client_ask(fd, NBD_CMD_READ, 0, 1, 4096, 8192);
 	client_expect_simple(fd, 1, NBD_OK);
 	client_receive(fd, data, 8192);
-	check_pattern(data, 4096, 8192);
+	client_check_pattern(data, 4096, 8192);
 
 	memset(data, 0xa5, sizeof(data));
 	client_ask(fd, NBD_CMD_WRITE, NBD_CMD_FLAG_FUA, 2, 12345, 8192);
@@ -87,7 +65,7 @@ static void reads_with_structured_replies(void **state)
 		assert_int_equal(client_expect_chunk(fd, 1, NBD_REPLY_TYPE_OFFSET_DATA), 8 + 4096);
 		client_receive(fd, data, sizeof(data));
 		assert_int_equal(be64_load(data), 512);
-		check_pattern(data + 8, 512, 4096);
+		client_check_pattern(data + 8, 512, 4096);
 	}
 	client_ask(fd, NBD_CMD_READ, 0, 2, 512, 0);
 	assert_int_equal(client_expect_chunk(fd, 2, NBD_REPLY_TYPE_NONE), 0);
@@ -184,7 +162,7 @@ static void n1_a_thousand_pipelined_requests_are_answered_once_each(void **state
 		assert_true(cookie < N && !seen[cookie]);
 		seen[cookie] = true;
 		client_receive(fd, data, 512);
-		check_pattern(data, cookie * 512, 512);
+		client_check_pattern(data, cookie * 512, 512);
 	}
 	client_disconnect(fd);
 	free(wire);
@@ -306,7 +284,7 @@ static void n3_disconnect_waits_for_requests_in_flight(void **state)
 	client_send(fd, wire, sizeof(wire));
 	client_ask(fd, NBD_CMD_WRITE, 0, 1, 0, 4096);
 	client_send(fd, data, 4096);
-	await_held(&peer.disk, 65);
+	mem_disk_await_held(&peer.disk, 65);
 	close(fd);
 	client_ask(half, NBD_CMD_WRITE, 0, 1, 0, 1 << 20);      /* and one that never comes */
 	client_send(half, data, 4096);
@@ -331,172 +309,13 @@ static void n3_soft_disconnect_answers_what_is_in_flight(void **state)
 		client_ask(fd, NBD_CMD_DISC, 0, 0, 0, 0);
 		if (!soft)
 			shutdown(fd, SHUT_WR);
-		await_held(&peer.disk, 1);
+		mem_disk_await_held(&peer.disk, 1);
 		mem_disk_release(&peer, &peer.disk);
 		client_expect_simple(fd, 1, NBD_OK);
 		client_receive(fd, data, 4096);
 		client_expect_end(fd);
 		close(fd);
 	}
-}
-
-/* ---- N4, N5: memory ---- */
-
-static void n4_a_peer_that_does_not_read_is_bounded(void **state)
-{
-	enum { N = 2000, LEN = 65536, LIMIT = 4 << 20 };
-	const struct nbd_server_opts opts = { .connection_memory = LIMIT, .max_requests = 300 };
-	struct nbd_request *wire = malloc(N * sizeof(*wire));
-	uint8_t *data = malloc(LEN);
-	struct peer p;
-
-	peer_start(&p, backend, 1, &opts);
-	int fd = client_open(&p, "disk", 0);
-
-	for (unsigned i = 0; i < N; i++)
-		wire[i] = client_request(NBD_CMD_READ, 0, i, (i % 16) * LEN, i % 2 ? LEN : 512);
-	client_send(fd, wire, N * sizeof(*wire));
-	for (unsigned i = 0; i < 20; i++) {
-		assert_true(peer_memory_used(&p) <= LIMIT);
-		pause_ms(5);
-	}
-	for (unsigned i = 0; i < N; i++) {      /* and then all of it comes */
-		struct nbd_simple_reply reply;
-
-		client_receive(fd, &reply, sizeof(reply));
-		uint64_t cookie = be64_get(reply.cookie);
-
-		client_receive(fd, data, cookie % 2 ? LEN : 512);
-		check_pattern(data, (cookie % 16) * LEN, cookie % 2 ? LEN : 512);
-	}
-	client_disconnect(fd);
-	peer_end(&p);
-	free(wire);
-	free(data);
-}
-
-static void n4_requests_in_flight_are_limited(void **state)
-{
-	const struct nbd_server_opts opts = { .max_requests = 10 };
-	struct nbd_simple_reply replies[30];
-	struct peer p;
-
-	peer_start(&p, backend, 1, &opts);
-	int fd = client_open(&p, "disk", 0);
-
-	atomic_store(&p.disk.is_holding, true);
-	for (unsigned i = 0; i < 30; i++)
-		client_ask(fd, NBD_CMD_TRIM, 0, i, 0, 4096);
-	await_held(&p.disk, 10);
-	pause_ms(20);
-	await_held(&p.disk, 10);
-	mem_disk_release(&p, &p.disk);
-	client_receive(fd, replies, sizeof(replies));
-	client_disconnect(fd);
-	peer_end(&p);
-}
-
-struct reader {
-	struct peer *peer;
-	uint32_t len;
-};
-
-static void *read_much(void *arg)
-{
-	enum { ROUNDS = 40 };
-	struct reader *r = arg;
-	uint8_t *data = malloc(r->len);
-	int fd = client_open(r->peer, "disk", 0);
-
-	for (unsigned k = 0; k < ROUNDS; k++)
-		client_ask(fd, NBD_CMD_READ, 0, k, 0, r->len);
-	for (unsigned k = 0; k < ROUNDS; k++) {
-		client_expect_simple(fd, k, NBD_OK);
-		client_receive(fd, data, r->len);
-	}
-	client_disconnect(fd);
-	free(data);
-	return NULL;
-}
-
-static void n5_who_waits_for_memory_is_served_in_turn(void **state)
-{
-	enum { CLIENTS = 6, LEN = 1 << 20 };
-	const struct nbd_server_opts opts = {
-		.loop_memory = 2 * LEN, .connection_memory = 2 * LEN,
-	};
-	struct reader readers[CLIENTS];
-	pthread_t threads[CLIENTS];
-	struct peer p;
-
-	peer_start(&p, backend, 1, &opts);
-	for (unsigned i = 0; i < CLIENTS; i++) {
-		readers[i] = (struct reader){ &p, i % 2 ? LEN : 8192 };
-		assert_int_equal(pthread_create(&threads[i], NULL, read_much, &readers[i]), 0);
-	}
-	for (unsigned i = 0; i < CLIENTS; i++)
-		pthread_join(threads[i], NULL);
-	peer_end(&p);
-}
-
-static void n5_memory_that_drivers_hold_is_waited_for(void **state)
-{
-	int one = client_open(&peer, "disk", 0), two = client_open(&peer, "disk", 0);
-	uint8_t data[4096];
-
-	peer_take_memory(&peer);
-	for (unsigned i = 0; i < 10; i++) {
-		client_ask(one, NBD_CMD_READ, 0, i, 0, 4096);
-		client_ask(two, NBD_CMD_READ, 0, i, 4096, 4096);
-	}
-	pause_ms(20);
-	assert_int_equal(recv(one, data, 1, MSG_DONTWAIT), -1);
-	peer_give_memory(&peer);
-	for (unsigned i = 0; i < 10; i++) {
-		client_expect_simple(one, i, NBD_OK);
-		client_receive(one, data, 4096);
-		check_pattern(data, 0, 4096);
-		client_expect_simple(two, i, NBD_OK);
-		client_receive(two, data, 4096);
-		check_pattern(data, 4096, 4096);
-	}
-	client_disconnect(one);
-	client_disconnect(two);
-}
-
-static void n5_a_stalled_peer_is_cut_when_others_wait(void **state)
-{
-	enum { LEN = 1 << 20 };
-	const struct nbd_server_opts opts = {
-		.loop_memory = 3 * LEN, .connection_memory = 2 * LEN, .stall_ns = 200 * NS_PER_MS,
-	};
-	struct nbd_server_stats stats;
-	uint8_t *data = calloc(1, LEN);
-	struct peer p;
-
-	peer_start(&p, backend, 1, &opts);
-	int deaf = client_open(&p, "disk", 0), mute = client_open(&p, "disk", 0);
-	int idle = client_open(&p, "disk", 0), good = client_open(&p, "disk", 0);
-
-	client_ask(deaf, NBD_CMD_READ, 0, 1, 0, LEN);   /* asks and does not read */
-	client_ask(deaf, NBD_CMD_READ, 0, 2, 0, LEN);
-	client_ask(mute, NBD_CMD_WRITE, 0, 1, 0, LEN);  /* announces and does not send */
-	client_send(mute, data, 100);
-	while (peer_memory_used(&p) < 3 * LEN)
-		pause_ms(1);
-	client_ask(good, NBD_CMD_READ, 0, 3, 0, LEN);
-	client_expect_simple(good, 3, NBD_OK);
-	client_receive(good, data, LEN);
-	check_pattern(data, 0, LEN);
-	client_expect_end(mute);
-	nbd_server_get_stats(p.server, &stats);
-	assert_int_equal(stats.cut, 2);
-	client_disconnect(good);
-	client_disconnect(idle);
-	close(deaf);
-	close(mute);
-	peer_end(&p);
-	free(data);
 }
 
 /* ---- N6: hostile requests ---- */
@@ -610,7 +429,7 @@ static void n8_stop_answers_what_is_in_flight(void **state)
 
 	atomic_store(&p.disk.is_holding, true);
 	client_ask(fd, NBD_CMD_READ, 0, 1, 0, 4096);
-	await_held(&p.disk, 1);
+	mem_disk_await_held(&p.disk, 1);
 	assert_int_equal(pthread_create(&thread, NULL, stop_thread, &p), 0);
 	client_expect_end(idle);
 	close(idle);
@@ -618,7 +437,7 @@ static void n8_stop_answers_what_is_in_flight(void **state)
 	mem_disk_release(&p, &p.disk);
 	client_expect_simple(fd, 1, NBD_OK);
 	client_receive(fd, data, 4096);
-	check_pattern(data, 0, 4096);
+	client_check_pattern(data, 0, 4096);
 	client_expect_end(fd);
 	close(fd);
 	pthread_join(thread, NULL);
@@ -777,11 +596,6 @@ int main(void)
 		TEST(n2_payload_of_refused_writes_is_taken_off_the_stream),
 		TEST(n3_disconnect_waits_for_requests_in_flight),
 		TEST(n3_soft_disconnect_answers_what_is_in_flight),
-		cmocka_unit_test(n4_a_peer_that_does_not_read_is_bounded),
-		cmocka_unit_test(n4_requests_in_flight_are_limited),
-		cmocka_unit_test(n5_who_waits_for_memory_is_served_in_turn),
-		TEST(n5_memory_that_drivers_hold_is_waited_for),
-		cmocka_unit_test(n5_a_stalled_peer_is_cut_when_others_wait),
 		TEST(n6_what_is_not_allowed_is_refused),
 		TEST(n6_a_bad_magic_ends_the_connection),
 		TEST(n6_random_requests_harm_nobody),

@@ -24,6 +24,7 @@ static void fill_defaults(struct nbd_server_opts *o)
 	o->loop_memory = o->loop_memory ? o->loop_memory : 128 * MiB;
 	o->connection_memory = o->connection_memory ? o->connection_memory : NBD_PAYLOAD_MAX;
 	o->handshake_ns = o->handshake_ns ? o->handshake_ns : 10 * NS_PER_SEC;
+	o->connection_share = o->connection_share ? o->connection_share : 256 * KiB;
 	o->stall_ns = o->stall_ns ? o->stall_ns : 30 * NS_PER_SEC;
 	o->stop_ns = o->stop_ns ? o->stop_ns : 5 * NS_PER_SEC;
 }

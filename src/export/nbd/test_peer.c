@@ -531,3 +531,25 @@ void client_disconnect(int fd)
 	client_expect_end(fd);
 	close(fd);
 }
+
+void client_check_pattern(const uint8_t *data, uint64_t off, size_t n)
+{
+	for (size_t i = 0; i < n; i += 8) {
+		uint64_t v;
+
+		memcpy(&v, data + i, 8);
+		assert_int_equal(v, pattern_at(off + i));
+	}
+}
+
+void pause_ms(unsigned ms)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000L }, NULL);
+}
+
+void mem_disk_await_held(struct mem_disk *d, unsigned n)
+{
+	for (unsigned i = 0; i < 10000 && atomic_load(&d->held) != n; i++)
+		pause_ms(1);
+	assert_int_equal(atomic_load(&d->held), n);
+}

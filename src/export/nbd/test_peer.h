@@ -63,6 +63,8 @@ void peer_end(struct peer *p);          /* everything; checks that nothing is le
 void peer_take_memory(struct peer *p);
 void peer_give_memory(struct peer *p);
 void mem_disk_release(struct peer *p, struct mem_disk *d);
+/* Waits until @d holds @n requests. */
+void mem_disk_await_held(struct mem_disk *d, unsigned n);
 size_t peer_memory_used(struct peer *p);        /* of loops[0]'s iobufs */
 /* Waits until the server has @n connections. */
 void peer_await_connections(struct peer *p, unsigned n);
@@ -94,6 +96,9 @@ void client_expect_simple(int fd, uint64_t cookie, uint32_t error);
 uint32_t client_expect_chunk(int fd, uint64_t cookie, unsigned type);
 /* A structured error with a message. */
 void client_expect_error(int fd, uint64_t cookie, uint32_t error);
+/* @n bytes from @off of a disk that nobody wrote to. */
+void client_check_pattern(const uint8_t *data, uint64_t off, size_t n);
+void pause_ms(unsigned ms);
 void client_disconnect(int fd);         /* NBD_CMD_DISC; the server must close; closes */
 
 void run_on_peer(struct peer *p, unsigned loop, int (*fn)(void *arg), void *arg);

@@ -10,6 +10,8 @@
 
 #include "fmt/qcow2/format.h"
 
+enum { LONGER_MAX = 64 << 20 };         /* bytes of a stream that is longer than its cluster */
+
 /* A thread's contexts, made when first needed, freed when it ends. */
 struct contexts {
 	struct libdeflate_decompressor *deflate;
@@ -53,23 +55,25 @@ static struct contexts *contexts_get(void)
 }
 
 /* libdeflate wants room for all that the stream holds. A stream longer than the cluster is odd but
- * other readers take its beginning: so once more, with room for twice as much. */
+ * other readers take its beginning: so again, with room for more and more, within reason. */
 static int deflate_longer(struct libdeflate_decompressor *d, const void *in, size_t in_len,
 			  void *out, size_t out_len)
 {
-	size_t used, got;
-	char *room = malloc(2 * out_len);
-	int rc = -EIO;
+	enum libdeflate_result res = LIBDEFLATE_INSUFFICIENT_SPACE;
+	size_t used, got = 0;
 
-	if (!room)
-		return -ENOMEM;
-	if (libdeflate_deflate_decompress_ex(d, in, in_len, room, 2 * out_len, &used, &got) ==
-	    LIBDEFLATE_SUCCESS && got >= out_len) {
-		memcpy(out, room, out_len);
-		rc = 0;
+	for (size_t len = 2 * out_len; len <= LONGER_MAX && res == LIBDEFLATE_INSUFFICIENT_SPACE;
+	     len *= 2) {
+		char *room = malloc(len);
+
+		if (!room)
+			return -ENOMEM;
+		res = libdeflate_deflate_decompress_ex(d, in, in_len, room, len, &used, &got);
+		if (res == LIBDEFLATE_SUCCESS && got >= out_len)
+			memcpy(out, room, out_len);
+		free(room);
 	}
-	free(room);
-	return rc;
+	return res == LIBDEFLATE_SUCCESS && got >= out_len ? 0 : -EIO;
 }
 
 static int inflate_deflate(struct contexts *c, const void *in, size_t in_len, void *out,

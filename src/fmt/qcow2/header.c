@@ -3,6 +3,7 @@
 #include "fmt/qcow2/header.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,12 +98,16 @@ static int parse_fixed(struct parse *p)
 	return h->version == 3 ? parse_v3(p) : 0;
 }
 
+/* An empty name is none. */
 static int keep_text(struct parse *p, char **field, const uint8_t *data, uint32_t len,
 		     const char *what)
 {
-	if (len > QCOW2_BACKING_NAME_MAX)
+	if (len >= PATH_MAX)
 		return err_set(p->err, EINVAL, "%s of %u bytes is too long", what, len);
 	free(*field);
+	*field = NULL;
+	if (!len)
+		return 0;
 	*field = dup_text(data, len);
 	return *field ? 0 : err_set_errno(p->err, ENOMEM, "%s", what);
 }
@@ -275,8 +280,6 @@ static int parse_backing_name(struct parse *p)
 	if (p->backing_len > QCOW2_BACKING_NAME_MAX ||
 	    p->backing_len > qcow2_cluster_size(&p->h) - p->backing_off)
 		return err_set(p->err, EINVAL, "Backing file name too long");
-	if (!p->backing_len)
-		return 0;
 	if (!have(p, p->backing_off, p->backing_len))
 		return -EAGAIN;
 	return keep_text(p, &p->h.backing_name, p->buf + p->backing_off, p->backing_len,

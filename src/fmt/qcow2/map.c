@@ -15,14 +15,21 @@ static struct unit decode(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 {
 	uint64_t host = entry & QCOW2_OFFSET_MASK;
 	bool is_allocated = host || (q->has_data_file && (entry & QCOW2_COPIED));
+	bool is_zero = false;
 
 	if (entry & QCOW2_COMPRESSED)
 		return (struct unit){ q->has_data_file ? EXT_CORRUPT : EXT_COMPRESSED, entry };
+	if (q->entry_words == 1 && (entry & QCOW2_ZERO)) {
+		if (!q->has_zero_flag)
+			return (struct unit){ EXT_CORRUPT, entry };
+		is_zero = true;
+		is_allocated = host;    /* a preallocated zero cluster, or none */
+	}
 	if (is_allocated && (!is_aligned(host, 1ULL << q->cluster_bits) ||
 			     (q->has_data_file && host != guest)))
 		return (struct unit){ EXT_CORRUPT, entry };
-	if (q->entry_words == 1 && (entry & QCOW2_ZERO))
-		return (struct unit){ q->has_zero_flag ? EXT_ZERO : EXT_CORRUPT, entry };
+	if (is_zero)
+		return (struct unit){ EXT_ZERO, entry };
 	return (struct unit){ is_allocated ? EXT_DATA : EXT_BACKING, host };
 }
 

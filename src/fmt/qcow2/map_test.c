@@ -49,15 +49,20 @@ static enum ext_kind model_kind(const struct shape *s, uint64_t entry, uint64_t 
 
 	if (entry >> 62 & 1)
 		return s->has_data_file ? EXT_CORRUPT : EXT_COMPRESSED;
+	if (!s->is_extended && (entry & 1)) {
+		if (s->version < 3)
+			return EXT_CORRUPT;
+		if (host && (host % (1ULL << s->cluster_bits) ||
+			     (s->has_data_file && host != guest)))
+			return EXT_CORRUPT;
+		return EXT_ZERO;
+	}
 	if (allocated && host % (1ULL << s->cluster_bits))
 		return EXT_CORRUPT;
 	if (allocated && s->has_data_file && host != guest)
 		return EXT_CORRUPT;
-	if (!s->is_extended) {
-		if (entry & 1)
-			return s->version < 3 ? EXT_CORRUPT : EXT_ZERO;
+	if (!s->is_extended)
 		return allocated ? EXT_DATA : EXT_BACKING;
-	}
 	for (unsigned i = 0; i < 32; i++) {
 		if ((bitmap >> i & 1) && (bitmap >> (32 + i) & 1))
 			return EXT_CORRUPT;
@@ -78,7 +83,7 @@ static uint64_t random_entry(struct prng *p, const struct shape *s, uint64_t gue
 	case 1:
 		return 0;
 	case 2:
-		return s->is_extended ? 0 : 1;
+		return (s->is_extended ? 0 : 1) | (prng_below(p, 2) ? QCOW2_COPIED : 0);
 	case 3:
 		return prng_below(p, 3) ? near | QCOW2_COPIED : near | (s->is_extended ? 0 : 1);
 	case 4:

@@ -93,8 +93,8 @@ static int header_read_wait(struct chan *file, struct qcow2_header *ret, struct 
 	}
 }
 
-/* What the data path needs of the header, ready to use. */
-static int layout_init(struct qcow2 *q, struct err *err)
+/* What the data path needs of the header, ready to use. @size is the disk's. */
+static int layout_init(struct qcow2 *q, uint64_t size, struct err *err)
 {
 	const struct qcow2_header *h = &q->header;
 	unsigned cluster = (unsigned)qcow2_cluster_size(h);
@@ -110,6 +110,10 @@ static int layout_init(struct qcow2 *q, struct err *err)
 		       (qcow2_has_extended_l2(h) ? log2_floor(QCOW2_SUBCLUSTERS) : 0);
 	q->slice_bytes = MIN(cluster, q->cache->slice_bytes);
 	q->slice_shift = log2_floor(q->slice_bytes / (8 * q->entry_words)) + h->cluster_bits;
+	/* Slices have numbers of CACHE_LAYER_SHIFT bits in the cache's keys. */
+	if (size >> q->slice_shift >= 1ULL << CACHE_LAYER_SHIFT)
+		return err_set(err, EFBIG, "a disk of %llu bytes is too big for its clusters",
+			       (unsigned long long)size);
 	q->has_data_file = qcow2_has_data_file(h);
 	q->has_zero_flag = h->version >= 3;
 	q->data_child = q->has_data_file ? CHILD_DATA : CHILD_FILE;
@@ -135,7 +139,7 @@ static int open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct chan
 		if (rc)
 			return rc;
 	}
-	rc = layout_init(q, err);
+	rc = layout_init(q, s.size, err);
 	if (rc)
 		return rc;
 	q->l1_off = s.l1_off;

@@ -616,6 +616,75 @@ static int inflate_body(void *arg)
 	return 0;
 }
 
+/* A snapshot of the image in @m, the same L1 table, with a size that only the snapshot claims. */
+static void add_snapshot(struct mem *m, uint64_t size)
+{
+	struct qcow2_header_disk *d = (void *)m->bytes;
+	uint64_t at = align_down(m->len - 4096, 1ULL << be32_get(d->cluster_bits));
+	struct qcow2_snapshot_disk *s = (void *)(m->bytes + at);
+
+	d->nb_snapshots = be32_make(1);
+	d->snapshots_offset = be64_make(at);
+	s->l1_table_offset = d->l1_table_offset;
+	s->l1_size = d->l1_size;
+	s->id_size = be16_make(1);
+	s->name_size = be16_make(3);
+	s->extra_size = be32_make(16);
+	be64_store(m->bytes + at + sizeof(*s) + 8, size);
+	memcpy(m->bytes + at + sizeof(*s) + 16, "7now", 4);
+}
+
+struct snapshot_args {
+	struct loop *loop;
+	uint64_t size;
+	const char *name;
+	int rc;                         /* of the open */
+};
+
+static int snapshot_body(void *arg)
+{
+	struct snapshot_args *a = arg;
+	struct qcow2_cache *c = qcow2_cache_new(0, a->loop);
+	struct qcow2_opts opts = { .cache = c, .snapshot = a->name };
+	uint8_t *model = calloc(1, DISK), buf[512];
+	struct prng p = { 1 };
+	struct mem *m = layer_new(a->loop, &p, 9, false, DISK, model);
+	struct node *n;
+
+	add_snapshot(m, a->size);
+	a->rc = qcow2_open_wait(&m->node, &opts, &n, NULL);
+	if (!a->rc) {
+		assert_int_equal(chan_read_wait(n->home_chan, 4096, buf, 512), 0);
+		assert_memory_equal(buf, model + 4096, 512);
+		/* Behind what the L1 table maps there is nothing, not what lies elsewhere. */
+		assert_int_equal(chan_read_wait(n->home_chan, a->size - 512, buf, 512), 0);
+		for (unsigned i = 0; i < sizeof(buf); i++)
+			assert_int_equal(buf[i], 0);
+	}
+	node_put_wait(a->rc ? &m->node : n);
+	qcow2_cache_free(c);
+	free(model);
+	return 0;
+}
+
+static void q6_a_snapshots_size_is_not_believed(void **state)
+{
+	struct loop_opts o = { .backend = LOOP_SIM };
+	struct snapshot_args a;
+
+	assert_int_equal(loop_new(&o, &a.loop, NULL), 0);
+	for (unsigned bit = 21; bit < 64; bit++) {
+		a.size = 1ULL << bit;
+		a.name = bit % 2 ? "now" : "7";
+		loop_call(a.loop, snapshot_body, &a);
+		assert_int_equal(a.rc, bit < 55 ? 0 : -EFBIG);
+	}
+	a.name = "then";
+	loop_call(a.loop, snapshot_body, &a);
+	assert_int_equal(a.rc, -ENOENT);
+	loop_free(a.loop);
+}
+
 static void z1_z2_compressed_clusters(void **state)
 {
 	struct disk *d = disk_new(LOOP_SIM, 1, 100, chains[0]);
@@ -698,6 +767,7 @@ int main(void)
 		cmocka_unit_test(v1_v2_v3_reads_agree_with_the_model_sim),
 		cmocka_unit_test(v1_v2_v3_reads_agree_with_the_model),
 		cmocka_unit_test(two_loops_read_one_disk),
+		cmocka_unit_test(q6_a_snapshots_size_is_not_believed),
 		cmocka_unit_test(z1_z2_compressed_clusters),
 		cmocka_unit_test(q9_a_read_error_is_reported_and_passes),
 		cmocka_unit_test(q6_damaged_tables_are_errors),
