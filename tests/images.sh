@@ -99,11 +99,15 @@ changed headerlen 100 00020000
 byre_refuses "header" "$W/headerlen.qcow2"
 head -c 50 "$W/i.20" >"$W/short.qcow2"
 byre_refuses "short|header|end" "$W/short.qcow2"
-secret=(--object "secret,id=s,data=x")
-qemu-img create -q -f qcow2 "${secret[@]}" \
-	-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 "$W/luks.qcow2" 1M
+# encrypted OPTIONS...: QEMU times its key derivation, which may fail on a busy machine.
+encrypted()
+{
+	qemu-img create -q --object "secret,id=s,data=x" "$@" 1M
+}
+wait_for 60 encrypted -f qcow2 \
+	-o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 "$W/luks.qcow2"
 byre_refuses "luks|encrypt" "$W/luks.qcow2"
-qemu-img create -q -f luks "${secret[@]}" -o key-secret=s,iter-time=10 "$W/plain.luks" 1M
+wait_for 60 encrypted -f luks -o key-secret=s,iter-time=10 "$W/plain.luks"
 byre_refuses "luks" "$W/plain.luks"
 for format in vmdk vdi vhdx qed; do
 	qemu-img create -q -f $format "$W/foreign.$format" 1M
