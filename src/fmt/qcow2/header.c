@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/log.h"
 
 /* The parse in progress: the buffer, and where header extensions may lie in it. */
 struct parse {
@@ -167,9 +168,7 @@ static void feature_name(const struct parse *p, unsigned bit, char *name, size_t
 			continue;
 		snprintf(name, n, "%.46s", f[i].name);
 		/* It goes to a terminal. */
-		for (char *c = name; *c; c++)
-			if ((unsigned char)*c < ' ' || *c == 0x7f)
-				*c = '?';
+		text_clean(name);
 		return;
 	}
 }
