@@ -59,9 +59,11 @@ enum req_flags {
 enum map_flags {
 	MAP_DATA = 1,                   /* stored as data in some layer of the chain */
 	MAP_ZERO = 2,                   /* reads as zeros; data, too, may be known to be zero */
-	MAP_HOST = 4,                   /* host_off is where it lies in `file` */
+	MAP_HOST = 4,                   /* host_off is its place in `file`; what lies there counts
+					 * where it is data and not zero */
 	MAP_COMPRESSED = 8,
-	MAP_PRESENT = 16,               /* some layer of the chain has it (allocated) */
+	MAP_PRESENT = 16,               /* some layer of the chain has it (allocated): as data or
+					 * as zeros; else it is zero because nobody has it */
 };
 
 struct map_run {
@@ -69,7 +71,8 @@ struct map_run {
 	uint64_t host_off;
 	const struct node *file;
 	unsigned flags;                 /* enum map_flags */
-	unsigned depth;                 /* layers below the node that was asked */
+	unsigned depth;                 /* layers below the node that was asked: of the one that
+					 * has it, or where the chain ends for this run */
 };
 
 struct req {

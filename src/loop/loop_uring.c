@@ -49,6 +49,9 @@ enum {
 	FILE_SLOTS = 256,               /* slot 0 is never given out */
 	KERNEL_MIN = 513,               /* multishot poll */
 	LEN_MAX = 0x7ffff000,           /* what the kernel moves at once */
+	BATCH_FROM = 8,                 /* see ring_wait() */
+	BATCH_PART = 4,
+	BATCH_NS = 500000,
 };
 
 enum state {
@@ -67,6 +70,7 @@ struct uring {
 	int wake_fd;                    /* written by any thread */
 	bool is_wake_armed;
 	bool is_disabled;               /* until the owner enables it */
+	bool is_slow;                   /* ring_wait()'s */
 	unsigned kernel_max;
 	unsigned finite;                /* in the kernel, see FINITE_MAX */
 	struct list_node backlog, cancels, ended;
@@ -424,12 +428,38 @@ static bool cq_needs_enter(const struct uring *u)
 	return IO_URING_READ_ONCE(*u->ring.sq.kflags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN);
 }
 
+static int submit_and_wait(struct uring *u, unsigned n, uint64_t ns)
+{
+	struct __kernel_timespec ts = {
+		.tv_sec = (int64_t)(ns / NS_PER_SEC),
+		.tv_nsec = (long long)(ns % NS_PER_SEC),
+	};
+	struct io_uring_cqe *cqe;
+
+	return io_uring_submit_and_wait_timeout(&u->ring, &cqe, n, ns == UINT64_MAX ? NULL : &ts,
+						NULL);
+}
+
+/* Submits the SQ and waits for a completion, @ns at most.
+ *
+ * Where nothing is under way but many operations of a disk, nobody else waits for this loop, and to
+ * wake up for each would cost more than to answer it. Then it wakes up when a part of them have
+ * ended, or after BATCH_NS: with nothing, if the disk is slow, and then it waits for one. */
+static int ring_wait(const struct loop *l, struct uring *u, uint64_t ns)
+{
+	bool is_batch = u->finite >= BATCH_FROM && u->finite == l->in_flight && ns > BATCH_NS &&
+			!u->is_slow;
+	int rc = is_batch ? submit_and_wait(u, u->finite / BATCH_PART, BATCH_NS)
+			  : submit_and_wait(u, 1, ns);
+
+	u->is_slow = is_batch && !io_uring_cq_ready(&u->ring);
+	return rc;
+}
+
 /* Submits the SQ, and waits for a completion until the clock reaches @until_ns (0: does not wait).
  * False where the kernel cannot take more before completions are taken from it. */
 static bool ring_enter(struct loop *l, struct uring *u, uint64_t until_ns)
 {
-	struct __kernel_timespec ts = { 0 };
-	struct io_uring_cqe *cqe;
 	int rc;
 
 	if (until_ns == 0 && io_uring_sq_ready(&u->ring) == 0 && !cq_needs_enter(u))
@@ -438,13 +468,11 @@ static bool ring_enter(struct loop *l, struct uring *u, uint64_t until_ns)
 	if (until_ns == 0) {
 		rc = io_uring_submit_and_get_events(&u->ring);
 	} else if (until_ns == UINT64_MAX) {
-		rc = io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, NULL, NULL);
+		rc = ring_wait(l, u, UINT64_MAX);
 	} else {
-		uint64_t now = l->ops->clock(l), ns = until_ns > now ? until_ns - now : 0;
+		uint64_t now = l->ops->clock(l);
 
-		ts.tv_sec = (int64_t)(ns / NS_PER_SEC);
-		ts.tv_nsec = (long long)(ns % NS_PER_SEC);
-		rc = io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &ts, NULL);
+		rc = ring_wait(l, u, until_ns > now ? until_ns - now : 0);
 	}
 	if (rc >= 0 || rc == -ETIME || rc == -EINTR)
 		return true;

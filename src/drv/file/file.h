@@ -30,9 +30,15 @@ struct file_opts {
 	bool writable;
 	bool discard;                   /* REQ_DISCARD and REQ_MAY_UNMAP give space back */
 	bool no_lock;                   /* neither take nor look at image locks */
+	bool share_writes;              /* others may write; file_refuse_writers_wait() ends that */
+	bool qemu_words;                /* say what QEMU says in errors; our own is the hint */
 	bool sim;                       /* @fd is a simulated file of @home, a sim loop. A
 					 * direct one has blocks of 512 bytes */
 };
+
+/* In a fiber of the home loop of @file, which was opened with share_writes: from now on nobody else
+ * may write. 0, or -EBUSY where somebody does. @opts: those of its opening. */
+int file_refuse_writers_wait(struct node *file, const struct file_opts *opts, struct err *err);
 
 /* In a fiber of @home. On failure the caller keeps opts->fd. */
 int file_open_wait(const struct file_opts *opts, struct loop *home, struct node **ret,

@@ -183,7 +183,10 @@ void file_range_unregister_wait(struct file_chan *fc);
 int file_align_find(struct file_node *fn, int fd, struct err *err);
 
 /* file_lock.c: takes QEMU's image locks on @fd. On a worker. */
-int file_lock_take(int fd, const char *name, bool writable, struct err *err);
+int file_lock_take(int fd, const char *name, bool writable, bool share, struct err *err);
+/* Rewrites the -EBUSY that file_lock_take() has just put into @err: QEMU's text, with ours as the
+ * hint. */
+void file_lock_qemu_words(int fd, const char *name, bool writable, struct err *err);
 
 extern const struct node_ops file_ops;
 

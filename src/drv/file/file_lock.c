@@ -13,6 +13,8 @@
  *	2 write unchanged
  *	3 resize               refuses  uses, refuses
  *
+ * A reader that shares refuses nothing.
+ *
  * While QEMU opens an image it refuses everything for a moment, even if it will only read. So what
  * is in use is tried again, for less than a tenth of a second. */
 #include <ctype.h>
@@ -263,10 +265,10 @@ static int try_once(int fd, const char *name, unsigned used, unsigned refused, s
 	return MIN(rc, 0);
 }
 
-int file_lock_take(int fd, const char *name, bool writable, struct err *err)
+int file_lock_take(int fd, const char *name, bool writable, bool share, struct err *err)
 {
 	unsigned used = PERM_READ | (writable ? PERM_WRITE | PERM_RESIZE : 0);
-	unsigned refused = PERM_WRITE | PERM_RESIZE;
+	unsigned refused = share ? 0 : PERM_WRITE | PERM_RESIZE;
 	int rc;
 
 	for (unsigned tries = 1;; tries++) {
@@ -275,4 +277,41 @@ int file_lock_take(int fd, const char *name, bool writable, struct err *err)
 			return rc;
 		nanosleep(&(struct timespec){ .tv_nsec = RETRY_NS }, NULL);
 	}
+}
+
+/* The first byte on which somebody contradicts us, or 101: whoever it was may be gone by now. A
+ * writer looks at what others refuse first: QEMU's tools refuse nothing themselves. */
+static unsigned find_conflict(int fd, unsigned used, unsigned refused)
+{
+	bool is_writer = used & PERM_WRITE;
+
+	for (unsigned at = 0; at < 2 * PERMS; at++) {
+		unsigned p = at % PERMS;
+		bool by_use = (at < PERMS) != is_writer;
+		unsigned byte = (by_use ? USED_BASE : REFUSED_BASE) + p;
+		bool is_locked = false;
+
+		if (((by_use ? refused : used) & (1u << p)) &&
+		    !lock_byte(fd, F_OFD_GETLK, F_WRLCK, byte, &is_locked) && is_locked)
+			return byte;
+	}
+	return USED_BASE + 1;
+}
+
+void file_lock_qemu_words(int fd, const char *name, bool writable, struct err *err)
+{
+	static const char *const perms[PERMS] = {
+		"consistent read", "write", "write unchanged", "resize",
+	};
+	unsigned used = PERM_READ | (writable ? PERM_WRITE | PERM_RESIZE : 0);
+	unsigned at = find_conflict(fd, used, PERM_WRITE | PERM_RESIZE);
+	bool is_shared = at < REFUSED_BASE;
+
+	if (!err)
+		return;
+	snprintf(err->hint, sizeof(err->hint), "%.250s", err->text);
+	snprintf(err->text, sizeof(err->text),
+		 "Failed to get %s\"%s\" lock\nIs another process using the image [%s]?",
+		 is_shared ? "shared " : "", perms[at - (is_shared ? USED_BASE : REFUSED_BASE)],
+		 name);
 }

@@ -94,7 +94,7 @@ static void a_refused_descriptor_is_left_unlocked(void **state)
 	struct err err = { 0 };
 
 	assert_int_equal(try_open(&a, true), 0);
-	assert_int_equal(file_lock_take(fd, path, true, &err), -EBUSY);
+	assert_int_equal(file_lock_take(fd, path, true, false, &err), -EBUSY);
 	try_close(&a);
 	assert_int_equal(try_open(&b, true), 0);
 	try_close(&b);

@@ -9,6 +9,7 @@
 struct seek {
 	struct file_chan *fc;
 	uint64_t off, len;
+	uint64_t size;                  /* above off; data ends there, a hole may go on */
 	uint64_t run;                   /* bytes from off on that are alike */
 	bool is_hole;
 	int res;
@@ -36,10 +37,11 @@ static void seek(void *arg)
 	}
 	off_t hole = lseek(s->fc->fd, off, SEEK_HOLE);
 
+	s->run = MIN(s->len, s->size - s->off);
 	if (hole < 0)
 		s->res = -errno;
 	else if (hole > off)                    /* else truncated in between: all data */
-		s->run = MIN(s->len, (uint64_t)(hole - off));
+		s->run = MIN(s->run, (uint64_t)(hole - off));
 }
 
 /* @req has @len bytes of this kind from its start on. */
@@ -58,13 +60,14 @@ static void map_task(struct task *t)
 	struct req *req = container_of(t, struct req, task);
 	struct file_chan *fc = file_chan(req->ch);
 	struct file_node *fn = file_node(&fc->chan);
-	struct seek s = { .fc = fc, .off = req->off, .len = req->len };
+	struct seek s = { .fc = fc, .off = req->off, .len = req->len,
+			  .size = req->priv[0] };
 
 	loop_work_wait(fc->chan.loop, seek, &s);
 	if (s.res == -EINVAL || file_is_unsupported(s.res))
 		atomic_store_explicit(&fn->no_seek, true, memory_order_relaxed);
-	if (s.res < 0)
-		answer(req, s.len, false);      /* an error is for the read to report */
+	if (s.res < 0)                          /* an error is for the read to report */
+		answer(req, MIN(s.len, s.size - s.off), false);
 	else
 		answer(req, s.run, s.is_hole);
 	req_finish(&fc->chan, req, 0);
@@ -77,16 +80,16 @@ void file_map_start(struct file_chan *fc, struct req *req)
 	uint64_t size = file_size(fn);
 
 	if (req->off >= size) {
-		req->map = (struct map_run){ .len = req->len, .flags = MAP_ZERO };
+		answer(req, req->len, true);
 		req_finish(&fc->chan, req, 0);
 		return;
 	}
-	req->len = MIN(req->len, size - req->off);
 	if (fn->is_block_device || fn->is_sim ||
 	    atomic_load_explicit(&fn->no_seek, memory_order_relaxed)) {
-		answer(req, req->len, false);
+		answer(req, MIN(req->len, size - req->off), false);
 		req_finish(&fc->chan, req, 0);
 	} else {
+		req->priv[0] = size;
 		req->task.fn = map_task;
 		fiber_gate_start(fc->chan.loop, &fc->gate, &req->task);
 	}

@@ -74,8 +74,11 @@ static int open_failed(const struct file_opts *o, int errnum, struct err *err)
 									      "writethrough");
 		return -errnum;
 	}
-	err_set_errno(err, errnum, "cannot open '%s'%s", o->path,
-		      o->writable ? " for writing" : "");
+	if (o->qemu_words)
+		err_set_errno(err, errnum, "Could not open '%s'", o->path);
+	else
+		err_set_errno(err, errnum, "cannot open '%s'%s", o->path,
+			      o->writable ? " for writing" : "");
 	switch (errnum) {
 	case ENOENT:
 		err_hint(err, "check the path; nothing is created here");
@@ -129,8 +132,11 @@ static int check_type(const struct file_opts *o, const struct stat *st, struct e
 
 	if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))
 		return 0;
-	err_set(err, S_ISDIR(st->st_mode) ? EISDIR : EINVAL,
-		"'%s' is %s, not a file or block device", o->path, what);
+	if (o->qemu_words)
+		err_set(err, EINVAL, "'file' driver requires '%s' to be a regular file", o->path);
+	else
+		err_set(err, S_ISDIR(st->st_mode) ? EISDIR : EINVAL,
+			"'%s' is %s, not a file or block device", o->path, what);
 	err_hint(err, "give the path of an image file or a block device");
 	return S_ISDIR(st->st_mode) ? -EISDIR : -EINVAL;
 }
@@ -186,6 +192,15 @@ static bool fs_zeroes_fast(int fd)
 	return false;
 }
 
+static int take_locks(const struct file_opts *o, int fd, bool share, struct err *err)
+{
+	int rc = file_lock_take(fd, o->path, o->writable, share, err);
+
+	if (rc == -EBUSY && o->qemu_words)
+		file_lock_qemu_words(fd, o->path, o->writable, err);
+	return rc;
+}
+
 /* Everything about an open descriptor. */
 static int inspect(const struct file_opts *o, struct file_node *fn, int fd, struct err *err)
 {
@@ -204,7 +219,7 @@ static int inspect(const struct file_opts *o, struct file_node *fn, int fd, stru
 	atomic_store(&fn->node.size, size);
 	fn->is_block_device = S_ISBLK(st.st_mode);
 	if (!o->no_lock) {
-		rc = file_lock_take(fd, o->path, o->writable, err);
+		rc = take_locks(o, fd, o->share_writes, err);
 		if (rc)
 			return rc;
 	}
@@ -237,6 +252,35 @@ static void open_job(void *arg)
 	if (flags >= 0 && (flags & O_NONBLOCK))
 		(void)fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 	fn->fd = fd;
+}
+
+struct refuse_job {
+	const struct file_opts *opts;
+	int fd;
+	struct err *err;
+	int res;
+};
+
+static void refuse_job(void *arg)
+{
+	struct refuse_job *j = arg;
+
+	j->res = take_locks(j->opts, j->fd, false, j->err);
+}
+
+int file_refuse_writers_wait(struct node *file, const struct file_opts *opts, struct err *err)
+{
+	struct refuse_job j = {
+		.opts = opts,
+		.fd = container_of(file, struct file_node, node)->fd,
+		.err = err,
+	};
+
+	loop_assert(file->home);
+	if (opts->no_lock || opts->sim || !opts->share_writes)
+		return 0;
+	loop_work_wait(file->home, refuse_job, &j);
+	return j.res;
 }
 
 /* ---- the node ---- */

@@ -219,13 +219,16 @@ static const struct node_ops raw_ops = {
 static int check_opts(const struct node *file, const struct raw_opts *o, uint64_t *ret_size,
 		      struct err *err)
 {
+	if (o->offset > file_size(file))
+		return err_set(err, EINVAL, "Offset (%" PRIu64 ") cannot be greater than size of "
+			       "the containing file (%" PRIu64 ")", o->offset, file_size(file));
+	if (disk_size(o, file_size(file), ret_size))
+		return err_set(err, EINVAL, "The sum of offset (%" PRIu64 ") and size (%" PRIu64
+			       ") has to be smaller or equal to the  actual size of the "
+			       "containing file (%" PRIu64 ")", o->offset, o->size,
+			       file_size(file));
 	if (o->size % SECTOR)
-		return err_set(err, EINVAL, "size=%" PRIu64 " is not a multiple of %d", o->size,
-			       SECTOR);
-	if (o->offset > INT64_MAX - SECTOR || disk_size(o, file_size(file), ret_size))
-		return err_set(err, EINVAL, "'%s' has %" PRIu64 " bytes, but offset=%" PRIu64
-			       " and size=%" PRIu64 " ask for more", file->name, file_size(file),
-			       o->offset, o->size);
+		return err_set(err, EINVAL, "Specified size is not multiple of %d", SECTOR);
 	if (o->writable && file->read_only)
 		return err_set(err, EROFS, "'%s' is read-only", file->name);
 	return 0;
@@ -241,11 +244,13 @@ int raw_open_wait(struct node *file, const struct raw_opts *opts, struct node **
 	if (res)
 		return res;
 	rn = calloc(1, sizeof(*rn));
-	if (!rn || node_init(&rn->node, &raw_ops, file->name, file->home) < 0) {
+	if (!rn || node_init(&rn->node, &raw_ops, opts->name ? opts->name : file->name,
+				       file->home) < 0) {
 		free(rn);
 		return err_set_errno(err, ENOMEM, "'%s'", file->name);
 	}
 	rn->opts = *opts;
+	rn->opts.name = NULL;           /* the caller's */
 	fiber_gate_init(&rn->gate, 1);
 	rn->node.align = file->align;
 	rn->node.read_only = !opts->writable;
