@@ -41,8 +41,8 @@ void qcow2_cache_free(struct qcow2_cache *c)
 
 int cache_setup(struct qcow2_cache *c, unsigned slice_bytes)
 {
-	size_t slot_bytes = slice_bytes + sizeof(*c->keys) + sizeof(*c->versions) +
-			    sizeof(*c->used);
+	size_t slot_bytes = slice_bytes + CACHE_PARTS * sizeof(*c->nexts) + sizeof(*c->keys) +
+			    sizeof(*c->versions) + sizeof(*c->used);
 	size_t slots, bytes;
 	char *mem;
 
@@ -68,6 +68,8 @@ int cache_setup(struct qcow2_cache *c, unsigned slice_bytes)
 	c->slice_bytes = slice_bytes;
 	c->words = (void *)mem;
 	mem += slots * slice_bytes;
+	c->nexts = (void *)mem;
+	mem += slots * CACHE_PARTS * sizeof(*c->nexts);
 	c->keys = (void *)mem;
 	mem += slots * sizeof(*c->keys);
 	c->versions = (void *)mem;
@@ -77,14 +79,15 @@ int cache_setup(struct qcow2_cache *c, unsigned slice_bytes)
 	return 0;
 }
 
-/* The slot of the set that is to hold a new key: the old one of the same key (C2), a free one, or
- * the first that the hand finds unused (C3). */
+/* The slot of the set that is to hold a new key: the old one of the same key (C2), the first free
+ * one where readers look, or the first that the hand finds unused (C3). */
 static size_t choose(struct qcow2_cache *c, uint64_t key)
 {
-	size_t set = cache_set_of(c, key), vacant = SIZE_MAX;
+	size_t way, set = cache_set_of(c, key, &way), vacant = SIZE_MAX;
 	uint8_t *hand = &c->hands[set / CACHE_WAYS];
 
-	for (size_t i = set; i < set + CACHE_WAYS; i++) {
+	for (size_t n = 0; n < CACHE_WAYS; n++) {
+		size_t i = set + ((way + n) & (CACHE_WAYS - 1));
 		uint64_t k = atomic_load_explicit(&c->keys[i], memory_order_relaxed) & ~CACHE_EMPTY;
 
 		if (k == key)
@@ -128,6 +131,18 @@ void cache_insert(struct qcow2_cache *c, uint64_t key, const uint8_t *disk)
 	atomic_store_explicit(&c->versions[slot], v + 2, memory_order_release);
 }
 
+void cache_set_next(struct qcow2_cache *c, uint64_t key, unsigned part, unsigned next)
+{
+	bool is_empty;
+	long slot = cache_find(c, key, &is_empty);
+
+	/* The slot may be another's by now: then nobody takes the word for his. */
+	if (slot >= 0)
+		atomic_store_explicit(&c->nexts[(size_t)slot * CACHE_PARTS + part],
+				      key | (uint64_t)next << CACHE_NEXT_SHIFT,
+				      memory_order_release);
+}
+
 void cache_clear(struct qcow2_cache *c)
 {
 	size_t slots = (size_t)CACHE_WAYS << c->set_bits;
@@ -138,14 +153,14 @@ void cache_clear(struct qcow2_cache *c)
 
 bool cache_valid(const struct qcow2_cache *c)
 {
-	size_t slots = (size_t)CACHE_WAYS << c->set_bits;
+	size_t slots = (size_t)CACHE_WAYS << c->set_bits, way;
 
 	for (size_t i = 0; i < slots; i++) {
 		uint64_t k = atomic_load(&c->keys[i]) & ~CACHE_EMPTY;
 
 		if (!k)
 			continue;
-		if (cache_set_of(c, k) != i / CACHE_WAYS * CACHE_WAYS)
+		if (cache_set_of(c, k, &way) != i / CACHE_WAYS * CACHE_WAYS)
 			return false;
 		for (size_t j = i + 1; j < (i / CACHE_WAYS + 1) * CACHE_WAYS; j++)
 			if ((atomic_load(&c->keys[j]) & ~CACHE_EMPTY) == k)

@@ -14,6 +14,12 @@
  *	if (!cache_read_valid(c, slot, v))      nobody wrote meanwhile
  *		treat it as not cached;
  *
+ * In a long backing chain most layers map nothing of most ranges, and to ask each layer in turn
+ * would make a read pay for all of them. So a slot keeps for each of CACHE_PARTS parts of its range
+ * the *next* layer to go on at instead of the one below its own. Any reader that has walked leaves
+ * it behind, in one word with the key: what was found for one slice is never taken for another's.
+ * It says nothing of the slot's own entries; it stays true as long as no layer below changes.
+ *
  * Invariants:
  *	C1  a reader whose cache_read_valid() is true saw words of one version of one slice:
  *	    the writer makes the version odd before the first word and even after the last. Words
@@ -21,7 +27,10 @@
  *	    behind the words and its first store before them (no fence: TSan would not see it);
  *	C2  a key is in the cache at most once;
  *	C3  eviction takes the slots of a set in turn, passing over those read since the last
- *	    time round (CLOCK): what is in use stays. */
+ *	    time round (CLOCK): what is in use stays;
+ *	C4  where a part of a slice has a next layer, those between the slice's own and that one map
+ *	    nothing of the part's guest range, and none of them ends inside it, unless the slice's
+ *	    own layer does so before. */
 #ifndef FMT_QCOW2_CACHE_H
 #define FMT_QCOW2_CACHE_H
 
@@ -33,26 +42,34 @@
 #include "base/prng.h"
 
 enum { CACHE_WAYS = 8, CACHE_SLICE_BYTES_MAX = 4096, CACHE_SLICE_BYTES_MIN = 512 };
+enum { CACHE_PART_BITS = 3, CACHE_PARTS = 1 << CACHE_PART_BITS };
 
 /* Keys: layer + 1 in the bits from CACHE_LAYER_SHIFT on, the number of the slice below. 0: no
- * slice. */
-enum { CACHE_LAYER_SHIFT = 40 };
+ * slice. Above them: in c->keys, CACHE_EMPTY; in c->nexts, the next layer + 1 and CACHE_LAST. */
+enum { CACHE_LAYER_SHIFT = 35, CACHE_NEXT_SHIFT = 49 };
+#define CACHE_SLICES_MAX (1ULL << CACHE_LAYER_SHIFT)
+#define CACHE_LAYERS_MAX ((1U << (CACHE_NEXT_SHIFT - CACHE_LAYER_SHIFT)) - 1)
+#define CACHE_KEY_MASK ((1ULL << CACHE_NEXT_SHIFT) - 1)
 #define CACHE_EMPTY (1ULL << 63)
-#define CACHE_LAYERS_MAX ((1U << 23) - 2)
+#define CACHE_LAST (CACHE_LAYERS_MAX + 1)       /* in a next: it maps some of the part */
 
 struct loop;
 struct loads;
+struct qcow2;
 
 struct qcow2_cache {
 	/* Set by the first layer that opens, then constant. */
 	unsigned slice_bytes;           /* power of two, CACHE_SLICE_BYTES_MIN to _MAX */
 	unsigned set_bits;
 	_Atomic uint64_t *keys;         /* slots; a set's are one cache line */
+	_Atomic uint64_t *nexts;        /* slots x CACHE_PARTS */
 	_Atomic uint32_t *versions;     /* odd: being written */
 	_Atomic uint8_t *used;          /* read since the clock's hand passed */
 	_Atomic uint64_t *words;        /* slots x slice_bytes */
-	void *mapping;                  /* all four lie in it */
+	void *mapping;                  /* all five lie in it */
 	size_t mapped_bytes;            /* 0: not set up */
+	/* By layer. The home loop writes an entry before any next can name the layer. */
+	struct qcow2 *images[CACHE_LAYERS_MAX];
 
 	/* The home loop's alone. */
 	struct loop *home;
@@ -79,21 +96,24 @@ static inline uint64_t cache_key(unsigned layer, uint64_t slice)
 	return ((uint64_t)(layer + 1) << CACHE_LAYER_SHIFT) | slice;
 }
 
-static inline size_t cache_set_of(const struct qcow2_cache *c, uint64_t key)
+/* The first slot of @key's set. *@ret_way: the one of them to look at first. */
+static inline size_t cache_set_of(const struct qcow2_cache *c, uint64_t key, size_t *ret_way)
 {
 	/* Neighbouring slices go to neighbouring sets; layers are spread. */
-	uint64_t slice = key & ((1ULL << CACHE_LAYER_SHIFT) - 1);
+	uint64_t slice = key & (CACHE_SLICES_MAX - 1);
 	uint64_t spread = (key >> CACHE_LAYER_SHIFT) * 0x9e3779b97f4a7c15ULL >> 40;
 
+	*ret_way = (slice + spread) >> c->set_bits & (CACHE_WAYS - 1);
 	return ((slice + spread) & ((1ULL << c->set_bits) - 1)) * CACHE_WAYS;
 }
 
 /* The slot of @key, or -1. *@ret_empty: the slice maps nothing, and there is nothing to read. */
 static inline long cache_find(struct qcow2_cache *c, uint64_t key, bool *ret_empty)
 {
-	size_t set = cache_set_of(c, key);
+	size_t way, set = cache_set_of(c, key, &way);
 
-	for (size_t i = set; i < set + CACHE_WAYS; i++) {
+	for (size_t n = 0; n < CACHE_WAYS; n++) {
+		size_t i = set + ((way + n) & (CACHE_WAYS - 1));
 		uint64_t k = atomic_load_explicit(&c->keys[i], memory_order_acquire);
 
 		if ((k & ~CACHE_EMPTY) != key)
@@ -105,6 +125,19 @@ static inline long cache_find(struct qcow2_cache *c, uint64_t key, bool *ret_emp
 	}
 	return -1;
 }
+
+/* The layer + 1 where to go on below @part of @key's slice, maybe with CACHE_LAST; 0: not known. */
+static inline uint16_t cache_next(const struct qcow2_cache *c, long slot, uint64_t key,
+				  unsigned part)
+{
+	uint64_t word = atomic_load_explicit(&c->nexts[(size_t)slot * CACHE_PARTS + part],
+					     memory_order_acquire);
+
+	return (word & CACHE_KEY_MASK) == key ? (uint16_t)(word >> CACHE_NEXT_SHIFT) : 0;
+}
+
+/* Leaves @next behind (C4) for whoever comes that way later. Any thread. */
+void cache_set_next(struct qcow2_cache *c, uint64_t key, unsigned part, unsigned next);
 
 /* The version to check against later; odd where there is nothing to read. */
 static inline uint32_t cache_read_begin(const struct qcow2_cache *c, long slot, uint64_t key)

@@ -20,6 +20,9 @@ enum {
 	QCOW2_SNAPSHOTS_MAX = 65536,
 	QCOW2_SNAPSHOT_EXTRA_MAX = 1024,
 	QCOW2_SNAPSHOT_TABLE_BYTES_MAX = 64 << 20,
+	QCOW2_BACKING_FORMAT_MAX = 15,          /* QEMU's limit */
+	QCOW2_BITMAPS_MAX = 65535,
+	QCOW2_BITMAP_DIRECTORY_BYTES_MAX = 1024 * 65535,        /* QEMU's limit */
 };
 
 struct qcow2_header_disk {
@@ -92,9 +95,26 @@ struct qcow2_snapshot_disk {
 };
 _Static_assert(sizeof(struct qcow2_snapshot_disk) == 40, "snapshot entries start with 40 bytes");
 
-enum { QCOW2_SNAPSHOT_EXTRA_DISK_SIZE_AT = 8 }; /* in the extra data: the disk's size */
+struct qcow2_snapshot_extra_disk {      /* there may be less of it, or more */
+	be64_t vm_state_size;
+	be64_t disk_size;
+	be64_t icount;
+};
 
 enum { QCOW2_COMPRESSION_DEFLATE, QCOW2_COMPRESSION_ZSTD };
+enum { QCOW2_ENCRYPTION_NONE, QCOW2_ENCRYPTION_AES, QCOW2_ENCRYPTION_LUKS };
+
+struct qcow2_ext_crypto_disk {
+	be64_t offset;
+	be64_t length;
+};
+
+struct qcow2_ext_bitmaps_disk {
+	be32_t nb_bitmaps;
+	be32_t reserved;
+	be64_t directory_size;
+	be64_t directory_offset;
+};
 
 /* L1 and L2 entries, in the machine's byte order. */
 #define QCOW2_OFFSET_MASK 0x00fffffffffffe00ULL /* bits 9-55 */

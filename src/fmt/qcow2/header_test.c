@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/prng.h"
 #include "fmt/qcow2/header.h"
+#include "fmt/qcow2/luks.h"
 
 enum { CLUSTER = 65536 };
 
@@ -114,10 +115,92 @@ static void unknown_features_by_the_images_own_names(void **state)
 	disk()->incompatible_features = be64_make(1 << 7);
 	refused(ENOTSUP, "Unsupported qcow2 feature(s): time travel");
 	disk()->incompatible_features = be64_make(1 << 7 | 1 << 9);
-	refused(ENOTSUP, "time travel, Unknown incompatible feature: bit 9");
+	refused(ENOTSUP, "time travel, Unknown incompatible feature: 200");
 	memcpy(buf + 112 + 8 + 2, "a\x1b[2Jb", 7);
 	disk()->incompatible_features = be64_make(1 << 7);
 	refused(ENOTSUP, "a?[2Jb");                     /* no escapes to the terminal */
+}
+
+static void encryption_is_parsed_and_refused_by_name(void **state)
+{
+	struct qcow2_ext_crypto_disk luks = { be64_make(CLUSTER), be64_make(4096) };
+	struct err err = { 0 };
+	struct qcow2_header h;
+
+	good(); disk()->crypt_method = be32_make(1);
+	assert_int_equal(parse(&h, NULL), 0);
+	assert_int_equal(qcow2_check_encryption(&h, &err), -ENOTSUP);
+	assert_non_null(strstr(err.text, "AES"));
+	qcow2_header_fini(&h);
+	put_ext(buf + 112, QCOW2_EXT_CRYPTO, &luks, sizeof(luks));
+	refused(EINVAL, "only expected with LUKS");
+	disk()->crypt_method = be32_make(2);
+	assert_int_equal(parse(&h, NULL), 0);
+	assert_int_equal(h.crypto_off, CLUSTER);
+	assert_int_equal(h.crypto_len, 4096);
+	assert_int_equal(qcow2_check_encryption(&h, &err), -ENOTSUP);
+	assert_non_null(strstr(err.text, "LUKS"));
+	qcow2_header_fini(&h);
+}
+
+static void bitmaps_count_only_with_their_autoclear_bit(void **state)
+{
+	struct qcow2_ext_bitmaps_disk b = {
+		be32_make(2), be32_make(0), be64_make(64), be64_make(CLUSTER),
+	};
+	struct qcow2_header h;
+
+	good();
+	put_ext(buf + 112, QCOW2_EXT_BITMAPS, &b, sizeof(b));
+	assert_int_equal(parse(&h, NULL), 0);
+	assert_int_equal(h.nb_bitmaps, 0);
+	qcow2_header_fini(&h);
+	disk()->autoclear_features = be64_make(QCOW2_AUTOCLEAR_BITMAPS);
+	assert_int_equal(parse(&h, NULL), 0);
+	assert_int_equal(h.nb_bitmaps, 2);
+	assert_int_equal(h.bitmaps_bytes, 64);
+	assert_int_equal(h.bitmaps_off, CLUSTER);
+	qcow2_header_fini(&h);
+	b.directory_offset = be64_make(CLUSTER + 8);
+	put_ext(buf + 112, QCOW2_EXT_BITMAPS, &b, sizeof(b));
+	refused(EINVAL, "directory offset");
+}
+
+static void a_luks_header_is_shown(void **state)
+{
+	struct luks_disk d = {
+		.magic = "LUKS\xba\xbe", .version = be16_make(1), .cipher = "aes",
+		.mode = "cbc-essiv:sha256", .hash = "sha1", .payload_sector = be32_make(4),
+		.key_bytes = be32_make(16), .iterations = be32_make(9), .uuid = "u",
+	};
+	struct qcow2_luks_info l;
+	struct err err = { 0 };
+
+	d.slots[1].active = be32_make(0x00ac71f3);
+	d.slots[1].key_sector = be32_make(8);
+	assert_int_equal(luks_parse(&d, &l, &err), 0);
+	assert_string_equal(l.cipher, "aes-128");
+	assert_string_equal(l.mode, "cbc");
+	assert_string_equal(l.ivgen, "essiv");
+	assert_string_equal(l.ivgen_hash, "sha256");
+	assert_int_equal(l.payload_off, 2048);
+	assert_true(!l.slots[0].is_active && l.slots[1].is_active);
+	assert_int_equal(l.slots[1].key_off, 4096);
+	/* Full fields have no zero at the end. */
+	memset(d.uuid, 'x', sizeof(d.uuid));
+	memset(d.hash, 'y', sizeof(d.hash));
+	memcpy(d.mode, "xts-plain64", 12);
+	d.key_bytes = be32_make(64);
+	assert_int_equal(luks_parse(&d, &l, &err), 0);
+	assert_int_equal(strlen(l.uuid), 40);
+	assert_int_equal(strlen(l.hash), 32);
+	assert_string_equal(l.cipher, "aes-256");
+	memset(d.mode, 'z', sizeof(d.mode));
+	assert_int_equal(luks_parse(&d, &l, &err), -EINVAL);
+	d.version = be16_make(2);
+	assert_int_equal(luks_parse(&d, &l, &err), -ENOTSUP);
+	d.magic[0] = 0;
+	assert_int_equal(luks_parse(&d, &l, &err), -EINVAL);
 }
 
 static void what_is_refused(void **state)
@@ -130,10 +213,8 @@ static void what_is_refused(void **state)
 	refused(EINVAL, "2^8");
 	good(); disk()->cluster_bits = be32_make(22);
 	refused(EINVAL, "2^22");
-	good(); disk()->crypt_method = be32_make(1);
-	refused(ENOTSUP, "AES");
-	good(); disk()->crypt_method = be32_make(2);
-	refused(ENOTSUP, "LUKS");
+	good(); disk()->crypt_method = be32_make(3);
+	refused(EINVAL, "Unsupported encryption method 3");
 	good(); disk()->refcount_order = be32_make(7);
 	refused(EINVAL, "Reference count entry width");
 	good(); disk()->header_length = be32_make(96);
@@ -170,7 +251,7 @@ static void what_is_refused(void **state)
 	refused(ENOTSUP, "compression type: 9");
 	good(); disk()->incompatible_features = be64_make(QCOW2_INCOMPAT_EXTENDED_L2);
 	disk()->cluster_bits = be32_make(13);
-	refused(EINVAL, "Extended L2");
+	refused(EINVAL, "Unsupported subcluster size");
 	good(); put_ext(buf + 112, 77, "", 0); be32_store(buf + 116, 0xfffffff0);
 	refused(EINVAL, "extension too large");
 }
@@ -224,6 +305,9 @@ int main(void)
 		cmocka_unit_test(version_3_with_extensions),
 		cmocka_unit_test(version_2),
 		cmocka_unit_test(unknown_features_by_the_images_own_names),
+		cmocka_unit_test(encryption_is_parsed_and_refused_by_name),
+		cmocka_unit_test(bitmaps_count_only_with_their_autoclear_bit),
+		cmocka_unit_test(a_luks_header_is_shown),
 		cmocka_unit_test(what_is_refused),
 		cmocka_unit_test(more_of_the_header_is_asked_for),
 		cmocka_unit_test(q6_random_damage_is_an_answer),

@@ -3,11 +3,14 @@
  *
  *	header.c   the header: pure
  *	snap.c     the table of internal snapshots
+ *	info.c     what the image says of itself; luks.c: of its encryption
  *	open.c     opening, the node, and what a damaged image does to it
  *	cache.c    L2 slices in memory, read by all loops
  *	map.c      guest offset -> run: pure, over the cache
  *	load.c     misses: the home loop reads slices
  *	read.c     requests
+ *	status.c   REQ_MAP: what lies where, and in which layer
+ *	sparse.c   does the file have holes where the image has clusters?
  *	inflate.c  compressed clusters
  *
  * A read that hits the cache is translated and forwarded on its own loop. A miss, a request of
@@ -72,6 +75,12 @@ struct qcow2_chan {
 
 extern const struct node_ops qcow2_ops;
 
+/* The part of its slice, as the cache counts them, that @off is in. */
+static inline unsigned map_part(const struct qcow2 *q, uint64_t off)
+{
+	return (unsigned)(off >> (q->slice_shift - CACHE_PART_BITS)) & (CACHE_PARTS - 1);
+}
+
 static inline struct qcow2 *qcow2_of(const struct node *n)
 {
 	return (struct qcow2 *)((uintptr_t)n - offsetof(struct qcow2, node));
@@ -82,6 +91,13 @@ int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...) __attribute__((format(p
 
 /* read.c */
 void qcow2_submit(struct chan *ch, struct req *req);
+
+/* status.c */
+void qcow2_submit_map(struct chan *ch, struct req *req);
+
+/* sparse.c. In a fiber of @ch->loop: does the file take clearly less than what it is said to hold?
+ * The guess is QEMU's. */
+bool sparse_wait(struct chan *ch);
 
 /* inflate.c. In a fiber: reads @req, which lies in the compressed cluster of L2 entry @entry in the
  * image of @layer (a chan of this loop). @off is the request's offset in that image. */
@@ -97,5 +113,31 @@ struct snapshot {
 };
 int snapshot_find_wait(struct chan *file, const struct qcow2_header *h, const char *wanted,
 		       struct snapshot *ret, struct err *err);
+
+/* One entry of the table. */
+struct snapshot_entry {
+	struct snapshot snapshot;
+	const char *id, *name;          /* in the walk's memory; not ended by a zero */
+	size_t id_size, name_size;
+	uint64_t vm_state_bytes;
+	uint32_t date_s, date_ns;
+	uint64_t vm_clock_ns;
+	uint64_t icount;
+	bool has_icount;
+};
+
+/* Goes through the table: start, wait once for each of header.nb_snapshots entries, end. */
+struct snapshot_walk {
+	struct chan *file;              /* borrowed, as is @h */
+	const struct qcow2_header *h;
+	uint64_t off;                   /* of the next entry */
+	unsigned index;                 /* of the next entry */
+	char *text;                     /* owned */
+	struct snapshot_entry entry;    /* the last one read */
+};
+int snapshot_walk_start(struct snapshot_walk *w, struct chan *file, const struct qcow2_header *h,
+			struct err *err);
+int snapshot_walk_wait(struct snapshot_walk *w, struct err *err);
+void snapshot_walk_end(struct snapshot_walk *w);
 
 #endif

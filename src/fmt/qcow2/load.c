@@ -12,11 +12,14 @@
 struct wish {
 	struct task task;
 	struct qcow2 *q;
-	uint64_t off, len;
+	uint64_t off;
+	void (*look)(void *arg);        /* finds the answer, where res is 0 */
+	void *arg;
 	struct loop *loop;              /* where the fiber runs */
 	struct fiber *fiber;
 	int res;
-	struct ext ext;                 /* the answer, if res is 0 */
+	uint64_t empty_end;             /* load_ahead_wait()'s; 0: not known */
+	uint64_t ahead_end;             /* what follows is wanted, too, up to here; or 0 */
 	bool is_done;
 	struct list_node link;
 };
@@ -28,6 +31,8 @@ struct load {
 	uint64_t key;                   /* 0: unused */
 	struct list_node wishes;
 	uint8_t *buf;                   /* CACHE_SLICE_BYTES_MAX, aligned */
+	uint64_t ahead_end;             /* as in struct wish */
+	uint64_t empty_end;             /* as in struct wish */
 };
 
 struct loads {
@@ -93,40 +98,92 @@ static bool is_zero(const uint8_t *buf, size_t len)
 	return !buf[0] && !memcmp(buf, buf + 1, len - 1);
 }
 
-/* Specification, "Extended L2 Entries": an unallocated entry has an empty bitmap too, so a slice of
- * zero bytes maps nothing in either format. With an external data file that holds as well: a
- * cluster at offset 0 has COPIED set. */
-static int load_slice_wait(struct qcow2 *q, uint64_t slice, uint8_t *buf)
+/* How far behind L1 entry @index there is no table: guest bytes. An image may claim millions of
+ * entries, so none is looked at beyond the guest offset @wanted. */
+static int empty_end_wait(struct qcow2 *q, uint64_t index, uint64_t wanted, uint64_t *ret)
 {
-	uint64_t off = slice << q->slice_shift;
-	uint64_t per_table = qcow2_l2_coverage(&q->header), index = off / per_table;
-	uint64_t entry = 0, table;
-	int rc;
+	uint64_t per_table = qcow2_l2_coverage(&q->header), entry;
+	uint64_t end = MIN((uint64_t)q->l1_entries, div_round_up(wanted, per_table));
 
-	if (index < q->l1_entries) {
-		rc = l1_entry_wait(q, index, &entry);
+	while (++index < end) {
+		int rc = l1_entry_wait(q, index, &entry);
+
 		if (rc)
 			return rc;
+		if (entry & QCOW2_OFFSET_MASK)
+			break;
 	}
+	*ret = index < q->l1_entries ? index * per_table : INT64_MAX;
+	return 0;
+}
+
+/* How many of the @left slices of a table are to be read at once. */
+static uint64_t slices_ahead(const struct qcow2 *q, uint64_t left)
+{
+	uint64_t slots = (uint64_t)CACHE_WAYS << q->cache->set_bits;
+	uint64_t n = MIN(left, (uint64_t)LOAD_AHEAD_BYTES / q->slice_bytes);
+
+	return MIN(n, slots / 4);       /* a cache has at least CACHE_WAYS slots */
+}
+
+/* Reads @n slices of a table, from @at of the file, into @buf and puts them in the cache; @slice,
+ * the first, last of all and in any case.
+ *
+ * Specification, "Extended L2 Entries": an unallocated entry has an empty bitmap too, so a slice of
+ * zero bytes maps nothing in either format. With an external data file that holds as well: a
+ * cluster at offset 0 has COPIED set. */
+static int read_slices_wait(struct qcow2 *q, uint64_t at, uint64_t slice, uint64_t n, uint8_t *buf)
+{
+	struct qcow2_cache *c = q->cache;
+	int rc = chan_read_wait(q->node.home_chan->child[CHILD_FILE], at, buf, n * q->slice_bytes);
+	bool is_empty;
+
+	if (rc)
+		return rc;
+	/* A slice may be smaller than the cache's slots; the rest of the slot is never looked at,
+	 * but copied. */
+	memset(buf + n * q->slice_bytes, 0, CACHE_SLICE_BYTES_MAX - q->slice_bytes);
+	while (n--) {
+		uint64_t key = cache_key(q->layer, slice + n);
+		const uint8_t *bytes = buf + n * q->slice_bytes;
+
+		if (!n || cache_find(c, key, &is_empty) < 0)
+			cache_insert(c, key, is_zero(bytes, q->slice_bytes) ? NULL : bytes);
+	}
+	return 0;
+}
+
+static int load_slice_wait(struct load *ld, uint64_t slice)
+{
+	struct qcow2 *q = ld->q;
+	uint64_t off = slice << q->slice_shift;
+	uint64_t per_table = qcow2_l2_coverage(&q->header), index = off / per_table;
+	uint64_t in_table = off % per_table >> q->slice_shift, n = 1, entry = 0, table;
+	uint8_t *large = NULL;
+	int rc = index < q->l1_entries ? l1_entry_wait(q, index, &entry) : 0;
+
+	if (rc)
+		return rc;
 	table = entry & QCOW2_OFFSET_MASK;
 	if (!table) {
+		rc = ld->ahead_end ? empty_end_wait(q, index, ld->ahead_end, &ld->empty_end) : 0;
 		cache_insert(q->cache, cache_key(q->layer, slice), NULL);
-		return 0;
+		return rc;
 	}
 	if (!is_aligned(table, qcow2_cluster_size(&q->header)))
 		return qcow2_corrupt(q, "L2 table offset %#llx unaligned (L1 index: %#llx)",
 				     (unsigned long long)table, (unsigned long long)index);
-	rc = chan_read_wait(q->node.home_chan->child[CHILD_FILE],
-			    table + (off % per_table >> q->slice_shift) * q->slice_bytes, buf,
-			    q->slice_bytes);
-	if (rc)
-		return rc;
-	/* A slice may be smaller than the cache's slots; the rest of the slot is never looked at.
-	 * */
-	memset(buf + q->slice_bytes, 0, CACHE_SLICE_BYTES_MAX - q->slice_bytes);
-	cache_insert(q->cache, cache_key(q->layer, slice),
-		     is_zero(buf, q->slice_bytes) ? NULL : buf);
-	return 0;
+	if (ld->ahead_end)
+		n = slices_ahead(q, (per_table >> q->slice_shift) - in_table);
+	if (n > 1)
+		large = aligned_alloc(CACHE_SLICE_BYTES_MAX,
+				      LOAD_AHEAD_BYTES + CACHE_SLICE_BYTES_MAX);
+	if (!large)
+		n = 1;
+	rc = read_slices_wait(q, table + in_table * q->slice_bytes, slice, n,
+			      large ? large : ld->buf);
+	free(large);
+	return rc;
 }
 
 static void wish_back(struct task *t)
@@ -142,8 +199,7 @@ static void wish_answer(struct wish *w, int res)
 {
 	w->res = res;
 	if (!res)
-		w->ext = map_run(w->q, w->off, w->len);
-	assert(res || w->ext.kind != EXT_MISS);
+		w->look(w->arg);
 	w->task.fn = wish_back;
 	if (loop_is_current(w->loop))
 		loop_defer(w->loop, &w->task);
@@ -158,12 +214,16 @@ static void load_fiber(struct task *t)
 	struct load *ld = container_of(t, struct load, task);
 	struct qcow2 *q = ld->q;
 	struct qcow2_cache *c = q->cache;
-	uint64_t slice = ld->key & ((1ULL << CACHE_LAYER_SHIFT) - 1);
-	int res = load_slice_wait(q, slice, ld->buf);
+	uint64_t slice = ld->key & (CACHE_SLICES_MAX - 1);
+	int res = load_slice_wait(ld, slice);
 	struct list_node *n;
 
-	while ((n = list_pop(&ld->wishes)))
-		wish_answer(list_entry(n, struct wish, link), res);
+	while ((n = list_pop(&ld->wishes))) {
+		struct wish *w = list_entry(n, struct wish, link);
+
+		w->empty_end = ld->empty_end;
+		wish_answer(w, res);
+	}
 	ld->key = 0;
 	/* Those that waited for a free load: until one takes this. */
 	while (!ld->key && (n = list_pop(&c->loads->waiting)))
@@ -199,29 +259,60 @@ static void wish_start(struct task *t)
 	}
 	vacant->key = key;
 	vacant->q = w->q;
+	vacant->ahead_end = w->ahead_end;
+	vacant->empty_end = 0;
 	list_add_tail(&vacant->wishes, &w->link);
 	vacant->task.fn = load_fiber;
 	fiber_start(c->home, &vacant->task);
 }
 
+static int wish_wait(struct wish *w)
+{
+	w->task.fn = wish_start;
+	w->loop = loop_current();
+	w->fiber = fiber_self();
+	if (loop_is_current(w->q->cache->home))
+		wish_start(&w->task);
+	else
+		loop_post(w->q->cache->home, &w->task);
+	while (!w->is_done)
+		fiber_park();
+	return w->res;
+}
+
+/* load_wait()'s question. */
+struct look {
+	const struct qcow2 *q;
+	uint64_t off, len;
+	struct ext ext;
+};
+
+static void look_run(void *arg)
+{
+	struct look *k = arg;
+
+	k->ext = map_run(k->q, k->off, k->len);
+	assert(k->ext.kind != EXT_MISS);
+}
+
 int load_wait(struct qcow2 *q, uint64_t off, uint64_t len, struct ext *ret)
 {
-	struct wish w = {
-		.task.fn = wish_start,
-		.q = q,
-		.off = off,
-		.len = len,
-		.loop = loop_current(),
-		.fiber = fiber_self(),
-	};
+	struct look k = { .q = q, .off = off, .len = len };
+	struct wish w = { .q = q, .off = off, .look = look_run, .arg = &k };
+	int rc = wish_wait(&w);
 
-	if (loop_is_current(q->cache->home))
-		wish_start(&w.task);
-	else
-		loop_post(q->cache->home, &w.task);
-	while (!w.is_done)
-		fiber_park();
-	if (!w.res)
-		*ret = w.ext;
-	return w.res;
+	if (!rc)
+		*ret = k.ext;
+	return rc;
+}
+
+int load_ahead_wait(struct qcow2 *q, uint64_t off, uint64_t len, void (*look)(void *arg), void *arg,
+		    uint64_t *ret_empty_end)
+{
+	struct wish w = { .q = q, .off = off, .look = look, .arg = arg, .ahead_end = off + len };
+	int rc = wish_wait(&w);
+
+	if (!rc)
+		*ret_empty_end = w.empty_end;
+	return rc;
 }

@@ -13,7 +13,7 @@
 struct loads;
 struct qcow2;
 
-enum { LOADS_MAX = 32 };
+enum { LOADS_MAX = 32, LOAD_AHEAD_BYTES = 64 << 10 };
 
 struct loads *loads_new(void);          /* NULL: no memory */
 void loads_free(struct loads *ls);
@@ -24,5 +24,12 @@ struct ext;
  * map_run() says of [@off, @off + @len) while it surely is in the cache: however small the cache
  * and however many want to be in it, whoever waits gets on. 0, -EIO, -ENOMEM or -EUCLEAN. */
 int load_wait(struct qcow2 *q, uint64_t off, uint64_t len, struct ext *ret);
+
+/* For those who will want what follows, too: reads up to LOAD_AHEAD_BYTES of the L2 table at once.
+ * What the caller wants to know of the slice, look(arg) finds out on the home loop while it surely
+ * is in the cache. *@ret_empty_end: where not 0, L1 has no table from the slice on up to this guest
+ * offset; no more of L1 is looked at than [@off, @off + @len) needs. */
+int load_ahead_wait(struct qcow2 *q, uint64_t off, uint64_t len, void (*look)(void *arg), void *arg,
+		    uint64_t *ret_empty_end);
 
 #endif

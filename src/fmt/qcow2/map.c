@@ -3,13 +3,6 @@
 
 #include "fmt/qcow2/image.h"
 
-/* One cluster's or subcluster's kind. For EXT_DATA, host_off is that of the (sub)cluster's start.
- * */
-struct unit {
-	enum ext_kind kind;
-	uint64_t host_off;
-};
-
 /* @guest is the cluster's guest offset, for what an external data file requires. */
 static struct unit decode(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 {
@@ -18,19 +11,20 @@ static struct unit decode(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 	bool is_zero = false;
 
 	if (entry & QCOW2_COMPRESSED)
-		return (struct unit){ q->has_data_file ? EXT_CORRUPT : EXT_COMPRESSED, entry };
+		return (struct unit){ q->has_data_file ? EXT_CORRUPT : EXT_COMPRESSED, entry,
+				      false };
 	if (q->entry_words == 1 && (entry & QCOW2_ZERO)) {
 		if (!q->has_zero_flag)
-			return (struct unit){ EXT_CORRUPT, entry };
+			return (struct unit){ EXT_CORRUPT, entry, false };
 		is_zero = true;
 		is_allocated = host;    /* a preallocated zero cluster, or none */
 	}
 	if (is_allocated && (!is_aligned(host, 1ULL << q->cluster_bits) ||
 			     (q->has_data_file && host != guest)))
-		return (struct unit){ EXT_CORRUPT, entry };
+		return (struct unit){ EXT_CORRUPT, entry, false };
 	if (is_zero)
-		return (struct unit){ EXT_ZERO, entry };
-	return (struct unit){ is_allocated ? EXT_DATA : EXT_BACKING, host };
+		return (struct unit){ EXT_ZERO, host, is_allocated };
+	return (struct unit){ is_allocated ? EXT_DATA : EXT_BACKING, host, is_allocated };
 }
 
 static struct unit decode_sub(const struct qcow2 *q, uint64_t entry, uint64_t bitmap,
@@ -43,17 +37,14 @@ static struct unit decode_sub(const struct qcow2 *q, uint64_t entry, uint64_t bi
 		return u;
 	/* A bit of both halves, or data without a place for it. */
 	if ((bitmap & (bitmap >> 32) & 0xffffffff) || (u.kind != EXT_DATA && (uint32_t)bitmap))
-		return (struct unit){ EXT_CORRUPT, entry };
-	if (is_zero)
-		return (struct unit){ EXT_ZERO, 0 };
-	if (!is_allocated)
-		return (struct unit){ EXT_BACKING, 0 };
-	u.host_off += (uint64_t)sub << q->unit_bits;
+		return (struct unit){ EXT_CORRUPT, entry, false };
+	if (u.has_host)
+		u.host_off += (uint64_t)sub << q->unit_bits;
+	u.kind = is_zero ? EXT_ZERO : is_allocated ? EXT_DATA : EXT_BACKING;
 	return u;
 }
 
-/* The unit at @off, from the words of its slice in @slot. */
-static struct unit unit_at(const struct qcow2 *q, long slot, uint64_t off)
+struct unit map_unit(const struct qcow2 *q, long slot, uint64_t off)
 {
 	uint64_t in_slice = off & ((1ULL << q->slice_shift) - 1);
 	unsigned entry = (unsigned)(in_slice >> q->cluster_bits);
@@ -66,38 +57,49 @@ static struct unit unit_at(const struct qcow2 *q, long slot, uint64_t off)
 			  (unsigned)(off >> q->unit_bits) % QCOW2_SUBCLUSTERS);
 }
 
-struct ext map_run(const struct qcow2 *q, uint64_t off, uint64_t len)
+/* The run from @off to @end, from what is in @slot at the moment. */
+static struct ext run_in_slot(const struct qcow2 *q, long slot, uint64_t off, uint64_t end)
 {
-	uint64_t key = cache_key(q->layer, off >> q->slice_shift);
-	uint64_t slice_end = (off | ((1ULL << q->slice_shift) - 1)) + 1;
-	uint64_t end = off + MIN(len, slice_end - off), at;
-	uint64_t unit_bytes = 1ULL << q->unit_bits;
-	struct unit first, u;
-	bool is_empty;
-	uint32_t version;
-	long slot = cache_find(q->cache, key, &is_empty);
+	uint64_t cluster_bytes = 1ULL << q->cluster_bits, unit_bytes = 1ULL << q->unit_bits;
+	uint64_t start = align_down(off, unit_bytes), at;
+	struct unit first = map_unit(q, slot, off), u;
 
-	if (slot < 0)
-		return (struct ext){ EXT_MISS, len, 0 };
-	if (is_empty)
-		return (struct ext){ EXT_BACKING, end - off, 0 };
-	version = cache_read_begin(q->cache, slot, key);
-	first = unit_at(q, slot, off);
 	if (first.kind == EXT_COMPRESSED || first.kind == EXT_CORRUPT) {
-		at = align_down(off, 1ULL << q->cluster_bits) + (1ULL << q->cluster_bits);
+		at = align_down(off, cluster_bytes) + cluster_bytes;
 	} else {
-		at = align_down(off, unit_bytes) + unit_bytes;
-		for (; at < end; at += unit_bytes) {
-			u = unit_at(q, slot, at);
-			if (u.kind != first.kind ||
-			    (u.kind == EXT_DATA && u.host_off - first.host_off !=
-			     at - align_down(off, unit_bytes)))
+		for (at = start + unit_bytes; at < end; at += unit_bytes) {
+			u = map_unit(q, slot, at);
+			if (u.kind != first.kind || (u.kind == EXT_DATA &&
+						     u.host_off - first.host_off != at - start))
 				break;
 		}
 	}
-	if (!cache_read_valid(q->cache, slot, version))
-		return (struct ext){ EXT_MISS, len, 0 };
 	if (first.kind == EXT_DATA)
-		first.host_off += off & (unit_bytes - 1);
-	return (struct ext){ first.kind, MIN(at, end) - off, first.host_off };
+		first.host_off += off - start;
+	return (struct ext){ .kind = first.kind, .len = MIN(at, end) - off,
+			     .host_off = first.host_off };
+}
+
+struct ext map_run(const struct qcow2 *q, uint64_t off, uint64_t len)
+{
+	uint64_t slice_end = (off | ((1ULL << q->slice_shift) - 1)) + 1;
+	uint64_t key = cache_key(q->layer, off >> q->slice_shift);
+	uint64_t end = off + MIN(len, slice_end - off);
+	struct ext miss = { .kind = EXT_MISS, .len = len };
+	struct ext e = { .kind = EXT_BACKING, .len = end - off };
+	uint32_t version;
+	bool is_empty;
+	long slot = cache_find(q->cache, key, &is_empty);
+
+	if (slot < 0)
+		return miss;
+	if (!is_empty) {
+		version = cache_read_begin(q->cache, slot, key);
+		e = run_in_slot(q, slot, off, end);
+		if (!cache_read_valid(q->cache, slot, version))
+			return miss;
+	}
+	if (e.kind == EXT_BACKING)
+		e.next = cache_next(q->cache, slot, key, map_part(q, off));
+	return e;
 }

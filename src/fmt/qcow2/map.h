@@ -5,6 +5,7 @@
 #ifndef FMT_QCOW2_MAP_H
 #define FMT_QCOW2_MAP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct qcow2;
@@ -20,6 +21,7 @@ enum ext_kind {
 
 struct ext {
 	enum ext_kind kind;
+	uint16_t next;          /* EXT_BACKING: cache_next() */
 	uint64_t len;           /* at least 1, at most what was asked */
 	uint64_t host_off;
 };
@@ -27,5 +29,15 @@ struct ext {
 /* The run of one kind that starts at @off, @len bytes at most (at least 1); it may be shorter than
  * it could be: it ends at the slice. Any thread. */
 struct ext map_run(const struct qcow2 *q, uint64_t off, uint64_t len);
+
+/* What one cluster is, or with extended L2 entries one subcluster. */
+struct unit {
+	enum ext_kind kind;     /* never EXT_MISS */
+	uint64_t host_off;      /* as in struct ext, of the unit's start */
+	bool has_host;          /* the entry names a host cluster, whatever the kind */
+};
+
+/* The unit at @off, from the words of its slice in @slot of the cache. */
+struct unit map_unit(const struct qcow2 *q, long slot, uint64_t off);
 
 #endif

@@ -69,7 +69,8 @@ const struct node_ops qcow2_ops = {
 	.free = node_free,
 };
 
-static int header_read_wait(struct chan *file, struct qcow2_header *ret, struct err *err)
+static int header_read_wait(struct chan *file, bool for_check, struct qcow2_header *ret,
+			    struct err *err)
 {
 	size_t len = HEADER_READ_FIRST, need = 0;
 
@@ -83,7 +84,8 @@ static int header_read_wait(struct chan *file, struct qcow2_header *ret, struct 
 		if (rc)
 			err_set_errno(err, -rc, "cannot read the header");
 		else
-			rc = qcow2_header_parse(buf, len, ret, &need, err);
+			rc = (for_check ? qcow2_header_parse_for_check : qcow2_header_parse)(
+				buf, len, ret, &need, err);
 		free(buf);
 		if (rc != -EAGAIN)
 			return rc;
@@ -104,14 +106,15 @@ static int layout_init(struct qcow2 *q, uint64_t size, struct err *err)
 	if (q->cache->layers >= CACHE_LAYERS_MAX)
 		return err_set(err, EMFILE, "too many layers in a backing chain");
 	q->layer = q->cache->layers++;
+	q->cache->images[q->layer] = q;
 	q->cluster_bits = h->cluster_bits;
 	q->entry_words = qcow2_has_extended_l2(h) ? 2 : 1;
 	q->unit_bits = h->cluster_bits -
 		       (qcow2_has_extended_l2(h) ? log2_floor(QCOW2_SUBCLUSTERS) : 0);
 	q->slice_bytes = MIN(cluster, q->cache->slice_bytes);
 	q->slice_shift = log2_floor(q->slice_bytes / (8 * q->entry_words)) + h->cluster_bits;
-	/* Slices have numbers of CACHE_LAYER_SHIFT bits in the cache's keys. */
-	if (size >> q->slice_shift >= 1ULL << CACHE_LAYER_SHIFT)
+	/* What L1 covers always fits; a snapshot may claim to be larger than its L1. */
+	if (size >> q->slice_shift >= CACHE_SLICES_MAX)
 		return err_set(err, EFBIG, "a disk of %llu bytes is too big for its clusters",
 			       (unsigned long long)size);
 	q->has_data_file = qcow2_has_data_file(h);
@@ -124,7 +127,7 @@ static int open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct chan
 		     struct err *err)
 {
 	struct snapshot s;
-	int rc = header_read_wait(file, &q->header, err);
+	int rc = header_read_wait(file, opts->for_check, &q->header, err);
 
 	if (rc)
 		return rc;
@@ -133,12 +136,17 @@ static int open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct chan
 		err_hint(err, "repair it with 'qemu-img check -r all', or open it read-only");
 		return -EROFS;
 	}
+	rc = opts->metadata_only ? 0 : qcow2_check_encryption(&q->header, err);
+	if (rc)
+		return rc;
 	s = (struct snapshot){ q->header.l1_off, q->header.l1_entries, q->header.size };
 	if (opts->snapshot) {
 		rc = snapshot_find_wait(file, &q->header, opts->snapshot, &s, err);
 		if (rc)
 			return rc;
 	}
+	if (!opts->for_check && qcow2_check_reach(s.l1_off, (uint64_t)s.l1_entries * 8))
+		return err_set_errno(err, EIO, "Could not read L1 table");
 	rc = layout_init(q, s.size, err);
 	if (rc)
 		return rc;
@@ -178,7 +186,7 @@ int qcow2_open_wait(struct node *file, const struct qcow2_opts *opts, struct nod
 	if (rc) {
 		q->node.child[CHILD_FILE] = NULL;       /* still the caller's */
 		node_put_wait(&q->node);
-		return err_wrap(err, rc, "'%s'", file->name);
+		return rc;
 	}
 	*ret = &q->node;
 	return 0;

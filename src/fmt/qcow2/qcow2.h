@@ -19,13 +19,15 @@ enum { QCOW2_CACHE_BUDGET_DEFAULT = 32 << 20 };
 
 struct qcow2_opts {
 	bool writable;
+	bool metadata_only;             /* nobody reads the content: it may be encrypted */
+	bool for_check;                 /* open also what only a check can look at */
 	const char *snapshot;           /* id or name of an internal snapshot; or NULL */
 	struct qcow2_cache *cache;      /* borrowed until the node is gone */
 };
 
 /* Opens the image in @file. In a fiber of the home loop, which is the cache's. *Takes* @file
- * on success. The caller then attaches a data file and a backing file where the image wants them
- * (node_attach_wait()); before that it must not be read.
+ * on success. Messages do not name it. The caller then attaches a data file and a backing file
+ * where the image wants them (node_attach_wait()); before that it must not be read.
  * -EINVAL: not a qcow2 image, or damaged; -ENOTSUP: a feature that byre does not know, named in
  * @err; -EROFS: marked corrupt and to be written; -ENOENT: no such snapshot; or an I/O error. */
 int qcow2_open_wait(struct node *file, const struct qcow2_opts *opts, struct node **ret,

@@ -17,26 +17,68 @@
 #include "fmt/qcow2/image.h"
 #include "fmt/qcow2/load.h"
 
-enum { PARTS_MAX = 8, MAP_SLICES_MAX = 64 };
+enum { PARTS_MAX = 8 };
 
 /* Where a look-up stands in the chain. */
 struct place {
 	struct chan *layer;
-	unsigned depth;
 	struct ext e;
+	const struct chan *above;       /* where it may learn(): the layer asked before; or NULL */
 };
+
+static uint64_t size_of(const struct chan *ch)
+{
+	return atomic_load_explicit(&ch->node->size, memory_order_relaxed);
+}
+
+/* Where the way leads on from p->layer, which has nothing from @off on: to its backing file, or to
+ * the next layer that it remembers, if it does for all of the run (C4). */
+static struct chan *layer_below(const struct place *p, uint64_t off)
+{
+	const struct qcow2 *q = qcow2_of(p->layer->node);
+	unsigned next = p->e.next & CACHE_LAYERS_MAX, part_shift = q->slice_shift - CACHE_PART_BITS;
+
+	if (!next || (off + p->e.len - 1) >> part_shift != off >> part_shift)
+		return p->layer->child[CHILD_BACKING];
+	return q->cache->images[next - 1]->node.chans[loop_id(p->layer->loop)];
+}
+
+/* p->layer has nothing at @off. If it has nothing of the whole part that the layer above remembers
+ * a next layer for, the next walk may go from there straight to @below. The steps double with
+ * each walk: even a long chain is short after a few. (C4) */
+static void learn(const struct place *p, const struct chan *below, uint64_t off)
+{
+	const struct qcow2 *q = qcow2_of(p->layer->node), *above = qcow2_of(p->above->node);
+	uint64_t part = 1ULL << (above->slice_shift - CACHE_PART_BITS);
+	uint64_t start = align_down(off, part), end = MIN(start + part, size_of(p->above));
+	unsigned next = (q->layer + 1) | CACHE_LAST;
+
+	assert(above->cache == q->cache);
+	if (q->slice_shift >= above->slice_shift && size_of(p->layer) >= end) {
+		struct ext e = map_run(q, start, end - start);
+
+		if (e.kind == EXT_MISS)
+			return;
+		if (e.kind == EXT_BACKING && e.len == end - start)
+			next = qcow2_of(below->node)->layer + 1;
+	}
+	cache_set_next(q->cache, cache_key(above->layer, off >> above->slice_shift),
+		       map_part(above, off), next);
+}
 
 /* Judges p->e, which is p->layer's answer for @off. True: the qcow2 layer below is to be asked for
  * p->e.len bytes, and p->layer is that one now. False: p->e is the chain's answer; EXT_BACKING
  * then means the node behind p->layer's CHILD_BACKING, which is not qcow2. */
-static bool descend(struct place *p, uint64_t off)
+static inline bool descend(struct place *p, uint64_t off)
 {
-	struct chan *below = p->layer->child[CHILD_BACKING];
+	struct chan *below;
+	bool is_known;
 	uint64_t end;
 
 	if (p->e.kind != EXT_BACKING)
 		return false;
-	end = below ? atomic_load_explicit(&below->node->size, memory_order_relaxed) : 0;
+	below = layer_below(p, off);
+	end = below ? size_of(below) : 0;
 	if (off >= end) {                                               /* V2 */
 		p->e.kind = EXT_ZERO;
 		return false;
@@ -44,19 +86,52 @@ static bool descend(struct place *p, uint64_t off)
 	p->e.len = MIN(p->e.len, end - off);
 	if (below->ops != &qcow2_ops)
 		return false;
+	if (p->above)
+		learn(p, below, off);
+	/* What is known already is not learnt: the last step, or one too short for this run. */
+	is_known = p->e.next && (p->e.next & CACHE_LAST || below == p->layer->child[CHILD_BACKING]);
+	p->above = is_known ? NULL : p->layer;
 	p->layer = below;
-	p->depth++;
+	return true;
+}
+
+/* Is p->e.len from @off on a part of one cluster that p->layer surely does not have? Then that is
+ * its answer, as map_run() would put it. Most layers of a chain give it, so it costs as little as
+ * can be: one entry is looked at. */
+static bool is_hole(struct place *p, uint64_t off)
+{
+	const struct qcow2 *q = qcow2_of(p->layer->node);
+	uint64_t key = cache_key(q->layer, off >> q->slice_shift);
+	uint64_t cluster = off >> q->cluster_bits;
+	bool is_empty;
+	long slot = cache_find(q->cache, key, &is_empty);
+
+	if (slot < 0 || (off + p->e.len - 1) >> q->cluster_bits != cluster)
+		return false;
+	if (!is_empty) {
+		uint32_t version = cache_read_begin(q->cache, slot, key);
+		uint64_t entries = 1ULL << (q->slice_shift - q->cluster_bits);
+		unsigned at = (unsigned)(cluster & (entries - 1)) * q->entry_words;
+
+		/* Zeros are the unallocated entry of either format. */
+		if (cache_word(q->cache, slot, at) ||
+		    (q->entry_words == 2 && cache_word(q->cache, slot, at + 1)) ||
+		    !cache_read_valid(q->cache, slot, version))
+			return false;
+	}
+	p->e.kind = EXT_BACKING;
+	p->e.next = cache_next(q->cache, slot, key, map_part(q, off));
 	return true;
 }
 
 /* The run at @off, from what is cached. */
 static struct place resolve(struct chan *ch, uint64_t off, uint64_t len)
 {
-	struct place p = { .layer = ch, .e.len = len };
+	struct place p = { .layer = ch, .e = map_run(qcow2_of(ch->node), off, len) };
 
-	do {
-		p.e = map_run(qcow2_of(p.layer->node), off, p.e.len);
-	} while (descend(&p, off));
+	while (descend(&p, off))
+		if (!is_hole(&p, off))
+			p.e = map_run(qcow2_of(p.layer->node), off, p.e.len);
 	return p;
 }
 
@@ -238,116 +313,6 @@ static void runs_fiber(struct task *t)
 		req_finish(ch, req, rc);
 }
 
-/* Says in req->map what run is at @p. */
-static void map_fill(struct req *req, const struct place *p)
-{
-	const struct qcow2 *q = qcow2_of(p->layer->node);
-
-	req->map = (struct map_run){ .len = p->e.len, .depth = p->depth };
-	if (p->e.kind == EXT_ZERO) {
-		req->map.flags = MAP_ZERO;
-	} else {
-		req->map.flags = MAP_DATA | MAP_PRESENT;
-		if (p->e.kind == EXT_COMPRESSED) {
-			req->map.flags |= MAP_COMPRESSED;
-		} else {
-			req->map.flags |= MAP_HOST;
-			req->map.host_off = p->e.host_off;
-			req->map.file = q->node.child[q->data_child];
-		}
-	}
-}
-
-/* Data clusters that were only preallocated are holes of the file. To look for them costs a
- * system call a run, so it is done only where the file takes clearly less than its length, as
- * QEMU does it: more than a tenth, and two clusters. */
-static bool look_for_holes_wait(struct qcow2 *q)
-{
-	struct node *file = q->node.child[CHILD_FILE];
-	uint64_t cluster = qcow2_cluster_size(&q->header);
-	uint64_t clusters = div_round_up(atomic_load(&file->size), cluster), bytes;
-	enum holes holes = atomic_load_explicit(&q->holes, memory_order_relaxed);
-
-	if (holes == HOLES_UNKNOWN) {
-		holes = HOLES_NONE;
-		if (file->ops->allocated_wait && !file->ops->allocated_wait(file, &bytes)) {
-			bytes /= cluster;
-			if (clusters >= MAX(bytes * 11 / 10, bytes + 2))
-				holes = HOLES_LOOK;
-		}
-		atomic_store_explicit(&q->holes, holes, memory_order_relaxed);
-	}
-	return holes == HOLES_LOOK;
-}
-
-/* Shortens the run of data in @req->map to what its file says of it: data or a hole. */
-static void map_holes_wait(struct chan *data, struct req *req)
-{
-	struct req below = { .kind = REQ_MAP, .off = req->map.host_off, .len = req->map.len };
-
-	if (chan_submit_wait(data, &below))
-		return;                 /* data, as far as is known */
-	req->map.len = MIN(req->map.len, below.map.len);
-	req->map.flags |= below.map.flags & MAP_ZERO;
-}
-
-/* Lengthens the run at @p by what follows it in the next slices, where that is the same run. */
-static void extend_wait(struct chan *ch, const struct req *req, struct place *p)
-{
-	struct place next;
-
-	for (unsigned i = 0; i < MAP_SLICES_MAX && p->e.len < req->len; i++) {
-		if (resolve_wait(ch, req->off + p->e.len, req->len - p->e.len, &next) ||
-		    next.e.kind != p->e.kind || next.layer != p->layer)
-			return;
-		if (p->e.kind == EXT_COMPRESSED ||
-		    (p->e.kind == EXT_DATA && next.e.host_off != p->e.host_off + p->e.len))
-			return;
-		p->e.len += next.e.len;
-	}
-}
-
-static void map_fiber(struct task *t)
-{
-	struct req *req = container_of(t, struct req, task);
-	struct chan *ch = req->ch;
-	struct qcow2_chan *qc = container_of(ch, struct qcow2_chan, ch);
-	struct place p;
-	int rc = resolve_wait(ch, req->off, req->len, &p);
-
-	if (!rc)
-		extend_wait(ch, req, &p);
-	if (!rc && p.e.kind == EXT_BACKING) {
-		struct req below = { .kind = REQ_MAP, .off = req->off, .len = p.e.len };
-
-		rc = chan_submit_wait(p.layer->child[CHILD_BACKING], &below);
-		req->map = below.map;
-		req->map.depth += p.depth + 1;
-	} else if (!rc) {
-		map_fill(req, &p);
-		if (p.e.kind == EXT_DATA && look_for_holes_wait(qcow2_of(p.layer->node)))
-			map_holes_wait(p.layer->child[qcow2_of(p.layer->node)->data_child], req);
-	}
-	fiber_gate_leave(ch->loop, &qc->gate);
-	req_finish(ch, req, rc);
-}
-
-static void submit_map(struct chan *ch, struct req *req)
-{
-	struct place p = resolve(ch, req->off, req->len);
-	const struct qcow2 *q = qcow2_of(p.layer->node);
-	bool is_known = p.e.kind == EXT_ZERO || p.e.kind == EXT_COMPRESSED ||
-			(p.e.kind == EXT_DATA && atomic_load_explicit(&q->holes,
-							memory_order_relaxed) == HOLES_NONE);
-
-	if (!is_known) {
-		start_fiber(ch, req, map_fiber);
-		return;
-	}
-	map_fill(req, &p);
-	req_finish(ch, req, 0);
-}
-
 static void submit_read(struct chan *ch, struct req *req)
 {
 	struct place p = resolve(ch, req->off, req->len);
@@ -365,7 +330,7 @@ void qcow2_submit(struct chan *ch, struct req *req)
 		submit_read(ch, req);
 		return;
 	case REQ_MAP:
-		submit_map(ch, req);
+		qcow2_submit_map(ch, req);
 		return;
 	case REQ_FLUSH:
 		req_finish(ch, req, 0); /* nothing is ever written */

@@ -9,51 +9,87 @@
 
 enum { TEXT_MAX = 2 * 65535 };          /* id and name: 16-bit lengths */
 
-/* One entry of the table, and where the next begins. */
-struct entry {
-	struct snapshot snapshot;
-	const char *id, *name;          /* not ended by a zero */
-	size_t id_size, name_size;
-	uint64_t next_off;
-};
+/* What the fields of fixed size say, and where the rest begins. */
+static uint32_t entry_fixed(const struct qcow2_snapshot_disk *d, struct snapshot_entry *e)
+{
+	e->snapshot.l1_off = be64_get(d->l1_table_offset);
+	e->snapshot.l1_entries = be32_get(d->l1_size);
+	e->id_size = be16_get(d->id_size);
+	e->name_size = be16_get(d->name_size);
+	e->date_s = be32_get(d->date_s);
+	e->date_ns = be32_get(d->date_ns);
+	e->vm_clock_ns = be64_get(d->vm_clock_ns);
+	e->vm_state_bytes = be32_get(d->vm_state_size);
+	return be32_get(d->extra_size);
+}
 
-/* Reads the entry at @off into @text (TEXT_MAX bytes) and judges it. */
-static int entry_read_wait(struct chan *file, const struct qcow2_header *h, uint64_t off,
-			   char *text, struct entry *ret, struct err *err)
+/* The fields that the extra data has, as far as there is so much of it. */
+static void entry_extra(const struct qcow2_snapshot_extra_disk *x, uint32_t len,
+			struct snapshot_entry *e)
+{
+	if (len >= offsetof(struct qcow2_snapshot_extra_disk, disk_size))
+		e->vm_state_bytes = be64_get(x->vm_state_size);
+	if (len >= offsetof(struct qcow2_snapshot_extra_disk, icount))
+		e->snapshot.size = be64_get(x->disk_size);
+	/* All ones: not recorded. */
+	if (len >= sizeof(*x) && be64_get(x->icount) != UINT64_MAX) {
+		e->icount = be64_get(x->icount);
+		e->has_icount = true;
+	}
+}
+
+int snapshot_walk_start(struct snapshot_walk *w, struct chan *file, const struct qcow2_header *h,
+			struct err *err)
+{
+	*w = (struct snapshot_walk) { .file = file, .h = h, .off = h->snapshots_off };
+	w->text = malloc(TEXT_MAX);
+	return w->text ? 0 : err_set_errno(err, ENOMEM, "snapshot table");
+}
+
+void snapshot_walk_end(struct snapshot_walk *w)
+{
+	free(w->text);
+	w->text = NULL;
+}
+
+int snapshot_walk_wait(struct snapshot_walk *w, struct err *err)
 {
 	struct qcow2_snapshot_disk d;
-	struct entry e = { .snapshot.size = h->size };
+	struct qcow2_snapshot_extra_disk x;
+	struct snapshot_entry e = { .snapshot.size = w->h->size };
+	uint64_t at = w->off;
 	uint32_t extra;
-	be64_t disk_size;
-	int rc;
+	int rc = qcow2_check_reach(at, QCOW2_SNAPSHOT_TABLE_BYTES_MAX);
 
-	rc = chan_read_wait(file, off, &d, sizeof(d));
+	if (!rc)
+		rc = chan_read_wait(w->file, at, &d, sizeof(d));
 	if (rc)
 		goto io_error;
-	e.snapshot.l1_off = be64_get(d.l1_table_offset);
-	e.snapshot.l1_entries = be32_get(d.l1_size);
-	e.id_size = be16_get(d.id_size);
-	e.name_size = be16_get(d.name_size);
-	extra = be32_get(d.extra_size);
+	extra = entry_fixed(&d, &e);
 	if (extra > QCOW2_SNAPSHOT_EXTRA_MAX)
-		return err_set(err, EINVAL, "Too much extra metadata in a snapshot table entry");
-	if (extra >= QCOW2_SNAPSHOT_EXTRA_DISK_SIZE_AT + sizeof(disk_size)) {
-		rc = chan_read_wait(file, off + sizeof(d) + QCOW2_SNAPSHOT_EXTRA_DISK_SIZE_AT,
-				    &disk_size, sizeof(disk_size));
-		if (rc)
-			goto io_error;
-		e.snapshot.size = be64_get(disk_size);
-	}
-	rc = chan_read_wait(file, off + sizeof(d) + extra, text, e.id_size + e.name_size);
+		return err_set(err, EINVAL, "Too much extra metadata in snapshot table entry %u\n"
+			       "You can force-remove this extra metadata with qemu-img check -r "
+			       "all",
+			       w->index);
+	at += sizeof(d);
+	rc = chan_read_wait(w->file, at, &x, MIN((size_t)extra, sizeof(x)));
 	if (rc)
 		goto io_error;
-	e.id = text;
-	e.name = text + e.id_size;
-	e.next_off = align_up(off + sizeof(d) + extra + e.id_size + e.name_size, 8);
-	*ret = e;
+	entry_extra(&x, extra, &e);
+	at += extra;
+	rc = chan_read_wait(w->file, at, w->text, e.id_size + e.name_size);
+	if (rc)
+		goto io_error;
+	e.id = w->text;
+	e.name = w->text + e.id_size;
+	w->off = align_up(at + e.id_size + e.name_size, 8);
+	w->index++;
+	w->entry = e;
+	if (w->off - w->h->snapshots_off > QCOW2_SNAPSHOT_TABLE_BYTES_MAX)
+		return err_set(err, EFBIG, "Snapshot table is too big");
 	return 0;
 io_error:
-	return err_set_errno(err, -rc, "cannot read the snapshot table");
+	return err_set_errno(err, -rc, "Failed to read snapshot table");
 }
 
 static bool is_text(const char *text, size_t size, const char *wanted)
@@ -77,41 +113,28 @@ static int snapshot_check(const struct qcow2_header *h, const struct snapshot *s
 int snapshot_find_wait(struct chan *file, const struct qcow2_header *h, const char *wanted,
 		       struct snapshot *ret, struct err *err)
 {
-	uint64_t off = h->snapshots_off;
-	bool is_found = false;
-	char *text = malloc(TEXT_MAX);
-	int rc = 0;
+	struct snapshot_walk w;
+	bool is_found = false, is_id = false;
+	int rc = snapshot_walk_start(&w, file, h, err);
 
-	if (!text)
-		return err_set_errno(err, ENOMEM, "snapshot table");
-	for (uint32_t i = 0; i < h->nb_snapshots; i++) {
-		struct entry e = { 0 };
+	while (!rc && !is_id && w.index < h->nb_snapshots) {
+		const struct snapshot_entry *e = &w.entry;
 
-		rc = entry_read_wait(file, h, off, text, &e, err);
+		rc = snapshot_walk_wait(&w, err);
 		if (rc)
-			goto out;
-		off = e.next_off;
-		if (off - h->snapshots_off > QCOW2_SNAPSHOT_TABLE_BYTES_MAX) {
-			rc = err_set(err, EFBIG, "Snapshot table is too big");
-			goto out;
-		}
-		if (is_text(e.id, e.id_size, wanted)) {
-			*ret = e.snapshot;
-			is_found = true;
 			break;
-		}
-		if (!is_found && is_text(e.name, e.name_size, wanted)) {
-			*ret = e.snapshot;
+		is_id = is_text(e->id, e->id_size, wanted);
+		if (is_id || (!is_found && is_text(e->name, e->name_size, wanted))) {
+			*ret = e->snapshot;
 			is_found = true;
 		}
 	}
-	if (is_found) {
-		rc = snapshot_check(h, ret, err);
-	} else {
-		rc = err_set(err, ENOENT, "the image has no snapshot '%s'", wanted);
-		err_hint(err, "'qemu-img snapshot -l' lists those that it has");
-	}
-out:
-	free(text);
-	return rc;
+	snapshot_walk_end(&w);
+	if (rc)
+		return rc;
+	if (is_found)
+		return snapshot_check(h, ret, err);
+	err_set(err, ENOENT, "the image has no snapshot '%s'", wanted);
+	err_hint(err, "'qemu-img snapshot -l' lists those that it has");
+	return -ENOENT;
 }

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/bitmap.h - the directory of persistent bitmaps (specification: "Bitmaps"), read and
+ * judged in QEMU's words. */
+#ifndef FMT_QCOW2_BITMAP_H
+#define FMT_QCOW2_BITMAP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fmt/qcow2/header.h"
+
+struct chan;
+struct err;
+
+enum {
+	BITMAP_IN_USE = 1,
+	BITMAP_AUTO = 2,
+	BITMAP_NAME_MAX = 1023,
+	BITMAP_GRANULARITY_BITS_MIN = 9,
+	BITMAP_GRANULARITY_BITS_MAX = 31,
+};
+
+struct qcow2_bitmap {
+	uint64_t table_off;
+	uint32_t table_entries;
+	uint32_t flags;                 /* BITMAP_* */
+	unsigned granularity_bits;
+	char name[BITMAP_NAME_MAX + 1];
+};
+
+/* Calls fn(arg, bitmap) for each bitmap of the image, in order, until one returns not 0, which is
+ * what this returns then. In a fiber of @file's loop. -EINVAL with @err: a broken directory.
+ * An image whose bitmaps are inconsistent (qcow2_header) has none. */
+int qcow2_bitmaps_each_wait(struct chan *file, const struct qcow2_header *h,
+			    int (*fn)(void *arg, const struct qcow2_bitmap *b), void *arg,
+			    struct err *err);
+
+/* Reads the table of @b: its entries, in the machine's order, returned owned (free()) in @ret.
+ * -EINVAL: an entry that cannot be; -EIO, -ENOMEM. */
+int qcow2_bitmap_table_wait(struct chan *file, const struct qcow2_header *h,
+			    const struct qcow2_bitmap *b, uint64_t **ret);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/check.h - is an image what it says? Reads all metadata, changes nothing.
+ *
+ * The reference is qemu-img check: what is damage, how it is counted, worded and in which order it
+ * is told. */
+#ifndef FMT_QCOW2_CHECK_H
+#define FMT_QCOW2_CHECK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct err;
+struct node;
+
+struct qcow2_check {
+	uint64_t corruptions;
+	uint64_t leaks;                 /* clusters */
+	uint64_t check_errors;          /* what could not be looked at */
+	uint64_t total_clusters;        /* of the guest's disk */
+	uint64_t allocated, compressed, fragmented;     /* of these */
+	uint64_t image_end;             /* bytes: behind it nothing is used */
+};
+
+/* Told for each finding. @is_named: the program's name belongs in front. @text may be changed. */
+struct qcow2_check_say {
+	void (*fn)(void *arg, bool is_named, char *text);
+	void *arg;
+};
+
+/* In a fiber of the home loop; @n is an open qcow2 image. 0, whatever was found; -errno where the
+ * check had to be given up, after a word about why. */
+int qcow2_check_wait(struct node *n, const struct qcow2_check_say *say, struct qcow2_check *ret);
+
+/* Reads the bitmaps as qemu-img does when it opens an image, and refuses what it refuses, in its
+ * words. *@ret_warning: NULL, or what it warns of. In a fiber of the home loop. */
+int qcow2_bitmaps_judge_wait(struct node *n, const char **ret_warning, struct err *err);
+
+#endif
