@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* job/test_disk.h - a disk in memory for the tests of this folder, which tells its runs in pieces
+ * and answers reads in a seeded order. */
+#ifndef JOB_TEST_DISK_H
+#define JOB_TEST_DISK_H
+
+#include <stdint.h>
+
+#include "base/prng.h"
+#include "blk/port.h"
+
+enum { GRANULE = 64 << 10, GRANULES = 80, SECTOR = 512 };
+
+struct mem {
+	struct node node;
+	struct prng *prng;
+	uint8_t bytes[GRANULES * GRANULE];
+	uint8_t state[GRANULES];        /* 0: nothing; 1: zero; 2: data */
+	int fails_at;                   /* the granule whose reads fail; -1: none */
+	int map_fails_at;               /* the same for maps */
+};
+
+/* A disk of random content, open on the running loop. In a fiber. */
+struct mem *mem_new(struct prng *prng, unsigned granules);
+struct port *port_on(struct mem *m);
+/* Frees both. */
+void mem_free_wait(struct mem *m, struct port *port);
+/* Runs fn, whose argument is a struct prng *, in a fiber of a simulated loop. */
+void run(uint64_t seed, int (*fn)(void *arg));
+
+#endif
