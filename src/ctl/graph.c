@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "blk/blk.h"
 #include "ctl/confine.h"
+#include "ctl/image_name.h"
 #include "fmt/qcow2/qcow2.h"
 #include "fmt/raw/probe.h"
 #include "fmt/raw/raw.h"
@@ -37,20 +38,13 @@ struct opening {
 struct layer {
 	const char *path;
 	const char *format;             /* NULL: to be probed */
+	const struct image_name *image; /* what was said of it; NULL: nothing */
 	bool is_probed;
 	bool is_top;
 	bool writable;
 };
 
 /* ---- names ---- */
-
-/* "nbd://…", "rbd:…", "json:{…": what stands before a colon with no slash before it. */
-static size_t protocol_len(const char *name)
-{
-	size_t n = strcspn(name, ":/");
-
-	return name[n] == ':' ? n : 0;
-}
 
 int graph_resolve_name(const char *what, const char *asker, const char *name, char **ret,
 		       struct err *err)
@@ -61,9 +55,9 @@ int graph_resolve_name(const char *what, const char *asker, const char *name, ch
 
 	if (!strncmp(name, "file:", 5))
 		name += 5;
-	else if (protocol_len(name)) {
+	else if (image_name_protocol_len(name)) {
 		err_set(err, ENOTSUP, "%s '%s' of '%s' is no file: '%.*s:' is not supported", what,
-			name, asker, (int)protocol_len(name), name);
+			name, asker, (int)image_name_protocol_len(name), name);
 		return -ENOTSUP;
 	}
 	if (!name[0])
@@ -77,6 +71,21 @@ int graph_resolve_name(const char *what, const char *asker, const char *name, ch
 	strcpy(path + folder, name);
 	*ret = path;
 	return 0;
+}
+
+/* ---- errors ---- */
+
+static int cannot_open(const struct opening *o, int errnum, const char *path, struct err *err)
+{
+	return err_set_errno(err, errnum, "%s '%s'",
+			     o->opts->qemu_words ? "Could not open" : "cannot open", path);
+}
+
+/* What stands before the error of a data or backing file that @asker names. */
+static int wrap_named(const struct opening *o, const char *what, const char *asker, int rc,
+		      struct err *err)
+{
+	return o->opts->qemu_words ? rc : err_wrap(err, rc, "%s of '%s'", what, asker);
 }
 
 /* ---- G1 ---- */
@@ -95,7 +104,7 @@ static int note_file(struct opening *o, const struct stat *st, const char *path,
 			       o->opts->path, GRAPH_LAYERS_MAX);
 	grown = realloc(o->seen, (o->nseen + 1) * sizeof(*grown));
 	if (!grown)
-		return err_set_errno(err, ENOMEM, "cannot open '%s'", path);
+		return cannot_open(o, ENOMEM, path, err);
 	o->seen = grown;
 	o->seen[o->nseen++] = id;
 	return 0;
@@ -116,7 +125,14 @@ static void named_open_work(void *arg)
 {
 	struct named_open *w = arg;
 
-	w->fd = confine_open(w->o->roots, w->path, w->flags, w->what, w->asker, w->err);
+	if (w->o->opts->any_file) {
+		/* As drv/file does: what the path names may be a FIFO. */
+		w->fd = open(w->path, w->flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		if (w->fd < 0)
+			w->fd = cannot_open(w->o, errno, w->path, w->err);
+	} else {
+		w->fd = confine_open(w->o->roots, w->path, w->flags, w->what, w->asker, w->err);
+	}
 	if (w->fd >= 0 && fstat(w->fd, &w->st) < 0) {
 		int rc = err_set_errno(w->err, errno, "%s '%s' of '%s'", w->what, w->path,
 				       w->asker);
@@ -126,22 +142,32 @@ static void named_open_work(void *arg)
 	}
 }
 
-static struct file_opts file_opts(const struct opening *o, const char *path, int fd, bool writable)
+static struct file_opts file_opts(const struct opening *o, const char *path, int fd, bool writable,
+				  const struct image_name *image)
 {
-	return (struct file_opts) {
+	struct file_opts fo = {
 		.path = path,
 		.fd = fd,
 		.cache = o->opts->cache,
 		.writable = writable,
 		.discard = writable && o->opts->discard,
 		.no_lock = o->opts->no_lock,
+		.share_writes = o->opts->share_raw && !writable,
+		.qemu_words = o->opts->qemu_words,
 	};
+
+	if (image && image->has_cache)
+		fo.cache = image->cache;
+	/* Sharing by force is for readers. */
+	if (image && (image->no_lock || (image->is_share_forced && !writable)))
+		fo.no_lock = true;
+	return fo;
 }
 
 /* Opens the file @path that the image @asker names. @note: it is a layer of the chain. */
 static int open_named_wait(struct opening *o, const char *what, const char *asker,
-			   const char *path, bool writable, bool note, struct node **ret,
-			   struct err *err)
+			   const char *path, const struct image_name *image, bool writable,
+			   bool note, struct node **ret, struct err *err)
 {
 	struct named_open w = {
 		.o = o, .path = path, .what = what, .asker = asker, .err = err,
@@ -154,12 +180,12 @@ static int open_named_wait(struct opening *o, const char *what, const char *aske
 	if (w.fd < 0)
 		return w.fd;
 	rc = note ? note_file(o, &w.st, path, err) : 0;
-	fo = file_opts(o, path, w.fd, writable);
+	fo = file_opts(o, path, w.fd, writable, image);
 	if (!rc)
 		rc = file_open_wait(&fo, o->home, ret, err);
 	if (rc) {
 		close(w.fd);
-		return err_wrap(err, rc, "%s of '%s'", what, asker);
+		return wrap_named(o, what, asker, rc, err);
 	}
 	return 0;
 }
@@ -180,14 +206,22 @@ static int probe_wait(struct node *file, const char **ret, struct err *err)
 	return 0;
 }
 
-static int check_format(const struct layer *l, struct err *err)
+/* No format at all: the bytes of the file. */
+static bool is_bare(const char *format)
 {
-	if (!strcmp(l->format, "qcow2") || !strcmp(l->format, "raw"))
+	return !strcmp(format, "file") || !strcmp(format, "host_device");
+}
+
+static int check_format(const struct opening *o, const struct layer *l, struct err *err)
+{
+	if (!strcmp(l->format, "qcow2") || !strcmp(l->format, "raw") || is_bare(l->format))
 		return 0;
+	if (o->opts->qemu_words && !l->is_probed)
+		return image_name_check_format(l->format, err);
 	err_set(err, ENOTSUP, "'%s' has the format '%s', which byre does not read", l->path,
 		l->format);
 	if (l->is_probed && l->is_top)
-		err_hint(err, "-f raw serves the bytes of the file as they are");
+		err_hint(err, "-f raw takes the bytes of the file as they are");
 	else
 		err_hint(err, "byre reads qcow2 and raw");
 	return -ENOTSUP;
@@ -200,16 +234,24 @@ static int open_qcow2_wait(struct opening *o, const struct layer *l, struct node
 {
 	struct qcow2_opts qo = {
 		.writable = l->writable,
+		.metadata_only = o->opts->metadata_only,
+		.for_check = o->opts->for_check && l->is_top,
 		.snapshot = l->is_top ? o->opts->snapshot : NULL,
 	};
+	/* Unlike raw bytes, tables make no sense while somebody changes them. */
+	struct file_opts fo = file_opts(o, l->path, -1, l->writable, l->image);
+	int rc = file_refuse_writers_wait(file, &fo, err);
 
+	if (rc)
+		return rc;
 	if (!o->g.cache) {
 		o->g.cache = qcow2_cache_new(o->opts->cache_bytes, o->home);
 		if (!o->g.cache)
 			return err_set_errno(err, ENOMEM, "the mapping cache of '%s'", l->path);
 	}
 	qo.cache = o->g.cache;
-	return qcow2_open_wait(file, &qo, ret, err);
+	rc = qcow2_open_wait(file, &qo, ret, err);
+	return rc && !o->opts->qemu_words ? err_wrap(err, rc, "'%s'", file->name) : rc;
 }
 
 /* The format's node over @file, whose reference it takes on success. */
@@ -220,6 +262,15 @@ static int open_format_wait(struct opening *o, const struct layer *l, struct nod
 
 	if (!strcmp(l->format, "qcow2"))
 		return open_qcow2_wait(o, l, file, ret, err);
+	if (is_bare(l->format)) {
+		*ret = file;
+		return 0;
+	}
+	if (l->image) {
+		ro.name = l->image->shown;
+		ro.offset = l->image->raw_offset;
+		ro.size = l->image->raw_size;
+	}
 	if (l->is_top && o->opts->snapshot)
 		return err_set(err, EINVAL, "'%s' is raw: only qcow2 images have snapshots",
 			       l->path);
@@ -238,24 +289,27 @@ static int open_layer_wait(struct opening *o, struct layer *l, struct node *file
 			return rc;
 		l->is_probed = true;
 	}
-	rc = check_format(l, err);
+	rc = check_format(o, l, err);
 	return rc ? rc : open_format_wait(o, l, file, ret, err);
 }
 
 static int attach_data_file_wait(struct opening *o, struct node *n, const char *asker,
-				 struct err *err)
+				 const struct image_name *image, struct err *err)
 {
-	const char *name = qcow2_data_file_name(n);
+	const struct image_name *said = image ? image->data_file : NULL;
+	const char *name = said ? said->path : qcow2_data_file_name(n);
 	struct node *data;
 	char *path;
 	int rc;
 
+	if (!name && o->opts->qemu_words)
+		return err_set(err, EINVAL, "'data-file' is required for this image");
 	if (!name)
 		return err_set(err, EINVAL, "'%s' needs a data file and does not name it", asker);
-	rc = graph_resolve_name("data file", asker, name, &path, err);
+	rc = graph_resolve_name("data file", said ? "" : asker, name, &path, err);
 	if (rc)
 		return rc;
-	rc = open_named_wait(o, "data file", asker, path, !n->read_only, false, &data, err);
+	rc = open_named_wait(o, "data file", asker, path, said, !n->read_only, false, &data, err);
 	free(path);
 	if (rc)
 		return rc;
@@ -265,80 +319,122 @@ static int attach_data_file_wait(struct opening *o, struct node *n, const char *
 	return rc;
 }
 
-/* Opens the backing file that @n, called @asker, names as a layer of its own. */
-static int open_backing_wait(struct opening *o, struct node *n, const char *asker, const char *path,
-			     struct node **ret, struct err *err)
+/* A layer below the top: what it is called, and what was said of it. */
+struct below {
+	char *path;                     /* owned */
+	const struct image_name *image; /* &parsed, or the caller's; NULL: nothing was said */
+	struct image_name parsed;       /* owned; a "json:" name of the image above */
+};
+
+static void below_fini(struct below *b)
 {
-	struct layer l = { .path = path, .format = qcow2_backing_format(n) };
+	image_name_fini(&b->parsed);
+	free(b->path);
+	*b = (struct below) { 0 };
+}
+
+/* Finds out what the backing file of @n is, which is called @asker and described by @image. */
+static int find_backing(struct opening *o, struct node *n, const char *asker,
+			const struct image_name *image, struct below *ret, struct err *err)
+{
+	const char *name = qcow2_backing_name(n);
+	int rc;
+
+	if (image && image->backing) {
+		ret->image = image->backing;
+		ret->path = strdup(image->backing->path);
+		return ret->path ? 0 : cannot_open(o, ENOMEM, image->backing->path, err);
+	}
+	/* With a protocol in front it is relative to nothing. */
+	if (o->opts->any_file && image_name_protocol_len(name)) {
+		rc = image_name_parse(name, &ret->parsed, err);
+		if (rc)
+			return rc;
+		ret->image = &ret->parsed;
+		ret->path = strdup(ret->parsed.path);
+		return ret->path ? 0 : cannot_open(o, ENOMEM, name, err);
+	}
+	return graph_resolve_name("backing file", asker, name, &ret->path, err);
+}
+
+/* Opens @b, which @n, called @asker, has as its backing file, as a layer of its own. */
+static int open_backing_wait(struct opening *o, struct node *n, const char *asker,
+			     const struct below *b, struct node **ret, struct err *err)
+{
+	struct layer l = { .path = b->path, .image = b->image };
 	struct node *file;
-	int rc = open_named_wait(o, "backing file", asker, path, false, true, &file, err);
+	int rc = open_named_wait(o, "backing file", asker, b->path, b->image, false, true, &file,
+				 err);
 
 	if (rc)
 		return rc;
+	l.format = b->image && b->image->format ? b->image->format : qcow2_backing_format(n);
 	rc = open_layer_wait(o, &l, file, ret, err);
 	if (rc) {
 		node_put_wait(file);
-		return err_wrap(err, rc, "backing file of '%s'", asker);
+		return wrap_named(o, "backing file", asker, rc, err);
 	}
 	return 0;
 }
 
 /* Attaches what @n, called @asker, needs below it. *@ret_next is its backing node, or NULL where
- * it has none, and *@ret_path that node's name, returned owned. */
-static int attach_below_wait(struct opening *o, struct node *n, const char *asker,
-			     struct node **ret_next, char **ret_path, struct err *err)
+ * it has none, and *@ret_below what that is. */
+static int attach_below_wait(struct opening *o, struct node *n, const struct below *asker,
+			     struct node **ret_next, struct below *ret_below, struct err *err)
 {
+	const struct image_name *image = asker->image;
 	struct node *backing;
-	char *path;
 	int rc = 0;
 
 	*ret_next = NULL;
-	*ret_path = NULL;
 	if (strcmp(n->ops->name, "qcow2"))
 		return 0;
-	if (qcow2_needs_data_file(n))
-		rc = attach_data_file_wait(o, n, asker, err);
-	if (rc || !qcow2_backing_name(n))
+	if (image && image->data_file && !qcow2_needs_data_file(n) && !o->opts->metadata_only)
+		return err_set(err, EINVAL, "'data-file' can only be set for images with an "
+			       "external data file");
+	if (qcow2_needs_data_file(n) && !o->opts->metadata_only)
+		rc = attach_data_file_wait(o, n, asker->path, image, err);
+	if (rc || o->opts->no_backing || (image && image->no_backing) ||
+	    (!qcow2_backing_name(n) && !(image && image->backing)))
 		return rc;
-	rc = graph_resolve_name("backing file", asker, qcow2_backing_name(n), &path, err);
-	if (rc)
-		return rc;
-	rc = open_backing_wait(o, n, asker, path, &backing, err);
-	if (rc)
-		goto fail;
-	rc = node_attach_wait(n, CHILD_BACKING, backing, err);
-	if (rc) {
-		node_put_wait(backing);
-		goto fail;
+	rc = find_backing(o, n, asker->path, image, ret_below, err);
+	if (!rc)
+		rc = open_backing_wait(o, n, asker->path, ret_below, &backing, err);
+	if (!rc) {
+		rc = node_attach_wait(n, CHILD_BACKING, backing, err);
+		if (rc)
+			node_put_wait(backing);
 	}
-	*ret_next = backing;
-	*ret_path = path;
-	return 0;
-fail:
-	free(path);
+	if (!rc)
+		*ret_next = backing;
+	else if (o->opts->qemu_words)
+		err_wrap(err, rc, "Could not open backing file");
 	return rc;
 }
 
-/* Walks down from the top until an image names nothing below it. */
+/* Walks down from the top until an image names nothing below it. QEMU, which recurses, has as many
+ * "Could not open backing file" before a message as there are layers above. */
 static int open_chain_wait(struct opening *o, struct err *err)
 {
 	struct node *n = o->g.top;
-	char *asker = strdup(o->opts->path);
-	int rc = 0;
+	struct below asker = { .path = strdup(o->opts->path), .image = o->opts->image };
+	int rc = asker.path ? 0 : cannot_open(o, ENOMEM, o->opts->path, err);
 
-	if (!asker)
-		return err_set_errno(err, ENOMEM, "cannot open '%s'", o->opts->path);
 	while (n && !rc) {
+		struct below below = { 0 };
 		struct node *next;
-		char *path;
 
-		rc = attach_below_wait(o, n, asker, &next, &path, err);
-		free(asker);
-		asker = path;
+		rc = attach_below_wait(o, n, &asker, &next, &below, err);
+		for (unsigned i = 0; rc && o->opts->qemu_words && i < o->g.layers; i++)
+			err_wrap(err, rc, "Could not open backing file");
+		below_fini(&asker);
+		asker = below;
+		if (asker.image == &below.parsed)
+			asker.image = &asker.parsed;
 		n = next;
 		o->g.layers++;
 	}
-	free(asker);
+	below_fini(&asker);
 	return rc;
 }
 
@@ -346,7 +442,7 @@ static int open_chain_wait(struct opening *o, struct err *err)
 
 static int open_top_file_wait(struct opening *o, bool writable, struct node **ret, struct err *err)
 {
-	struct file_opts fo = file_opts(o, o->opts->path, -1, writable);
+	struct file_opts fo = file_opts(o, o->opts->path, -1, writable, o->opts->image);
 	int rc = file_open_wait(&fo, o->home, ret, err);
 
 	if (writable && (rc == -EACCES || rc == -EPERM || rc == -EROFS) &&
@@ -359,7 +455,12 @@ static int open_top_file_wait(struct opening *o, bool writable, struct node **re
  * nobody said, the file is first opened for reading. */
 static int open_top_wait(struct opening *o, struct err *err)
 {
-	struct layer l = { .path = o->opts->path, .format = o->opts->format, .is_top = true };
+	struct layer l = {
+		.path = o->opts->path,
+		.format = o->opts->format,
+		.image = o->opts->image,
+		.is_top = true,
+	};
 	struct node *file;
 	int rc;
 
@@ -372,12 +473,12 @@ static int open_top_wait(struct opening *o, struct err *err)
 		if (rc)
 			goto fail;
 	}
-	rc = check_format(&l, err);
+	rc = check_format(o, &l, err);
 	if (rc && l.is_probed)
 		goto fail;
 	if (rc)
 		return rc;
-	l.writable = !strcmp(l.format, "raw") && !o->opts->read_only;
+	l.writable = strcmp(l.format, "qcow2") && !o->opts->read_only;
 	if (l.is_probed && l.writable)
 		node_put_wait(file);
 	if (!l.is_probed || l.writable)
@@ -404,9 +505,9 @@ static int prepare(struct opening *o, struct err *err)
 
 	o->roots = confine_new();
 	if (!o->roots || !folder)
-		rc = err_set_errno(err, ENOMEM, "cannot open '%s'", path);
+		rc = cannot_open(o, ENOMEM, path, err);
 	else if (stat(path, &st) < 0)
-		rc = err_set_errno(err, errno, "cannot open '%s'", path);
+		rc = cannot_open(o, errno, path, err);
 	else
 		rc = note_file(o, &st, path, err);
 	if (!rc)

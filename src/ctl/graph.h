@@ -7,8 +7,8 @@
  *
  * Names in images follow QEMU: a relative name is relative to the folder of the image that says it
  * (by that image's own name, not by what its links lead to); "file:" in front is dropped; other
- * protocols and "json:" are refused, for byre opens files only. Where such files may lie
- * is confine.h's business.
+ * protocols are refused, for byre opens files only. Where such files may lie is confine.h's
+ * business, unless @any_file is set: then they may lie anywhere, and be described by "json:" too.
  *
  * Invariants:
  *	G1  a chain that comes back to a file it has passed is an error that names the file;
@@ -25,6 +25,7 @@
 #include "drv/file/file.h"
 
 struct err;
+struct image_name;
 struct loop;
 struct node;
 struct qcow2_cache;
@@ -42,6 +43,15 @@ struct graph_opts {
 	size_t cache_bytes;             /* of mapping cache, for all layers together */
 	const char *const *allow;       /* folders where named files may lie, besides the image's */
 	unsigned nallow;
+	/* The image tools'. */
+	const struct image_name *image; /* what was said of the image besides @path; borrowed */
+	bool any_file;                  /* named files may lie anywhere */
+	bool share_raw;                 /* what is read as raw others may write meanwhile */
+	bool no_backing;                /* backing files are left alone */
+	bool metadata_only;             /* nobody reads the content: it may be encrypted, and the
+					 * data file missing */
+	bool for_check;                 /* the image may be damaged: it is to be checked */
+	bool qemu_words;                /* errors say what QEMU says */
 };
 
 /* A disk: the top of its graph and what all layers share. */

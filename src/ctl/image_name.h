@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/* ctl/image_name.h - an image as somebody names it: a file name, json:{...}, or (--image-opts)
+ * driver=qcow2,file.filename=... Pure; the words of errors are QEMU's.
+ *
+ * byre opens files: other protocols, and formats over formats, are refused by name. Options of
+ * QEMU's that change nothing here (cache sizes, aio, node names) are taken and checked.
+ *
+ * Invariants:
+ *	O4  an option that nobody understands is an error: nothing is silently different from what
+ *	    was asked for;
+ *	O5  a name is at most IMAGE_NAME_DEPTH_MAX images deep. */
+#ifndef CTL_IMAGE_NAME_H
+#define CTL_IMAGE_NAME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "drv/file/file.h"
+
+struct err;
+
+enum { IMAGE_NAME_DEPTH_MAX = 32 };
+
+struct image_name {
+	char *path;                     /* owned: the file */
+	char *format;                   /* owned; "file": the file itself; NULL: not said */
+	char *shown;                    /* owned: what listings call the image; NULL: path */
+	struct image_name *backing;     /* owned; NULL: what the image says */
+	struct image_name *data_file;   /* owned; NULL: what the image says */
+	bool no_backing;
+	bool has_range;                 /* raw only: these two were said */
+	uint64_t raw_offset, raw_size;  /* raw_size 0: the rest */
+	bool is_read_only;
+	bool is_share_forced;
+	bool no_lock;
+	bool has_cache;                 /* @cache was said */
+	enum file_cache cache;
+};
+
+/* A file name or json:{...}. 0 or -errno; *@ret only on success, then image_name_fini(). */
+int image_name_parse(const char *text, struct image_name *ret, struct err *err);
+/* The argument of --image-opts. *@ret_warning, owned, is set to what the person should know even
+ * so; it stays as it is where there is nothing to say. */
+int image_name_parse_options(const char *text, struct image_name *ret, char **ret_warning,
+			     struct err *err);
+void image_name_fini(struct image_name *n);
+
+/* -ENOTSUP or -EINVAL for a format that byre does not read, by name. */
+int image_name_check_format(const char *format, struct err *err);
+
+/* How many bytes of @name are a protocol: "nbd" of "nbd:x", none of "./a:b". */
+size_t image_name_protocol_len(const char *name);
+
+#endif

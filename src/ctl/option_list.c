@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+#include "ctl/option_list.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/err.h"
+#include "base/size.h"
+
+/* ---- the list ---- */
+
+static struct option_item *find(const struct option_list *l, const char *prefix, const char *key)
+{
+	size_t n = strlen(prefix);
+
+	for (unsigned i = 0; i < l->n; i++)
+		if (!strncmp(l->items[i].key, prefix, n) && !strcmp(l->items[i].key + n, key))
+			return &l->items[i];
+	return NULL;
+}
+
+static struct option_item *add(struct option_list *l)
+{
+	struct option_item *items;
+
+	if (!is_pow2(l->n) && l->n)
+		return &l->items[l->n++];
+	items = realloc(l->items, 2 * MAX(l->n, 1u) * sizeof(*items));
+	if (!items)
+		return NULL;
+	l->items = items;
+	return &l->items[l->n++];
+}
+
+int option_list_set(struct option_list *l, const char *key, const char *value,
+		    enum option_kind kind)
+{
+	struct option_item *o = find(l, "", key);
+	char *copy;
+
+	if (!o && l->n == OPTIONS_MAX)
+		return -E2BIG;
+	copy = strdup(value);
+	if (!copy)
+		return -ENOMEM;
+	if (o) {
+		free(o->value);
+		o->value = copy;
+		o->kind = kind;
+		return 0;
+	}
+	o = add(l);
+	if (!o) {
+		free(copy);
+		return -ENOMEM;
+	}
+	*o = (struct option_item) { .key = strdup(key), .value = copy, .kind = kind };
+	if (o->key)
+		return 0;
+	l->n--;
+	free(copy);
+	return -ENOMEM;
+}
+
+void option_list_fini(struct option_list *l)
+{
+	for (unsigned i = 0; i < l->n; i++) {
+		free(l->items[i].key);
+		free(l->items[i].value);
+	}
+	free(l->items);
+	free(l->warning);
+	*l = (struct option_list) { 0 };
+}
+
+const struct option_item *option_list_take(struct option_list *l, const char *prefix,
+					   const char *key)
+{
+	struct option_item *o = find(l, prefix, key);
+
+	if (o)
+		o->is_used = true;
+	return o;
+}
+
+bool option_list_has_below(const struct option_list *l, const char *prefix, const char *key)
+{
+	size_t n = strlen(prefix), k = strlen(key);
+
+	for (unsigned i = 0; i < l->n; i++) {
+		const char *name = l->items[i].key;
+
+		if (!strncmp(name, prefix, n) && !strncmp(name + n, key, k) && name[n + k] == '.')
+			return true;
+	}
+	return false;
+}
+
+const struct option_item *option_list_unused(const struct option_list *l, const char *prefix)
+{
+	for (unsigned i = 0; i < l->n; i++)
+		if (!l->items[i].is_used && !strncmp(l->items[i].key, prefix, strlen(prefix)))
+			return &l->items[i];
+	return NULL;
+}
+
+/* ---- values ---- */
+
+int option_bool(const struct option_item *o, const char *prefix, bool *ret, struct err *err)
+{
+	bool is_on;
+
+	if (!o)
+		return 0;
+	is_on = !strcmp(o->value, o->kind == OPTION_BOOL ? "true" : "on");
+	if (!is_on && strcmp(o->value, o->kind == OPTION_BOOL ? "false" : "off"))
+		return err_set(err, EINVAL, "Parameter '%s' expects 'on' or 'off'",
+			       o->key + strlen(prefix));
+	*ret = is_on;
+	return 0;
+}
+
+int option_size(const struct option_item *o, const char *prefix, uint64_t *ret, struct err *err)
+{
+	if (!o)
+		return 0;
+	if ((o->kind == OPTION_TEXT || o->kind == OPTION_NUMBER) &&
+	    !size_parse(o->value, o->key, ret, NULL))
+		return 0;
+	if (o->value[strspn(o->value, "-")] && !o->value[strspn(o->value, "-0123456789")])
+		return err_set(err, ERANGE, "Value '%s' is out of range for parameter '%s'",
+			       o->value, o->key + strlen(prefix));
+	return err_set(err, EINVAL,
+		       "Parameter '%s' expects a non-negative number below 2^64\n"
+		       "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, "
+		       "peta-\nand exabytes, respectively.", o->key + strlen(prefix));
+}
+
+/* ---- key=value,... ---- */
+
+/* Copies the word at *@at up to a comma that is not doubled, undoubled, and goes behind it. */
+static char *cut_value(const char **at)
+{
+	const char *s = *at;
+	char *word = malloc(strlen(s) + 1), *to = word;
+
+	if (!word)
+		return NULL;
+	for (; *s; s++) {
+		if (*s == ',' && *++s != ',')
+			break;
+		*to++ = *s;
+	}
+	*to = '\0';
+	*at = s;
+	return word;
+}
+
+static int add_switch(struct option_list *l, const char *word, struct err *err)
+{
+	bool is_off = !strncmp(word, "no", 2);
+	const char *key = word + (is_off ? 2 : 0), *value = is_off ? "off" : "on";
+	char *text;
+
+	if (asprintf(&text, "%s%sshort-form boolean option '%s%s' deprecated\nPlease use %s=%s "
+		     "instead", l->warning ? l->warning : "", l->warning ? "\n" : "",
+		     is_off ? "no" : "", key, key, value) < 0)
+		return -ENOMEM;
+	free(l->warning);
+	l->warning = text;
+	return option_list_set(l, key, value, OPTION_TEXT);
+}
+
+/* One option of the text; *@at goes behind it. */
+static int parse_one(struct option_list *l, const char **at, const char *implied, struct err *err)
+{
+	const char *s = *at;
+	size_t n = strcspn(s, "=,");
+	char *word, *key;
+	int rc;
+
+	if (s[n] != '=') {
+		word = cut_value(at);
+		rc = !word ? -ENOMEM :
+		     implied ? option_list_set(l, implied, word, OPTION_TEXT) :
+		     word[0] ? add_switch(l, word, err) : 0;
+		free(word);
+		return rc;
+	}
+	key = strndup(s, n);
+	*at = s + n + 1;
+	word = cut_value(at);
+	rc = key && word ? option_list_set(l, key, word, OPTION_TEXT) : -ENOMEM;
+	free(key);
+	free(word);
+	return rc;
+}
+
+int option_list_parse(const char *text, const char *implied, struct option_list *ret,
+		      struct err *err)
+{
+	struct option_list l = { 0 };
+	int rc = 0;
+
+	while (*text && !rc) {
+		rc = parse_one(&l, &text, implied, err);
+		implied = NULL;
+	}
+	if (rc) {
+		option_list_fini(&l);
+		return err_set_errno(err, -rc, "options");
+	}
+	*ret = l;
+	return 0;
+}
