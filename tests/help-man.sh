@@ -19,7 +19,7 @@ options_of_help()
 			grep -oE -- '--?[A-Za-z][a-z-]*' <<<"$line" | while read -r option; do
 				case $option in
 				--*) echo "$option${argument:+ $argument}" ;;
-				*) echo "$option" ;;
+				*) printf '%s\n' "$option" ;;
 				esac
 			done
 		done | sort

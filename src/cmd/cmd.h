@@ -18,6 +18,13 @@ int cmd_fail(const struct err *err);
  * @command: the subcommand's name, NULL: byre itself. Returns EXIT_USAGE. */
 int cmd_fail_usage(const char *command, const struct err *err);
 
+int cmd_bench(int argc, char **argv);
+int cmd_check(int argc, char **argv);
+int cmd_compare(int argc, char **argv);
+int cmd_create(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+int cmd_map(int argc, char **argv);
+int cmd_measure(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 
 #endif

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* cmd/main.c - the command line: a table of subcommands, and help. */
+/* cmd/main.c - the command line: a table of subcommands, and help. Called as qemu-img, the program
+ * has the image tools only and speaks as qemu-img does. */
 #include <errno.h>
+#include <getopt.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -8,17 +11,26 @@
 #include "base/err.h"
 #include "cmd/cmd.h"
 #include "cmd/opts.h"
+#include "cmd/tool.h"
 
 /* The whole command line. Each has a man page byre-NAME(1). */
 static const struct subcommand {
 	const char *name;
 	int (*run)(int argc, char **argv);
 	const char *help;
+	bool is_tool;                   /* qemu-img has it too */
 } subcommands[] = {
-	{ "serve", cmd_serve, "serve disk images to virtual machines over NBD" },
+	{ "bench", cmd_bench, "measure how fast an image is read or written", true },
+	{ "check", cmd_check, "look for damage in an image", true },
+	{ "compare", cmd_compare, "tell whether two images have the same content", true },
+	{ "create", cmd_create, "make a new image", true },
+	{ "info", cmd_info, "show what an image is", true },
+	{ "map", cmd_map, "show which parts of an image hold what", true },
+	{ "measure", cmd_measure, "work out how large a new image would be", true },
+	{ "serve", cmd_serve, "serve disk images to virtual machines over NBD", false },
 };
 
-enum { OPT_HELP = 1, OPT_VERSION };
+enum { OPT_VERSION = OPT_OWN };
 
 static const struct opt main_opts[] = {
 	{ 'h', "help", NULL, "show this", OPT_HELP },
@@ -75,11 +87,75 @@ static int run_command(int argc, char **argv)
 	return c ? c->run(argc, argv) : cmd_fail_usage(NULL, &err);
 }
 
+/* ---- as qemu-img ---- */
+
+static void print_qemu_img_version(void)
+{
+	printf("qemu-img version 10.0.2 (byre " BYRE_VERSION ")\n");
+}
+
+static int print_qemu_img_help(void)
+{
+	print_qemu_img_version();
+	printf("usage: qemu-img COMMAND [--help | ARGUMENTS]\n"
+	       "       qemu-img --help | --version\n"
+	       "\nbyre, under the name of qemu-img.\n"
+	       "\nCommands:\n");
+	for (unsigned i = 0; i < ARRAY_SIZE(subcommands); i++)
+		if (subcommands[i].is_tool)
+			printf("  %-10s %s\n", subcommands[i].name, subcommands[i].help);
+	printf("\nSupported formats: raw qcow2\n");
+	return EXIT_OK;
+}
+
+static int fail_as_qemu_img(const char *argv0)
+{
+	fprintf(stderr, "Try '%s --help' for more info\n", argv0);
+	return EXIT_ERROR;
+}
+
+static int run_as_qemu_img(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{ "help", no_argument, NULL, 'h' },
+		{ "version", no_argument, NULL, 'V' },
+		{ "trace", required_argument, NULL, 'T' },
+		{ 0 },
+	};
+	const char *argv0 = argv[0];
+	int c;
+
+	while ((c = getopt_long(argc, argv, "+hVT:", longs, NULL)) != -1) {
+		if (c == 'h')
+			return print_qemu_img_help();
+		if (c == 'V') {
+			print_qemu_img_version();
+			return EXIT_OK;
+		}
+		if (c == '?')
+			return fail_as_qemu_img(argv0);
+	}
+	argc -= optind;
+	argv += optind;
+	if (!argc) {
+		tool_error("Not enough arguments");
+		return fail_as_qemu_img(argv0);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(subcommands); i++)
+		if (subcommands[i].is_tool && !strcmp(argv[0], subcommands[i].name))
+			return subcommands[i].run(argc, argv);
+	tool_error("Command not found: %s", argv[0]);
+	return fail_as_qemu_img(argv0);
+}
+
 int main(int argc, char **argv)
 {
 	struct err err = { 0 };
 	const char *value;
 
+	tool_set_program(argc ? argv[0] : "byre");
+	if (tool_is_qemu_img())
+		return run_as_qemu_img(argc, argv);
 	if (argc > 1 && argv[1][0] != '-')
 		return run_command(argc - 1, argv + 1);
 	opts_start();

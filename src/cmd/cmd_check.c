@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: MIT */
+/* cmd/cmd_check.c - `byre check`: is an image what it says? */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/err.h"
+#include "blk/blk.h"
+#include "cmd/json_out.h"
+#include "cmd/tool.h"
+#include "fmt/qcow2/check.h"
+
+/* Exit codes, as qemu-img has them. */
+enum { EXIT_CORRUPT = 2, EXIT_LEAKS = 3, EXIT_NO_CHECKS = 63 };
+
+enum { OPT_REPAIR = OPT_OWN };
+
+static const struct opt opts[] = {
+	TOOL_OPT_HELP,
+	TOOL_OPT_QUIET,
+	TOOL_OPT_FORMAT,
+	TOOL_OPT_IMAGE_OPTS,
+	TOOL_OPT_CACHE('T'),
+	TOOL_OPT_FORCE_SHARE,
+	TOOL_OPT_OUTPUT,
+	{ 'r', "repair", "WHAT", "leaks or all: not in this version", OPT_REPAIR },
+	TOOL_OPT_OBJECT,
+	TOOL_OPT_UNTRUSTED,
+};
+
+static const struct tool_grammar grammar = {
+	.command = "check",
+	.usage = "[OPTION]... FILENAME",
+	.summary = "Looks for damage in an image. Exit status: 0 none; 1 the check was not "
+		   "completed;\n2 damage; 3 leaked clusters only; 63 the format has no checks.",
+	.opts = opts,
+	.nopts = ARRAY_SIZE(opts),
+};
+
+struct check_args {
+	const char *name;
+	struct img_opts image;
+	bool is_json, is_quiet, is_repair;
+};
+
+/* ---- what was found ---- */
+
+static void say(void *arg, bool is_named, char *text)
+{
+	if (is_named) {
+		tool_error("%s", text);
+		return;
+	}
+	for (char *c = text; *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 0x7f)
+			*c = '?';       /* it goes to a terminal */
+	fputs_unlocked(text, stderr);
+	putc_unlocked('\n', stderr);
+}
+
+static void json_nonzero(struct json_out *j, const char *key, uint64_t value)
+{
+	if (value)
+		json_number(j, key, (int64_t)value);
+}
+
+static void print_json(const struct img *img, const struct qcow2_check *c)
+{
+	struct json_out j = { .out = stdout };
+
+	json_object(&j, NULL);
+	json_nonzero(&j, "image-end-offset", c->image_end);
+	json_nonzero(&j, "compressed-clusters", c->compressed);
+	json_nonzero(&j, "total-clusters", c->total_clusters);
+	json_nonzero(&j, "corruptions", c->corruptions);
+	json_number(&j, "check-errors", (int64_t)c->check_errors);
+	json_nonzero(&j, "leaks", c->leaks);
+	json_nonzero(&j, "allocated-clusters", c->allocated);
+	json_string(&j, "filename", img->name);
+	json_string(&j, "format", img_format(img));
+	json_nonzero(&j, "fragmented-clusters", c->fragmented);
+	json_end_object(&j);
+}
+
+static void print_plain(const struct qcow2_check *c)
+{
+	if (!c->corruptions && !c->leaks && !c->check_errors)
+		printf("No errors were found on the image.\n");
+	if (c->corruptions)
+		printf("\n%llu errors were found on the image.\n"
+		       "Data may be corrupted, or further writes to the image may corrupt it.\n",
+		       (unsigned long long)c->corruptions);
+	if (c->leaks)
+		printf("\n%llu leaked clusters were found on the image.\n"
+		       "This means waste of disk space, but no harm to data.\n",
+		       (unsigned long long)c->leaks);
+	if (c->check_errors)
+		printf("\n%llu internal errors have occurred during the check.\n",
+		       (unsigned long long)c->check_errors);
+	if (c->total_clusters && c->allocated)
+		printf("%llu/%llu = %.2f%% allocated, %.2f%% fragmented, %.2f%% compressed "
+		       "clusters\n", (unsigned long long)c->allocated,
+		       (unsigned long long)c->total_clusters,
+		       (double)c->allocated * 100.0 / (double)c->total_clusters,
+		       (double)c->fragmented * 100.0 / (double)c->allocated,
+		       (double)c->compressed * 100.0 / (double)c->allocated);
+	if (c->image_end)
+		printf("Image end offset: %llu\n", (unsigned long long)c->image_end);
+}
+
+/* ---- the command ---- */
+
+struct check_call {
+	struct node *top;
+	const char *warning;            /* of bitmaps */
+	struct qcow2_check result;
+	struct err err;
+};
+
+static int judge_wait(void *arg)
+{
+	struct check_call *c = arg;
+
+	return qcow2_bitmaps_judge_wait(c->top, &c->warning, &c->err);
+}
+
+static int check_wait(void *arg)
+{
+	static const struct qcow2_check_say out = { .fn = say };
+	struct check_call *c = arg;
+
+	return qcow2_check_wait(c->top, &out, &c->result);
+}
+
+static int check(struct img *img, const struct check_args *a)
+{
+	struct check_call c = { .top = img->graph.top };
+	static char buffer[1 << 16];
+	int rc;
+
+	if (strcmp(img_format(img), "qcow2")) {
+		tool_error("This image format does not support checks");
+		return EXIT_NO_CHECKS;
+	}
+	rc = tool_run(img->tool, judge_wait, &c);
+	if (rc)
+		return tool_error("Could not open '%s': %s", img->name, c.err.text);
+	if (c.warning) {
+		tool_error("warning: %s", c.warning);
+		fputs("Some clusters may be leaked, run 'qemu-img check -r' on the image file to "
+		      "fix.", stderr);
+	}
+	/* A damaged image may have millions of findings. */
+	fflush(stderr);
+	setvbuf(stderr, buffer, _IOFBF, sizeof(buffer));
+	rc = tool_run(img->tool, check_wait, &c);
+	if (rc)
+		tool_error("Check failed: %s", strerror(-rc));
+	else if (c.result.check_errors)
+		tool_error("Check failed");
+	fflush(stderr);
+	setvbuf(stderr, NULL, _IONBF, 0);
+	if (rc)
+		return EXIT_ERROR;
+	if (!a->is_quiet && a->is_json)
+		print_json(img, &c.result);
+	else if (!a->is_quiet)
+		print_plain(&c.result);
+	return c.result.check_errors ? EXIT_ERROR : c.result.corruptions ? EXIT_CORRUPT :
+	       c.result.leaks ? EXIT_LEAKS : EXIT_OK;
+}
+
+/* One option. 0, or -EINVAL with the message printed. */
+static int take_option(struct check_args *a, int id, const char *value)
+{
+	switch (id) {
+	case OPT_QUIET:
+		a->is_quiet = true;
+		return 0;
+	case OPT_FORMAT:
+		a->image.format = value;
+		return 0;
+	case OPT_IMAGE_OPTS:
+		a->image.image_opts = true;
+		return 0;
+	case OPT_CACHE:
+		a->image.cache = value;
+		return 0;
+	case OPT_FORCE_SHARE:
+		a->image.force_share = true;
+		return 0;
+	case OPT_UNTRUSTED:
+		a->image.untrusted = true;
+		return 0;
+	case OPT_OBJECT:
+		return tool_object(value);
+	case OPT_OUTPUT:
+		return tool_output(&grammar, value, &a->is_json);
+	case OPT_REPAIR:
+		a->is_repair = !strcmp(value, "leaks") || !strcmp(value, "all");
+		if (a->is_repair)
+			return 0;
+		tool_fail_usage(&grammar, "--repair (-r) expects 'leaks' or 'all' not '%s'",
+				value);
+	}
+	return -EINVAL;
+}
+
+int cmd_check(int argc, char **argv)
+{
+	struct check_args a = { .image.for_check = true };
+	unsigned noperands = 0;
+	struct tool t = { 0 };
+	struct img img = { 0 };
+	int id, rc = EXIT_ERROR;
+	const char *value;
+
+	tool_opts_start(&grammar, argc, argv);
+	while ((id = tool_opts_next(&grammar, &value)) != OPTS_END) {
+		if (id == OPT_HELP)
+			return tool_help(&grammar);
+		if (id == OPTS_OPERAND) {
+			a.name = value;
+			noperands++;
+		} else if (id == OPTS_ERROR || take_option(&a, id, value)) {
+			return EXIT_ERROR;
+		}
+	}
+	if (noperands != 1)
+		return tool_fail_usage(&grammar, "Expecting one image file name");
+	if (a.is_repair)
+		return tool_error("check -r: this version finds damage but repairs none");
+	if (!tool_start(&t, LOOP_AUTO) && !img_open(&t, a.name, &a.image, &img))
+		rc = check(&img, &a);
+	img_close(&img);
+	tool_stop(&t);
+	return rc;
+}

@@ -1,0 +1,439 @@
+/* SPDX-License-Identifier: MIT */
+/* cmd/cmd_create.c - `byre create`: a new raw image.
+ *
+ * The file is opened without truncating it and locked first, so that an image in use is not lost
+ * to a slip of the hand. Its first block is written where nothing else is preallocated: programs
+ * that open it later find out what alignment O_DIRECT needs by reading that block, and a hole
+ * would tell them nothing. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "base/err.h"
+#include "base/size.h"
+#include "blk/blk.h"
+#include "cmd/tool.h"
+#include "ctl/image_name.h"
+#include "ctl/option_list.h"
+#include "drv/file/file.h"
+#include "loop/work.h"
+
+enum {
+	OPT_OPTIONS = OPT_OWN,
+	OPT_BACKING,
+	OPT_BACKING_FORMAT,
+	OPT_BACKING_UNSAFE,
+};
+
+enum { SECTOR = 512, FIRST_BLOCK = 4096, ZEROS = 1 << 20, EXTENT_HINT_DEFAULT = 1 << 20 };
+
+static const struct opt create_opts[] = {
+	TOOL_OPT_QUIET,
+	{ 'f', "format", "FMT", "the format: raw, which is the default", OPT_FORMAT },
+	{ 'o', "options", "OPTIONS", "key=value,...; 'help' shows them", OPT_OPTIONS },
+	{ 'b', "backing", "FILENAME", "refused: raw images have no backing file", OPT_BACKING },
+	{ 'F', "backing-format", "FMT", "refused, too", OPT_BACKING_FORMAT },
+	{ 'u', "backing-unsafe", NULL, "do not look at a backing file", OPT_BACKING_UNSAFE },
+	TOOL_OPT_OBJECT,
+	TOOL_OPT_HELP,
+};
+
+static const struct tool_grammar create_tool = {
+	.command = "create",
+	.usage = "[OPTION]... FILENAME [SIZE]",
+	.summary = "Makes a new image. What the file held before is lost.",
+	.opts = create_opts,
+	.nopts = ARRAY_SIZE(create_opts),
+};
+
+struct args {
+	const char *format;
+	const char *filename;
+	const char *size_text;          /* the operand; NULL: none */
+	const char *backing, *backing_format;
+	struct option_list options;
+	bool is_quiet;
+	bool wants_help;                /* -o help */
+	bool is_done;                   /* --help: nothing else counts */
+};
+
+enum prealloc { PREALLOC_OFF, PREALLOC_FALLOC, PREALLOC_FULL };
+
+/* What is to be made. */
+struct plan {
+	struct tool *tool;
+	const char *name;               /* as the caller wrote it */
+	const char *path;
+	uint64_t size;                  /* as asked for; the file gets whole sectors */
+	enum prealloc prealloc;
+	bool is_nocow;
+	bool has_extent_hint;
+	uint64_t extent_hint;
+	int fd;                         /* on the way */
+	struct err *err;
+};
+
+/* ---- making it ---- */
+
+/* Hints to the file system, which may not know them. */
+static void give_hints(const struct plan *p)
+{
+	struct fsxattr x;
+	int flags;
+
+	if (p->is_nocow && !ioctl(p->fd, FS_IOC_GETFLAGS, &flags)) {
+		flags |= FS_NOCOW_FL;
+		(void)!ioctl(p->fd, FS_IOC_SETFLAGS, &flags);
+	}
+	if ((p->has_extent_hint && !p->extent_hint) || ioctl(p->fd, FS_IOC_FSGETXATTR, &x))
+		return;
+	x.fsx_xflags |= FS_XFLAG_EXTSIZE;
+	x.fsx_extsize = p->has_extent_hint ? (uint32_t)p->extent_hint : EXTENT_HINT_DEFAULT;
+	(void)!ioctl(p->fd, FS_IOC_FSSETXATTR, &x);
+}
+
+static int write_zeros(int fd, uint64_t len)
+{
+	char *zeros = calloc(1, ZEROS);
+	uint64_t off = 0;
+	int rc = zeros ? 0 : -ENOMEM;
+
+	while (off < len && !rc) {
+		ssize_t n = pwrite(fd, zeros, MIN(len - off, (uint64_t)ZEROS), (off_t)off);
+
+		if (n > 0)
+			off += (uint64_t)n;
+		else if (n == 0 || errno != EINTR)
+			rc = n ? -errno : -EIO;
+	}
+	free(zeros);
+	return rc;
+}
+
+static int preallocate(const struct plan *p, uint64_t size)
+{
+	int rc;
+
+	switch (p->prealloc) {
+	case PREALLOC_OFF:
+		return write_zeros(p->fd, MIN(size, (uint64_t)FIRST_BLOCK));
+	case PREALLOC_FALLOC:
+		return size ? -posix_fallocate(p->fd, 0, (off_t)size) : 0;
+	case PREALLOC_FULL:
+		rc = write_zeros(p->fd, size);
+		return rc || !fsync(p->fd) ? rc : -errno;
+	}
+	return 0;
+}
+
+static int fill(const struct plan *p)
+{
+	uint64_t size = align_up(p->size, SECTOR);
+	int rc;
+
+	if (ftruncate(p->fd, 0) < 0)
+		return err_set_errno(p->err, errno, "Could not create '%s'", p->path);
+	give_hints(p);
+	if (ftruncate(p->fd, (off_t)size) < 0) {
+		if (errno == EFBIG)
+			return err_set(p->err, EFBIG,
+				       "The image size is too large for file format 'raw'");
+		return err_set_errno(p->err, errno, "Could not resize file");
+	}
+	rc = preallocate(p, size);
+	if (rc)
+		err_set_errno(p->err, -rc, "Could not preallocate data for the new file");
+	return rc;
+}
+
+static void open_work(void *arg)
+{
+	struct plan *p = arg;
+
+	p->fd = open(p->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
+	if (p->fd < 0)
+		p->fd = err_set_errno(p->err, errno, "Could not create '%s'", p->path);
+}
+
+struct fill_call {
+	const struct plan *plan;
+	int rc;
+};
+
+static void fill_work(void *arg)
+{
+	struct fill_call *c = arg;
+
+	c->rc = fill(c->plan);
+}
+
+/* In a fiber. The node holds the locks meanwhile, and owns the descriptor. */
+static int make_wait(void *arg)
+{
+	struct plan *p = arg;
+	struct fill_call c = { .plan = p };
+	struct file_opts fo = { .path = p->path, .writable = true, .qemu_words = true };
+	struct loop *l = p->tool->loop;
+	struct node *file;
+	int rc;
+
+	loop_work_wait(l, open_work, p);
+	if (p->fd < 0)
+		return p->fd;
+	fo.fd = p->fd;
+	rc = file_open_wait(&fo, l, &file, p->err);
+	if (rc) {
+		close(p->fd);
+		return rc;
+	}
+	loop_work_wait(l, fill_work, &c);
+	node_put_wait(file);
+	return c.rc;
+}
+
+/* ---- understanding ---- */
+
+static void print_options_help(bool has_filename)
+{
+	printf("Supported %soptions:\n", has_filename ? "" : "raw ");
+	if (has_filename)
+		printf("  extent_size_hint=<size> - the extent size hint on XFS, 0 for none\n"
+		       "  nocow=<bool (on/off)>  - no copy on write on btrfs\n"
+		       "  preallocation=<str>    - off, falloc or full\n");
+	printf("  size=<size>            - the size of the disk\n");
+	if (!has_filename)
+		printf("\nThe file may support further options; give its name to see them.\n");
+}
+
+static int check_prealloc(const struct option_item *o, struct plan *p, struct err *err)
+{
+	static const char *const names[] = { "off", "falloc", "full" };
+
+	if (!o)
+		return 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		if (strcmp(o->value, names[i]))
+			continue;
+		p->prealloc = (enum prealloc)i;
+		return 0;
+	}
+	if (!strcmp(o->value, "metadata"))
+		return err_set(err, ENOTSUP, "Unsupported preallocation mode: metadata");
+	return err_set(err, EINVAL, "invalid parameter value: %s", o->value);
+}
+
+/* The size, from the operand or the options. */
+static int find_size(const struct args *a, const struct option_item *o, uint64_t *ret,
+		     struct err *err)
+{
+	int rc;
+
+	if (a->size_text && o)
+		return err_set(err, EINVAL, "%s: The image size must be specified only once",
+			       a->filename);
+	if (o)
+		return option_size(o, "", ret, err) ? err_wrap(err, -EINVAL, "%s", a->filename) : 0;
+	if (!a->size_text)
+		return err_set(err, EINVAL, "%s: Image creation needs a size parameter",
+			       a->filename);
+	rc = tool_size(a->size_text, ret);
+	if (rc == -ERANGE)
+		return err_set(err, ERANGE, "Invalid image size specified. Must be between 0 and "
+			       "%" PRId64 ".", INT64_MAX);
+	return rc ? err_set(err, EINVAL, "Invalid image size specified: '%s'.", a->size_text) : 0;
+}
+
+static int check_format(const struct args *a, struct err *err)
+{
+	const char *f = a->format;
+
+	if (!strcmp(f, "raw") || !strcmp(f, "file"))
+		return 0;
+	if (image_name_check_format(f, NULL) == -EINVAL)
+		return err_set(err, EINVAL, "%s: Unknown file format '%s'", a->filename, f);
+	err_set(err, ENOTSUP, "%s: this version creates raw images only, not '%s'", a->filename, f);
+	return -ENOTSUP;
+}
+
+/* The operands and options, as far as they can be judged without a look at the disk. */
+static int make_plan(struct args *a, struct image_name *name, struct plan *p, struct err *err)
+{
+	const struct option_item *size, *prealloc, *nocow, *hint, *unused;
+	int rc = check_format(a, err);
+
+	if (rc)
+		return rc;
+	size = option_list_take(&a->options, "", "size");
+	prealloc = option_list_take(&a->options, "", "preallocation");
+	nocow = option_list_take(&a->options, "", "nocow");
+	hint = option_list_take(&a->options, "", "extent_size_hint");
+	unused = option_list_unused(&a->options, "");
+	if (unused)
+		return err_set(err, EINVAL, "%s: Invalid parameter '%s'", a->filename,
+			       unused->key);
+	if (a->backing)
+		return err_set(err, ENOTSUP, "%s: Backing file not supported for file format '%s'",
+			       a->filename, a->format);
+	if (a->backing_format)
+		return err_set(err, ENOTSUP, "%s: Backing file format not supported for file "
+			       "format '%s'", a->filename, a->format);
+	rc = find_size(a, size, &p->size, err);
+	if (rc)
+		return rc;
+	p->has_extent_hint = hint;
+	rc = option_bool(nocow, "", &p->is_nocow, err);
+	if (!rc)
+		rc = option_size(hint, "", &p->extent_hint, err);
+	if (!rc && !strncmp(a->filename, "json:", 5))
+		rc = err_set(err, EINVAL, "Unknown protocol 'json'");
+	if (!rc && a->filename[0])
+		rc = image_name_parse(a->filename, name, err);
+	if (rc)
+		return err_wrap(err, rc, "%s", a->filename);
+	p->path = name->path ? name->path : "";
+	if (!a->is_quiet)
+		printf("Formatting '%s', fmt=%s size=%" PRIu64 "%s%s%s%s", a->filename, a->format,
+		       p->size, nocow ? " nocow=" : "", nocow ? nocow->value : "",
+		       prealloc ? " preallocation=" : "", prealloc ? prealloc->value : "");
+	if (!a->is_quiet && hint)
+		printf(" extent_size_hint=%" PRIu64, p->extent_hint);
+	if (!a->is_quiet)
+		putchar('\n');
+	rc = check_prealloc(prealloc, p, err);
+	return rc ? err_wrap(err, rc, "%s", a->filename) : 0;
+}
+
+static int create(struct args *a)
+{
+	struct image_name name = { 0 };
+	struct err err = { 0 };
+	struct plan p = { .name = a->filename, .err = &err };
+	struct tool t = { 0 };
+	int rc;
+
+	if (make_plan(a, &name, &p, &err)) {
+		image_name_fini(&name);
+		return tool_fail(&err);
+	}
+	rc = tool_start(&t, LOOP_AUTO);
+	if (!rc) {
+		p.tool = &t;
+		rc = tool_run(&t, make_wait, &p);
+		if (rc) {
+			err_wrap(&err, rc, "%s", a->filename);
+			tool_fail(&err);
+		}
+	}
+	tool_stop(&t);
+	image_name_fini(&name);
+	return rc ? EXIT_ERROR : EXIT_OK;
+}
+
+/* ---- the command line ---- */
+
+/* -o may be given several times; later ones count. */
+static int add_options(struct args *a, const char *text)
+{
+	struct option_list l = { 0 };
+	struct err err = { 0 };
+	int rc = 0;
+
+	if (!text[0] || text[0] == ',') {
+		tool_error("Invalid option list: %s", text);
+		return -EINVAL;
+	}
+	if (!strcmp(text, "help") || !strcmp(text, "?")) {
+		a->wants_help = true;
+		return 0;
+	}
+	if (option_list_parse(text, NULL, &l, &err)) {
+		tool_fail(&err);
+		return -EINVAL;
+	}
+	for (unsigned i = 0; i < l.n && !rc; i++)
+		rc = option_list_set(&a->options, l.items[i].key, l.items[i].value, OPTION_TEXT);
+	option_list_fini(&l);
+	if (rc)
+		tool_error("Invalid option list: %s", text);
+	return rc;
+}
+
+static int take_operand(struct args *a, const char *value)
+{
+	if (!a->filename) {
+		a->filename = value;
+	} else if (!a->size_text) {
+		a->size_text = value;
+	} else {
+		tool_fail_usage(&create_tool, "Unexpected argument: %s", value);
+		return OPTS_ERROR;
+	}
+	return OPTS_OPERAND;
+}
+
+/* Returns what opts_next() did, or OPTS_ERROR. */
+static int take_option(struct args *a, int id, const char *value)
+{
+	switch (id) {
+	case OPTS_OPERAND:
+		return take_operand(a, value);
+	case OPT_HELP:
+		tool_help(&create_tool);
+		a->is_done = true;
+		break;
+	case OPT_QUIET:
+		a->is_quiet = true;
+		break;
+	case OPT_FORMAT:
+		a->format = value;
+		break;
+	case OPT_OPTIONS:
+		return add_options(a, value) ? OPTS_ERROR : id;
+	case OPT_BACKING:
+		a->backing = value;
+		break;
+	case OPT_BACKING_FORMAT:
+		a->backing_format = value;
+		break;
+	case OPT_OBJECT:
+		return tool_object(value) ? OPTS_ERROR : id;
+	}
+	return id;
+}
+
+static int run(struct args *a)
+{
+	if (a->wants_help) {
+		print_options_help(a->filename);
+		return EXIT_OK;
+	}
+	if (!a->filename)
+		return tool_fail_usage(&create_tool, "Expecting image file name");
+	return create(a);
+}
+
+int cmd_create(int argc, char **argv)
+{
+	struct args a = { .format = "raw" };
+	const char *value;
+	int id, rc = EXIT_ERROR;
+
+	tool_opts_start(&create_tool, argc, argv);
+	do {
+		id = tool_opts_next(&create_tool, &value);
+		id = take_option(&a, id, value);
+	} while (id != OPTS_END && id != OPTS_ERROR && !a.is_done);
+	if (a.is_done)
+		rc = EXIT_OK;
+	else if (id == OPTS_END)
+		rc = run(&a);
+	option_list_fini(&a.options);
+	return rc;
+}
