@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# suites: default long
+# limit: 600
+# Every fuzz target runs for some seconds under ASan and UBSan, and finds nothing.
+#
+#	FUZZ_SECONDS=3600 tests/fuzz-smoke.sh
+. "$(dirname "$0")/lib.sh"
+
+"$top/fuzz/run" all "${FUZZ_SECONDS:-10}"
