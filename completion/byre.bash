@@ -97,7 +97,7 @@ _byre_compare()
 
 _byre_measure()
 {
-	_byre_image "$@" "-h --help -O --target-format -o --options -s --size -f --format
+	_byre_image "$@" "-h --help -O --target-format -o --options --size -f --format
 		--image-opts -l --snapshot --output -U --force-share --object --untrusted"
 }
 

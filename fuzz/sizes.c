@@ -130,7 +130,7 @@ static void measure(uint64_t *h, const char *text, const char *format)
 {
 	struct measure_target t = { 0 };
 	FILE *real = silence();
-	int rc = measure_options_valid(text) ? measure_target_parse(format, text, &t) : 0;
+	int rc = tool_options_valid(text) ? measure_target_parse(format, text, &t) : 0;
 
 	stderr = real;
 	*h = fuzz_hash(*h, &rc, sizeof(rc));

@@ -39,6 +39,34 @@ static void sizes_parse(void **state)
 	}
 }
 
+static void sizes_read_as_qemu_img_does(void **state)
+{
+	static const struct { const char *text; int rc; uint64_t value; } cases[] = {
+		{ " \t+1k", 0, 1024 }, { ".5k", 0, 512 }, { "1.k", 0, 1024 }, { "1.", 0, 1 },
+		{ "1.0", 0, 1 }, { ".0", 0, 0 }, { ".", -EINVAL, 0 }, { ".k", -EINVAL, 0 },
+		{ "1.1", -EINVAL, 0 }, { "1.5e1k", -EINVAL, 0 }, { "1.5 k", -EINVAL, 0 },
+		{ "0.0005k", 0, 1 }, { "0.000488k", 0, 0 }, { "0.00048828125k", 0, 1 },
+		{ "1.99999999999999999999k", 0, 2048 }, { "1.1T", 0, 1209462790554 },
+		{ "7.9E", 0, 9108079886394091136 }, { "9007199254740993.0", 0, 9007199254740993 },
+		{ "16E", -ERANGE, 0 }, { "15.99999999999999999999E", -ERANGE, 0 },
+		{ "8E", 0, 8ULL << 60 }, { "18446744073709551615", 0, UINT64_MAX },
+		{ "18446744073709551616", -ERANGE, 0 }, { "0xffffffffffffffff", 0, UINT64_MAX },
+		{ "0x10000000000000000", -ERANGE, 0 }, { "0x10k", -EINVAL, 0 },
+		{ "0x-5", -EINVAL, 0 }, { "0x1.8k", -EINVAL, 0 }, { "-5", -ERANGE, 0 },
+		{ "-0", -ERANGE, 0 }, { "-5k", -EINVAL, 0 }, { "-0x5", -EINVAL, 0 },
+		{ "-", -EINVAL, 0 }, { "+-1", -EINVAL, 0 }, { "inf", -EINVAL, 0 },
+		{ "1 ", -EINVAL, 0 }, { "", -EINVAL, 0 },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		uint64_t v = 77;
+
+		if (size_read(cases[i].text, &v) != cases[i].rc)
+			fail_msg("'%s'", cases[i].text);
+		assert_int_equal(v, cases[i].rc ? 77 : cases[i].value);
+	}
+}
+
 static void numbers_parse(void **state)
 {
 	uint64_t v = 7;
@@ -187,6 +215,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sizes_parse),
+		cmocka_unit_test(sizes_read_as_qemu_img_does),
 		cmocka_unit_test(numbers_parse),
 		cmocka_unit_test(sizes_print_as_qemu_img_does),
 		cmocka_unit_test(ranges),

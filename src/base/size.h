@@ -8,9 +8,13 @@
 
 struct err;
 
-/* Parses "4096", "64k", "1.5G", "2T": a decimal number, or 0x hexadecimal without
- * suffix, then one of b k M G T P E in either case (powers of 1024; none: bytes).
- * 0, -EINVAL (not a size) or -ERANGE (2^63 or more). @what names the option for @err. */
+/* Reads "4096", "64k", "1.5G", ".5T" as qemu-img does: blanks and a plus sign, a decimal number, or
+ * 0x hexadecimal without suffix, then one of b k M G T P E in either case (powers of 1024; none:
+ * bytes). 0, -EINVAL (not a size) or -ERANGE (2^64 or more, or a negative number). */
+int size_read(const char *text, uint64_t *ret);
+
+/* The same, stricter: the text begins with a digit, and 2^63 is -ERANGE. @what names the option
+ * for @err. */
 int size_parse(const char *text, const char *what, uint64_t *ret, struct err *err);
 
 /* Parses a decimal whole number in [@min, @max]. 0, -EINVAL or -ERANGE. */

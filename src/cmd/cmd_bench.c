@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* cmd/cmd_bench.c - `byre bench`: requests of one size through an image, and how long they took. */
-#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -57,7 +56,7 @@ struct bench_args {
 	bool is_native;
 };
 
-/* strtoull(3)'s whole numbers: decimal, 0x hexadecimal, 0 octal. */
+/* A whole number, as QEMU reads it. */
 static int number(const char *text, uint64_t *ret)
 {
 	char *end;
@@ -72,16 +71,12 @@ static int number(const char *text, uint64_t *ret)
 static int option_number(const char *what, const char *text, uint64_t min, uint64_t max,
 			 int (*parse)(const char *text, uint64_t *ret), uint64_t *ret)
 {
-	const char *digits = text + strspn(text, " \t\n\v\f\r");
-	bool is_negative = *digits == '-';
 	uint64_t n = 0;
-	int rc;
+	int rc = parse(text, &n);
 
-	digits += *digits == '-' || *digits == '+';
-	rc = isdigit((unsigned char)*digits) ? parse(digits, &n) : -EINVAL;
 	if (rc == -EINVAL)
 		return tool_error("Invalid %s specified: '%s'.", what, text);
-	if (rc || is_negative || n < min || n > max)
+	if (rc || n < min || n > max)
 		return tool_error("Invalid %s specified. Must be between %llu and %llu.", what,
 				  (unsigned long long)min, (unsigned long long)max);
 	*ret = n;
@@ -111,22 +106,10 @@ static int option_cache(const char *text, struct bench_args *a)
 static int option(int id, const char *value, struct bench_args *a)
 {
 	struct bench_opts *o = &a->o;
-	uint64_t n;
+	uint64_t n = 0;
 	int rc = 0;
 
 	switch (id) {
-	case OPT_FORMAT:
-		a->img.format = value;
-		break;
-	case OPT_IMAGE_OPTS:
-		a->img.image_opts = true;
-		break;
-	case OPT_FORCE_SHARE:
-		a->img.force_share = true;
-		break;
-	case OPT_UNTRUSTED:
-		a->img.untrusted = true;
-		break;
 	case OPT_CACHE:
 		return option_cache(value, a);
 	case OPT_COUNT:
@@ -148,7 +131,7 @@ static int option(int id, const char *value, struct bench_args *a)
 		break;
 	case OPT_PATTERN:
 		rc = option_number("pattern byte", value, 0, UINT8_MAX, number, &n);
-		o->pattern = rc ? 0 : (uint8_t)n;
+		o->pattern = (uint8_t)n;
 		break;
 	case OPT_FLUSH_INTERVAL:
 		return option_number("flush interval", value, 0, INT_MAX, number,
@@ -156,6 +139,10 @@ static int option(int id, const char *value, struct bench_args *a)
 	case OPT_NO_DRAIN:
 		o->drain = false;
 		break;
+	case OPT_QUIET:                 /* nothing that is said can be left out */
+		break;
+	default:
+		return img_take_option(&a->img, id, value);
 	}
 	return rc;
 }

@@ -113,24 +113,16 @@ static void print_plain(const struct qcow2_check *c)
 
 struct check_call {
 	struct node *top;
-	const char *warning;            /* of bitmaps */
 	struct qcow2_check result;
 	struct err err;
 };
-
-static int judge_wait(void *arg)
-{
-	struct check_call *c = arg;
-
-	return qcow2_bitmaps_judge_wait(c->top, &c->warning, &c->err);
-}
 
 static int check_wait(void *arg)
 {
 	static const struct qcow2_check_say out = { .fn = say };
 	struct check_call *c = arg;
 
-	return qcow2_check_wait(c->top, &out, &c->result);
+	return qcow2_check_wait(c->top, &out, &c->result, &c->err);
 }
 
 static int check(struct img *img, const struct check_args *a)
@@ -143,20 +135,12 @@ static int check(struct img *img, const struct check_args *a)
 		tool_error("This image format does not support checks");
 		return EXIT_NO_CHECKS;
 	}
-	rc = tool_run(img->tool, judge_wait, &c);
-	if (rc)
-		return tool_error("Could not open '%s': %s", img->name, c.err.text);
-	if (c.warning) {
-		tool_error("warning: %s", c.warning);
-		fputs("Some clusters may be leaked, run 'qemu-img check -r' on the image file to "
-		      "fix.", stderr);
-	}
 	/* A damaged image may have millions of findings. */
 	fflush(stderr);
 	setvbuf(stderr, buffer, _IOFBF, sizeof(buffer));
 	rc = tool_run(img->tool, check_wait, &c);
 	if (rc)
-		tool_error("Check failed: %s", strerror(-rc));
+		tool_error("Check failed: %s", tool_is_qemu_img() ? strerror(-rc) : c.err.text);
 	else if (c.result.check_errors)
 		tool_error("Check failed");
 	fflush(stderr);
@@ -178,23 +162,6 @@ static int take_option(struct check_args *a, int id, const char *value)
 	case OPT_QUIET:
 		a->is_quiet = true;
 		return 0;
-	case OPT_FORMAT:
-		a->image.format = value;
-		return 0;
-	case OPT_IMAGE_OPTS:
-		a->image.image_opts = true;
-		return 0;
-	case OPT_CACHE:
-		a->image.cache = value;
-		return 0;
-	case OPT_FORCE_SHARE:
-		a->image.force_share = true;
-		return 0;
-	case OPT_UNTRUSTED:
-		a->image.untrusted = true;
-		return 0;
-	case OPT_OBJECT:
-		return tool_object(value);
 	case OPT_OUTPUT:
 		return tool_output(&grammar, value, &a->is_json);
 	case OPT_REPAIR:
@@ -203,8 +170,9 @@ static int take_option(struct check_args *a, int id, const char *value)
 			return 0;
 		tool_fail_usage(&grammar, "--repair (-r) expects 'leaks' or 'all' not '%s'",
 				value);
+		return -EINVAL;
 	}
-	return -EINVAL;
+	return img_take_option(&a->image, id, value);
 }
 
 int cmd_check(int argc, char **argv)

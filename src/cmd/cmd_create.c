@@ -35,13 +35,13 @@ enum {
 enum { SECTOR = 512, FIRST_BLOCK = 4096, ZEROS = 1 << 20, EXTENT_HINT_DEFAULT = 1 << 20 };
 
 static const struct opt create_opts[] = {
+	TOOL_OPT_OBJECT,
 	TOOL_OPT_QUIET,
 	{ 'f', "format", "FMT", "the format: raw, which is the default", OPT_FORMAT },
 	{ 'o', "options", "OPTIONS", "key=value,...; 'help' shows them", OPT_OPTIONS },
 	{ 'b', "backing", "FILENAME", "refused: raw images have no backing file", OPT_BACKING },
 	{ 'F', "backing-format", "FMT", "refused, too", OPT_BACKING_FORMAT },
 	{ 'u', "backing-unsafe", NULL, "do not look at a backing file", OPT_BACKING_UNSAFE },
-	TOOL_OPT_OBJECT,
 	TOOL_OPT_HELP,
 };
 
@@ -55,12 +55,15 @@ static const struct tool_grammar create_tool = {
 
 struct args {
 	const char *format;
+	const char *operands[3];        /* FILENAME, SIZE, and one that should not be there */
+	unsigned noperands;             /* at most so many are kept */
 	const char *filename;
-	const char *size_text;          /* the operand; NULL: none */
+	bool has_size;                  /* as an operand */
+	uint64_t size;
 	const char *backing, *backing_format;
+	char *options_text;             /* owned; all of -o, or NULL */
 	struct option_list options;
 	bool is_quiet;
-	bool wants_help;                /* -o help */
 	bool is_done;                   /* --help: nothing else counts */
 };
 
@@ -138,9 +141,13 @@ static int fill(const struct plan *p)
 	uint64_t size = align_up(p->size, SECTOR);
 	int rc;
 
+	if (p->extent_hint > UINT32_MAX)
+		return err_set(p->err, EINVAL, "Extent size hint is too large");
 	if (ftruncate(p->fd, 0) < 0)
 		return err_set_errno(p->err, errno, "Could not create '%s'", p->path);
 	give_hints(p);
+	if (p->size > INT64_MAX)
+		return err_set_errno(p->err, EINVAL, "Could not resize file");
 	if (ftruncate(p->fd, (off_t)size) < 0) {
 		if (errno == EFBIG)
 			return err_set(p->err, EFBIG,
@@ -233,43 +240,37 @@ static int check_prealloc(const struct option_item *o, struct plan *p, struct er
 static int find_size(const struct args *a, const struct option_item *o, uint64_t *ret,
 		     struct err *err)
 {
-	int rc;
-
-	if (a->size_text && o)
+	if (a->has_size && o)
 		return err_set(err, EINVAL, "%s: The image size must be specified only once",
 			       a->filename);
-	if (o)
-		return option_size(o, "", ret, err) ? err_wrap(err, -EINVAL, "%s", a->filename) : 0;
-	if (!a->size_text)
+	if (o && option_size(o, "", ret, err))
+		return err_wrap(err, -EINVAL, "%s", a->filename);
+	if (o && *ret != UINT64_MAX)            /* which is QEMU's word for none */
+		return 0;
+	if (!a->has_size)
 		return err_set(err, EINVAL, "%s: Image creation needs a size parameter",
 			       a->filename);
-	rc = tool_size(a->size_text, ret);
-	if (rc == -ERANGE)
-		return err_set(err, ERANGE, "Invalid image size specified. Must be between 0 and "
-			       "%" PRId64 ".", INT64_MAX);
-	return rc ? err_set(err, EINVAL, "Invalid image size specified: '%s'.", a->size_text) : 0;
+	*ret = a->size;
+	return 0;
 }
 
-static int check_format(const struct args *a, struct err *err)
+static int check_format(const char *f, struct err *err)
 {
-	const char *f = a->format;
-
 	if (!strcmp(f, "raw") || !strcmp(f, "file"))
 		return 0;
 	if (image_name_check_format(f, NULL) == -EINVAL)
-		return err_set(err, EINVAL, "%s: Unknown file format '%s'", a->filename, f);
-	err_set(err, ENOTSUP, "%s: this version creates raw images only, not '%s'", a->filename, f);
-	return -ENOTSUP;
+		return err_set(err, EINVAL, "Unknown file format '%s'", f);
+	return err_set(err, ENOTSUP, "this version creates raw images only, not '%s'", f);
 }
 
 /* The operands and options, as far as they can be judged without a look at the disk. */
 static int make_plan(struct args *a, struct image_name *name, struct plan *p, struct err *err)
 {
 	const struct option_item *size, *prealloc, *nocow, *hint, *unused;
-	int rc = check_format(a, err);
+	int rc = check_format(a->format, err);
 
 	if (rc)
-		return rc;
+		return err_wrap(err, rc, "%s", a->filename);
 	size = option_list_take(&a->options, "", "size");
 	prealloc = option_list_take(&a->options, "", "preallocation");
 	nocow = option_list_take(&a->options, "", "nocow");
@@ -299,11 +300,11 @@ static int make_plan(struct args *a, struct image_name *name, struct plan *p, st
 		return err_wrap(err, rc, "%s", a->filename);
 	p->path = name->path ? name->path : "";
 	if (!a->is_quiet)
-		printf("Formatting '%s', fmt=%s size=%" PRIu64 "%s%s%s%s", a->filename, a->format,
-		       p->size, nocow ? " nocow=" : "", nocow ? nocow->value : "",
+		printf("Formatting '%s', fmt=%s size=%" PRId64 "%s%s%s%s", a->filename, a->format,
+		       (int64_t)p->size, nocow ? " nocow=" : "", nocow ? nocow->value : "",
 		       prealloc ? " preallocation=" : "", prealloc ? prealloc->value : "");
 	if (!a->is_quiet && hint)
-		printf(" extent_size_hint=%" PRIu64, p->extent_hint);
+		printf(" extent_size_hint=%" PRId64, (int64_t)p->extent_hint);
 	if (!a->is_quiet)
 		putchar('\n');
 	rc = check_prealloc(prealloc, p, err);
@@ -338,52 +339,14 @@ static int create(struct args *a)
 
 /* ---- the command line ---- */
 
-/* -o may be given several times; later ones count. */
-static int add_options(struct args *a, const char *text)
-{
-	struct option_list l = { 0 };
-	struct err err = { 0 };
-	int rc = 0;
-
-	if (!text[0] || text[0] == ',') {
-		tool_error("Invalid option list: %s", text);
-		return -EINVAL;
-	}
-	if (!strcmp(text, "help") || !strcmp(text, "?")) {
-		a->wants_help = true;
-		return 0;
-	}
-	if (option_list_parse(text, NULL, &l, &err)) {
-		tool_fail(&err);
-		return -EINVAL;
-	}
-	for (unsigned i = 0; i < l.n && !rc; i++)
-		rc = option_list_set(&a->options, l.items[i].key, l.items[i].value, OPTION_TEXT);
-	option_list_fini(&l);
-	if (rc)
-		tool_error("Invalid option list: %s", text);
-	return rc;
-}
-
-static int take_operand(struct args *a, const char *value)
-{
-	if (!a->filename) {
-		a->filename = value;
-	} else if (!a->size_text) {
-		a->size_text = value;
-	} else {
-		tool_fail_usage(&create_tool, "Unexpected argument: %s", value);
-		return OPTS_ERROR;
-	}
-	return OPTS_OPERAND;
-}
-
 /* Returns what opts_next() did, or OPTS_ERROR. */
 static int take_option(struct args *a, int id, const char *value)
 {
 	switch (id) {
 	case OPTS_OPERAND:
-		return take_operand(a, value);
+		if (a->noperands < ARRAY_SIZE(a->operands))
+			a->operands[a->noperands++] = value;
+		break;
 	case OPT_HELP:
 		tool_help(&create_tool);
 		a->is_done = true;
@@ -395,7 +358,7 @@ static int take_option(struct args *a, int id, const char *value)
 		a->format = value;
 		break;
 	case OPT_OPTIONS:
-		return add_options(a, value) ? OPTS_ERROR : id;
+		return tool_options_add(&a->options_text, value) ? OPTS_ERROR : id;
 	case OPT_BACKING:
 		a->backing = value;
 		break;
@@ -408,14 +371,53 @@ static int take_option(struct args *a, int id, const char *value)
 	return id;
 }
 
+static int take_size(struct args *a, const char *text)
+{
+	int rc = tool_size(text, &a->size);
+
+	if (rc == -ERANGE)
+		tool_error("Invalid image size specified. Must be between 0 and %" PRId64 ".",
+			   INT64_MAX);
+	else if (rc)
+		tool_error("Invalid image size specified: '%s'.", text);
+	a->has_size = true;
+	return rc;
+}
+
+/* Is there the bare word "help", or "?", among what -o has? */
+static bool asks_help(const char *options)
+{
+	while (*options) {
+		size_t n = 0;
+
+		while (options[n] && (options[n] != ',' || options[n + 1] == ','))
+			n += options[n] == ',' ? 2 : 1;
+		if ((n == 4 && !strncmp(options, "help", n)) || (n == 1 && *options == '?'))
+			return true;
+		options += n + (options[n] == ',');
+	}
+	return false;
+}
+
 static int run(struct args *a)
 {
-	if (a->wants_help) {
+	struct err err = { 0 };
+
+	a->filename = a->operands[0];
+	if (a->options_text && asks_help(a->options_text)) {
+		if (check_format(a->format, &err))
+			return tool_fail(&err);
 		print_options_help(a->filename);
 		return EXIT_OK;
 	}
 	if (!a->filename)
 		return tool_fail_usage(&create_tool, "Expecting image file name");
+	if (a->operands[1] && take_size(a, a->operands[1]))
+		return EXIT_ERROR;
+	if (a->operands[2])
+		return tool_fail_usage(&create_tool, "Unexpected argument: %s", a->operands[2]);
+	if (a->options_text && option_list_parse(a->options_text, NULL, &a->options, &err))
+		return tool_fail(&err);
 	return create(a);
 }
 
@@ -435,5 +437,6 @@ int cmd_create(int argc, char **argv)
 	else if (id == OPTS_END)
 		rc = run(&a);
 	option_list_fini(&a.options);
+	free(a.options_text);
 	return rc;
 }

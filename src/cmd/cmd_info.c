@@ -279,31 +279,17 @@ static int print(const struct args *a, const struct chain *c)
 
 /* ---- the command ---- */
 
-/* Returns what opts_next() did, or OPTS_ERROR. */
+/* One option. 0, or -EINVAL with the message printed. */
 static int take_option(struct args *a, int id, const char *value)
 {
 	switch (id) {
-	case OPT_FORMAT:
-		a->img.format = value;
-		break;
-	case OPT_IMAGE_OPTS:
-		a->img.image_opts = true;
-		break;
 	case OPT_BACKING_CHAIN:
 		a->is_chain = true;
-		break;
-	case OPT_FORCE_SHARE:
-		a->img.force_share = true;
-		break;
-	case OPT_UNTRUSTED:
-		a->img.untrusted = true;
-		break;
-	case OPT_OBJECT:
-		return tool_object(value) ? OPTS_ERROR : id;
+		return 0;
 	case OPT_OUTPUT:
-		return tool_output(&info_tool, value, &a->is_json) ? OPTS_ERROR : id;
+		return tool_output(&info_tool, value, &a->is_json);
 	}
-	return id;
+	return img_take_option(&a->img, id, value);
 }
 
 int cmd_info(int argc, char **argv)
@@ -322,7 +308,7 @@ int cmd_info(int argc, char **argv)
 		if (id == OPTS_OPERAND) {
 			a.filename = value;
 			noperands++;
-		} else if (take_option(&a, id, value) == OPTS_ERROR) {
+		} else if (id == OPTS_ERROR || take_option(&a, id, value)) {
 			return EXIT_ERROR;
 		}
 	}

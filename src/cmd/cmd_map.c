@@ -44,7 +44,6 @@ struct map_args {
 
 struct lines {
 	bool is_json;
-	bool is_begun;
 	size_t used;
 	char text[1 << 16];
 };
@@ -113,8 +112,6 @@ static void put_bool(struct lines *l, bool is_true)
 
 static void put_json(struct lines *l, uint64_t start, const struct map_run *run, bool is_last)
 {
-	if (!l->is_begun)
-		PUT(l, "[");
 	PUT(l, "{ \"start\": ");
 	put_number(l, start);
 	PUT(l, ", \"length\": ");
@@ -159,7 +156,6 @@ static int take(void *arg, uint64_t start, const struct map_run *run, bool is_la
 			return NO_PLACE;
 		put_plain(l, start, run);
 	}
-	l->is_begun = true;
 	return 0;
 }
 
@@ -187,7 +183,9 @@ static int print_map(struct img *img, const struct map_args *a)
 	int rc;
 
 	lines = (struct lines){ .is_json = a->is_json };
-	if (!a->is_json)
+	if (a->is_json)
+		PUT(&lines, "[");
+	else
 		printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
 	rc = tool_run(img->tool, walk_wait, &w);
 	flush_lines(&lines);
@@ -215,20 +213,6 @@ static int parse_offset(const char *what, const char *text, uint64_t *ret)
 static int take_option(struct map_args *a, int id, const char *value)
 {
 	switch (id) {
-	case OPT_FORMAT:
-		a->image.format = value;
-		return 0;
-	case OPT_IMAGE_OPTS:
-		a->image.image_opts = true;
-		return 0;
-	case OPT_FORCE_SHARE:
-		a->image.force_share = true;
-		return 0;
-	case OPT_UNTRUSTED:
-		a->image.untrusted = true;
-		return 0;
-	case OPT_OBJECT:
-		return tool_object(value);
 	case OPT_OUTPUT:
 		return tool_output(&grammar, value, &a->is_json);
 	case OPT_START:
@@ -236,7 +220,7 @@ static int take_option(struct map_args *a, int id, const char *value)
 	case OPT_LENGTH:
 		return parse_offset("max length", value, &a->length);
 	}
-	return -EINVAL;
+	return img_take_option(&a->image, id, value);
 }
 
 int cmd_map(int argc, char **argv)

@@ -21,14 +21,14 @@ static const struct opt opts[] = {
 	{ 'O', "target-format", "FMT", "of the new image: raw (the default) or qcow2",
 	  OPT_TARGET_FORMAT },
 	{ 'o', "options", "OPTIONS", "of the new image: cluster_size=64k,...", OPT_OPTIONS },
-	{ 's', "size", "SIZE", "the new image is empty, of that size", OPT_SIZE },
 	TOOL_OPT_FORMAT,
 	TOOL_OPT_IMAGE_OPTS,
 	{ 'l', "snapshot", "WHICH", "measure this internal snapshot of FILENAME: its id or "
 	  "name,\nor snapshot.id=ID,snapshot.name=NAME", OPT_SNAPSHOT },
-	TOOL_OPT_OUTPUT,
-	TOOL_OPT_FORCE_SHARE,
 	TOOL_OPT_OBJECT,
+	TOOL_OPT_OUTPUT,
+	{ 0, "size", "SIZE", "the new image is empty, of that size", OPT_SIZE },
+	TOOL_OPT_FORCE_SHARE,
 	TOOL_OPT_UNTRUSTED,
 };
 
@@ -243,28 +243,6 @@ static int take_size(struct measure_args *a, const char *text)
 	return rc;
 }
 
-/* Puts @text behind what -o has brought so far. */
-static int take_options(struct measure_args *a, const char *text)
-{
-	size_t before = a->options ? strlen(a->options) + 1 : 0;
-	char *all;
-
-	if (!measure_options_valid(text)) {
-		tool_error("Invalid option list: %s", text);
-		return -EINVAL;
-	}
-	all = realloc(a->options, before + strlen(text) + 1);
-	if (!all) {
-		tool_error("%s", strerror(ENOMEM));
-		return -ENOMEM;
-	}
-	if (before)
-		all[before - 1] = ',';
-	strcpy(all + before, text);
-	a->options = all;
-	return 0;
-}
-
 static int keep_text(char **field, const struct option_item *o)
 {
 	free(*field);
@@ -308,29 +286,15 @@ static int take_option(struct measure_args *a, int id, const char *value)
 		a->format = value;
 		return 0;
 	case OPT_OPTIONS:
-		return take_options(a, value);
+		return tool_options_add(&a->options, value);
 	case OPT_SIZE:
 		return take_size(a, value);
 	case OPT_SNAPSHOT:
 		return take_snapshot(a, value);
-	case OPT_FORMAT:
-		a->image.format = value;
-		return 0;
-	case OPT_IMAGE_OPTS:
-		a->image.image_opts = true;
-		return 0;
-	case OPT_FORCE_SHARE:
-		a->image.force_share = true;
-		return 0;
-	case OPT_UNTRUSTED:
-		a->image.untrusted = true;
-		return 0;
-	case OPT_OBJECT:
-		return tool_object(value);
 	case OPT_OUTPUT:
 		return tool_output(&grammar, value, &a->is_json);
 	}
-	return -EINVAL;
+	return img_take_option(&a->image, id, value);
 }
 
 static int check_args(const struct measure_args *a)

@@ -2,6 +2,7 @@
 /* cmd/img.c - opening an image for a tool (tool.h). */
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 #include "blk/port.h"
 #include "cmd/tool.h"
 #include "ctl/image_name.h"
+#include "fmt/qcow2/bitmap.h"
 #include "fmt/qcow2/info.h"
 #include "fmt/qcow2/qcow2.h"
 #include "loop/fiber.h"
@@ -21,32 +23,43 @@ struct open_call {
 	struct err *err;
 };
 
+/* What was left behind by a program that knows no bitmaps. QEMU ends without a newline. */
+static void warn_of_bitmaps(const struct node *n)
+{
+	const char *warning = qcow2_bitmaps_warning(n);
+
+	if (!warning)
+		return;
+	tool_warn("%s", warning);
+	fprintf(stderr, "Some clusters may be leaked, run 'qemu-img check -r' on the image file to "
+		"fix.%s", tool_is_qemu_img() ? "" : "\n");
+}
+
 /* QEMU reads the tables of snapshots and bitmaps of all images of a chain when it opens them, and
- * refuses what is damaged; so do the tools. */
-static int look_at_tables_wait(struct node *n, struct err *err)
+ * refuses what is damaged; so do the tools. The check finds what is wrong with snapshots itself. */
+static int look_at_tables_wait(struct node *n, bool for_check, struct err *err)
 {
 	struct qcow2_info info = { 0 };
 	int rc;
 
 	if (!n || strcmp(n->ops->name, "qcow2"))
 		return 0;
-	if (qcow2_has_void_bitmaps(n))
-		tool_warn("a program lacking bitmap support modified this file, so all bitmaps "
-			  "are now considered inconsistent\nSome clusters may be leaked, run "
-			  "'qemu-img check -r' on the image file to fix.");
+	warn_of_bitmaps(n);
+	if (for_check)
+		return qcow2_bitmaps_judge_wait(n, err);
 	rc = qcow2_info_wait(n, &info, err);
 	qcow2_info_fini(&info);
 	return rc;
 }
 
-/* @for_check: but for the top, which somebody else will look at. */
+/* @for_check concerns the top alone. */
 static int look_at_chain_wait(struct node *top, bool for_check, struct err *err)
 {
 	unsigned depth = 0;
 	int rc = 0;
 
 	for (struct node *n = top; n && !rc; n = n->child[CHILD_BACKING], depth++)
-		rc = for_check && n == top ? 0 : look_at_tables_wait(n, err);
+		rc = look_at_tables_wait(n, for_check && n == top, err);
 	for (unsigned i = 1; rc && i < depth; i++)
 		err_wrap(err, rc, "Could not open backing file");
 	return rc;
@@ -179,6 +192,30 @@ int img_close(struct img *img)
 	free(img->name);
 	*img = (struct img) { 0 };
 	return rc;
+}
+
+int img_take_option(struct img_opts *opts, int id, const char *value)
+{
+	switch (id) {
+	case OPT_FORMAT:
+		opts->format = value;
+		return 0;
+	case OPT_IMAGE_OPTS:
+		opts->image_opts = true;
+		return 0;
+	case OPT_CACHE:
+		opts->cache = value;
+		return 0;
+	case OPT_FORCE_SHARE:
+		opts->force_share = true;
+		return 0;
+	case OPT_UNTRUSTED:
+		opts->untrusted = true;
+		return 0;
+	case OPT_OBJECT:
+		return tool_object(value);
+	}
+	return -EINVAL;
 }
 
 const char *img_format(const struct img *img)

@@ -24,7 +24,4 @@ void json_string(struct json_out *j, const char *key, const char *value);
 void json_number(struct json_out *j, const char *key, int64_t value);
 void json_bool(struct json_out *j, const char *key, bool value);
 
-/* Prints @text in quotes, escaped. */
-void json_print_string(FILE *out, const char *text);
-
 #endif

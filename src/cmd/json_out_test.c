@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "base/json_text.h"
 #include "cmd/json_out.h"
 
 #include <setjmp.h>
@@ -37,7 +38,7 @@ static void check(const char *plain, const char *escaped)
 	size_t n;
 	FILE *f = open_memstream(&text, &n);
 
-	json_print_string(f, plain);
+	json_text_print(f, plain);
 	fclose(f);
 	assert_string_equal(text, escaped);
 	free(text);

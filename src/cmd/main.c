@@ -3,6 +3,7 @@
  * has the image tools only and speaks as qemu-img does. */
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -125,6 +126,8 @@ static int run_as_qemu_img(int argc, char **argv)
 	const char *argv0 = argv[0];
 	int c;
 
+	signal(SIGPIPE, SIG_IGN);       /* as qemu-img: a reader that leaves is no failure */
+
 	while ((c = getopt_long(argc, argv, "+hVT:", longs, NULL)) != -1) {
 		if (c == 'h')
 			return print_qemu_img_help();
@@ -148,14 +151,22 @@ static int run_as_qemu_img(int argc, char **argv)
 	return fail_as_qemu_img(argv0);
 }
 
-int main(int argc, char **argv)
+/* Output that nobody could read is a failure, said once at the end. qemu-img says nothing. */
+static int end(int rc)
+{
+	bool is_lost = fflush(stdout) || ferror(stdout);
+
+	if (!is_lost || tool_is_qemu_img())
+		return rc;
+	tool_error("the output could not be written");
+	return rc ? rc : EXIT_ERROR;
+}
+
+static int run_as_byre(int argc, char **argv)
 {
 	struct err err = { 0 };
 	const char *value;
 
-	tool_set_program(argc ? argv[0] : "byre");
-	if (tool_is_qemu_img())
-		return run_as_qemu_img(argc, argv);
 	if (argc > 1 && argv[1][0] != '-')
 		return run_command(argc - 1, argv + 1);
 	opts_start();
@@ -171,4 +182,10 @@ int main(int argc, char **argv)
 		err_set(&err, EINVAL, "no command given");
 	}
 	return cmd_fail_usage(NULL, &err);
+}
+
+int main(int argc, char **argv)
+{
+	tool_set_program(argc ? argv[0] : "byre");
+	return end(tool_is_qemu_img() ? run_as_qemu_img(argc, argv) : run_as_byre(argc, argv));
 }

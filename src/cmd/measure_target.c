@@ -48,29 +48,6 @@ static const struct known qcow2_options[] = {
 	{ "extent_size_hint", SIZE },
 };
 
-bool measure_options_valid(const char *text)
-{
-	size_t n = strlen(text), commas = 0;
-
-	if (!n || text[0] == ',')
-		return false;
-	while (commas < n && text[n - 1 - commas] == ',')
-		commas++;
-	return commas % 2 == 0;         /* two are one that belongs to the value */
-}
-
-/* @text as QEMU reads a number: a minus wraps. */
-static int read_number(const struct option_item *o, uint64_t *ret, struct err *err)
-{
-	char *end;
-
-	errno = 0;
-	*ret = strtoull(o->value, &end, 0);
-	if (end == o->value || *end || errno)
-		return err_set(err, EINVAL, "Parameter '%s' expects a number", o->key);
-	return 0;
-}
-
 static int check_value(const struct option_item *o, enum kind kind, struct err *err)
 {
 	uint64_t number;
@@ -80,11 +57,8 @@ static int check_value(const struct option_item *o, enum kind kind, struct err *
 	case TEXT:
 		return 0;
 	case NUMBER:
-		return read_number(o, &number, err);
+		return option_number(o, "", &number, err);
 	case SIZE:
-		if (o->value[0] == '-' && o->value[1] >= '0' && o->value[1] <= '9')
-			return err_set(err, EINVAL, "Value '%s' is out of range for parameter '%s'",
-				       o->value, o->key);
 		return option_size(o, "", &number, err);
 	case SWITCH:
 		break;
@@ -144,15 +118,13 @@ static int read_encryption(struct option_list *l, struct err *err)
 /* The values in the order in which qemu-img looks at them; their kinds are checked. */
 static int read_qcow2(struct option_list *l, struct measure_target *t, struct err *err)
 {
-	const struct option_item *bits_item = option_list_take(l, "", "refcount_bits");
 	const char *compat = text_of(l, "compat", "1.1");
 	uint64_t bits = 16;
 	int rc;
 
 	option_size(option_list_take(l, "", "cluster_size"), "", &t->layout.cluster, NULL);
 	option_bool(option_list_take(l, "", "extended_l2"), "", &t->layout.extended_l2, NULL);
-	if (bits_item)
-		read_number(bits_item, &bits, NULL);
+	option_number(option_list_take(l, "", "refcount_bits"), "", &bits, NULL);
 	if (!is_pow2(t->layout.cluster) || t->layout.cluster < 512 || t->layout.cluster > 2 << 20)
 		return err_set(err, EINVAL,
 			       "Cluster size must be a power of two between 512 and 2048k");

@@ -22,7 +22,4 @@ struct measure_target {
  * message printed. */
 int measure_target_parse(const char *format, const char *options, struct measure_target *ret);
 
-/* Pure: may @text be a list of options? Neither empty nor with an empty end. */
-bool measure_options_valid(const char *text);
-
 #endif

@@ -202,12 +202,44 @@ int tool_output(const struct tool_grammar *g, const char *text, bool *ret_is_jso
 	return 0;
 }
 
+bool tool_options_valid(const char *text)
+{
+	size_t n = strlen(text), commas = 0;
+
+	if (!n || text[0] == ',')
+		return false;
+	while (commas < n && text[n - 1 - commas] == ',')
+		commas++;
+	return commas % 2 == 0;         /* two are one that belongs to the value */
+}
+
+int tool_options_add(char **all, const char *text)
+{
+	char *both;
+
+	if (!tool_options_valid(text)) {
+		tool_error("Invalid option list: %s", text);
+		return -EINVAL;
+	}
+	if (asprintf(&both, "%s%s%s", *all ? *all : "", *all ? "," : "", text) < 0) {
+		tool_error("%s", strerror(ENOMEM));
+		return -ENOMEM;
+	}
+	free(*all);
+	*all = both;
+	return 0;
+}
+
 int tool_size(const char *text, uint64_t *ret)
 {
-	/* A number all the same, but one that no size can be. */
-	if (text[0] == '-' && !size_parse(text + 1, "size", ret, NULL))
-		return -ERANGE;
-	return size_parse(text, "size", ret, NULL);
+	uint64_t size;
+	int rc = size_read(text, &size);
+
+	if (!rc && size > INT64_MAX)
+		rc = -ERANGE;
+	if (!rc)
+		*ret = size;
+	return rc;
 }
 
 /* ---- the loop ---- */

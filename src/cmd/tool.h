@@ -120,7 +120,13 @@ int tool_output(const struct tool_grammar *g, const char *text, bool *ret_is_jso
 /* --object: checks OBJDEF (key=value,... or JSON) and its id against the earlier ones. Secrets are
  * understood and kept for nobody: byre reads no encrypted images. 0 or -EINVAL, printed. */
 int tool_object(const char *def);
-/* A size as qemu-img takes it: "10k", "1.5G". 0, -EINVAL (not a size), -ERANGE; silent. */
+/* -o, which may be given several times: puts @text behind what *@all, owned, has so far. 0 or
+ * -errno, printed. */
+int tool_options_add(char **all, const char *text);
+/* Does @text say something, without commas around it that belong to nothing? */
+bool tool_options_valid(const char *text);
+/* A size as qemu-img takes it: "10k", "1.5G"; below 2^63. 0, -EINVAL (not a size), -ERANGE;
+ * silent. */
 int tool_size(const char *text, uint64_t *ret);
 
 /* ---- the loop ---- */
@@ -174,6 +180,11 @@ int img_open_quiet(struct tool *t, const char *name, const struct img_opts *opts
 		   struct err *err);
 /* Not from a fiber. The first error of writing back. A zeroed @img is fine. */
 int img_close(struct img *img);
+
+/* The options that say how to open an image, and --object, which belongs to none: takes option @id
+ * with @value into @opts. 0; -EINVAL with the message printed, also for an id that is none of
+ * these. */
+int img_take_option(struct img_opts *opts, int id, const char *value);
 
 /* "qcow2", "raw": what messages call the format. */
 const char *img_format(const struct img *img);

@@ -2,7 +2,6 @@
 /* cmd/tool_object.c - --object: what scripts pass to qemu-img is checked as qemu-img checks it.
  * Secrets are all that an image tool can be given; they open encrypted images, which byre does not
  * read, so what is in them is looked at and forgotten. */
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,15 +16,6 @@ enum { IDS_MAX = 64 };
 
 static char *ids[IDS_MAX];              /* of the objects so far */
 static unsigned nids;
-
-static bool is_identifier(const char *s)
-{
-	if (!isalpha((unsigned char)*s))
-		return false;
-	while (isalnum((unsigned char)*s) || (*s && strchr("-._", *s)))
-		s++;
-	return !*s;
-}
 
 static bool is_id_known(const char *id)
 {
@@ -111,7 +101,7 @@ static int check_object(struct option_list *l, struct err *err)
 			       type->value);
 	if (!id)
 		return err_set(err, EINVAL, "Parameter 'id' is missing");
-	if (!is_identifier(id->value))
+	if (!option_is_identifier(id->value))
 		return err_set(err, EINVAL, "Parameter 'id' expects an identifier\n"
 			       "Identifiers consist of letters, digits, '-', '.', '_', starting "
 			       "with a letter.");

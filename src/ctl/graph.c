@@ -254,12 +254,27 @@ static int open_qcow2_wait(struct opening *o, const struct layer *l, struct node
 	return rc && !o->opts->qemu_words ? err_wrap(err, rc, "'%s'", file->name) : rc;
 }
 
+/* Options that came before the format was known have to fit it. */
+static int check_options(const struct layer *l, struct err *err)
+{
+	const char *unknown = !l->image ? NULL : !strcmp(l->format, "qcow2") ?
+			      l->image->unknown_to_qcow2 : l->image->unknown_to_raw;
+
+	if (!unknown)
+		return 0;
+	return err_set(err, EINVAL, "Block format '%s' does not support the option '%s'", l->format,
+		       unknown);
+}
+
 /* The format's node over @file, whose reference it takes on success. */
 static int open_format_wait(struct opening *o, const struct layer *l, struct node *file,
 			    struct node **ret, struct err *err)
 {
 	struct raw_opts ro = { .probed = l->is_probed, .writable = l->writable };
+	int rc = check_options(l, err);
 
+	if (rc)
+		return rc;
 	if (!strcmp(l->format, "qcow2"))
 		return open_qcow2_wait(o, l, file, ret, err);
 	if (is_bare(l->format)) {
@@ -269,6 +284,7 @@ static int open_format_wait(struct opening *o, const struct layer *l, struct nod
 	if (l->image) {
 		ro.name = l->image->shown;
 		ro.offset = l->image->raw_offset;
+		ro.has_size = l->image->has_raw_size;
 		ro.size = l->image->raw_size;
 	}
 	if (l->is_top && o->opts->snapshot)

@@ -8,6 +8,7 @@
 
 #include "base/bits.h"
 #include "base/err.h"
+#include "base/json_text.h"
 #include "ctl/option_list.h"
 
 /* What QEMU knows and byre does not open: told apart from what nobody knows. */
@@ -43,6 +44,8 @@ void image_name_fini(struct image_name *n)
 	free(n->path);
 	free(n->format);
 	free(n->shown);
+	free(n->unknown_to_raw);
+	free(n->unknown_to_qcow2);
 	*n = (struct image_name) { 0 };
 }
 
@@ -84,6 +87,14 @@ static const struct option_item *take(struct describing *d, const char *key)
 	return option_list_take(d->list, d->prefix, key);
 }
 
+/* As in QEMU, what is no text is as good as not said. */
+static const struct option_item *take_text(struct describing *d, const char *key)
+{
+	const struct option_item *o = take(d, key);
+
+	return o && o->kind == OPTION_TEXT ? o : NULL;
+}
+
 static int take_bool(struct describing *d, const char *key, bool *ret)
 {
 	return option_bool(take(d, key), d->prefix, ret, d->err);
@@ -108,6 +119,19 @@ static int take_word(struct describing *d, const char *key, const char *const *w
 	return wrong ? err_set(d->err, EINVAL, "invalid parameter value: %s", wrong) : 0;
 }
 
+static int check_node_name(const struct option_item *o, struct err *err)
+{
+	enum { NODE_NAME_MAX = 31 };
+
+	if (!o)
+		return 0;
+	if (!option_is_identifier(o->value))
+		return err_set(err, EINVAL, "Invalid node-name: '%s'", o->value);
+	if (strlen(o->value) > NODE_NAME_MAX)
+		return err_set(err, EINVAL, "Node name too long");
+	return 0;
+}
+
 /* What every node has. */
 static int take_common(struct describing *d)
 {
@@ -119,8 +143,9 @@ static int take_common(struct describing *d)
 	int rc;
 
 	flush = take(d, "cache.no-flush");
-	take(d, "node-name");
-	rc = option_bool(direct, d->prefix, &is_direct, d->err);
+	rc = check_node_name(take(d, "node-name"), d->err);
+	if (!rc)
+		rc = option_bool(direct, d->prefix, &is_direct, d->err);
 	if (!rc)
 		rc = option_bool(flush, d->prefix, &no_flush, d->err);
 	if (!rc)
@@ -143,12 +168,18 @@ static int take_common(struct describing *d)
 	return 0;
 }
 
+static bool is_direct(const struct image_name *n)
+{
+	return n->has_cache && (n->cache == FILE_CACHE_NONE || n->cache == FILE_CACHE_DIRECTSYNC);
+}
+
 /* The options of a file; d->prefix leads to them. */
 static int take_file(struct describing *d)
 {
 	static const char *const lockings[] = { "auto", "on", "off" };
 	static const char *const aios[] = { "threads", "native", "io_uring" };
-	const struct option_item *filename = take(d, "filename"), *locking, *unused;
+	const struct option_item *filename = take(d, "filename"), *locking, *aio, *unused;
+	uint64_t ignored_number;
 	bool ignored;
 	int rc;
 
@@ -161,16 +192,20 @@ static int take_file(struct describing *d)
 	rc = take_word(d, "locking", lockings, ARRAY_SIZE(lockings));
 	if (!rc)
 		rc = take_word(d, "aio", aios, ARRAY_SIZE(aios));
+	aio = take(d, "aio");
 	if (!rc)
 		rc = take_bool(d, "drop-cache", &ignored);
 	if (!rc)
 		rc = take_bool(d, "x-check-cache-dropped", &ignored);
-	take(d, "aio-max-batch");
-	take(d, "pr-manager");
+	if (!rc)
+		rc = option_number(take(d, "aio-max-batch"), d->prefix, &ignored_number, d->err);
 	if (!rc)
 		rc = take_common(d);
 	if (rc)
 		return rc;
+	if (aio && !strcmp(aio->value, "native") && !is_direct(d->name))
+		return err_set(d->err, EINVAL, "aio=native was specified, but it requires "
+			       "cache.direct=on, which was not specified.");
 	d->name->no_lock = locking && !strcmp(locking->value, "off");
 	unused = option_list_unused(d->list, d->prefix);
 	if (unused)
@@ -206,8 +241,11 @@ static int take_child_file(struct describing *d)
 	rc = go_into(d, "file", &len);
 	if (rc)
 		return rc;
-	driver = take(d, "driver");
-	if (driver && strcmp(driver->value, "file") && strcmp(driver->value, "host_device")) {
+	driver = take_text(d, "driver");
+	if (!driver && !take_text(d, "filename")) {
+		rc = err_set(d->err, EINVAL, "Must specify either driver or file");
+	} else if (driver && strcmp(driver->value, "file") &&
+		   strcmp(driver->value, "host_device")) {
 		rc = is_known_format(driver->value) ?
 			err_set(d->err, ENOTSUP, "A format below a format ('%s') is not supported",
 				driver->value) :
@@ -219,17 +257,6 @@ static int take_child_file(struct describing *d)
 	return rc;
 }
 
-static void print_json_text(FILE *f, const char *text)
-{
-	fputc('"', f);
-	for (; *text; text++) {
-		if (*text == '"' || *text == '\\')
-			fputc('\\', f);
-		fputc(*text, f);
-	}
-	fputc('"', f);
-}
-
 static void print_json_member(FILE *f, const char *key, const struct option_item *o)
 {
 	if (!o)
@@ -238,7 +265,7 @@ static void print_json_member(FILE *f, const char *key, const struct option_item
 	if (o->kind == OPTION_NUMBER)
 		fputs(o->value, f);
 	else
-		print_json_text(f, o->value);
+		json_text_print(f, o->value);
 	fputs(", ", f);
 }
 
@@ -256,7 +283,7 @@ static int describe_range(struct describing *d, const struct option_item *offset
 	fputs("\"driver\": \"raw\", ", f);
 	print_json_member(f, "size", size);
 	fputs("\"file\": {\"driver\": \"file\", \"filename\": ", f);
-	print_json_text(f, d->name->path);
+	json_text_print(f, d->name->path);
 	fputs("}}", f);
 	return fclose(f) ? err_set_errno(d->err, ENOMEM, "'%s'", d->name->path) : 0;
 }
@@ -270,7 +297,7 @@ static int take_raw(struct describing *d)
 		rc = option_size(size, d->prefix, &d->name->raw_size, d->err);
 	if (rc || (!offset && !size))
 		return rc;
-	d->name->has_range = true;
+	d->name->has_raw_size = size;
 	return describe_range(d, offset, size);
 }
 
@@ -357,16 +384,19 @@ static int take_qcow2(struct describing *d)
 	};
 	static const char *const sizes[] = {
 		"cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size",
-		"cache-clean-interval",
 	};
-	uint64_t size;
+	uint64_t ignored_size, interval = 0;
 	bool ignored;
 	int rc = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(switches) && !rc; i++)
 		rc = take_bool(d, switches[i], &ignored);
 	for (unsigned i = 0; i < ARRAY_SIZE(sizes) && !rc; i++)
-		rc = option_size(take(d, sizes[i]), d->prefix, &size, d->err);
+		rc = option_size(take(d, sizes[i]), d->prefix, &ignored_size, d->err);
+	if (!rc)
+		rc = option_number(take(d, "cache-clean-interval"), d->prefix, &interval, d->err);
+	if (!rc && interval > UINT32_MAX)
+		rc = err_set(d->err, EINVAL, "Cache clean interval too big");
 	take(d, "encrypt.format");
 	take(d, "encrypt.key-secret");
 	if (!rc)
@@ -378,8 +408,31 @@ static int take_qcow2(struct describing *d)
 	return rc;
 }
 
-/* The options that a description with a format understands. Where the format is found out only
- * later, those of both. */
+static int note_key(const struct describing *d, const struct option_item *o, char **ret)
+{
+	if (o)
+		*ret = strdup(o->key + strlen(d->prefix));
+	return o && !*ret ? err_set_errno(d->err, ENOMEM, "'%s'", o->key) : 0;
+}
+
+/* The options of a format that is found out only later: those of all, and which of them do not
+ * fit which. */
+static int take_any_format(struct describing *d)
+{
+	const struct option_item *raw_only = take(d, "offset"), *unused;
+	int rc = take_raw(d);
+
+	if (!raw_only)
+		raw_only = take(d, "size");
+	if (!rc)
+		rc = note_key(d, option_list_unused(d->list, d->prefix), &d->name->unknown_to_raw);
+	if (!rc)
+		rc = take_qcow2(d);
+	unused = option_list_unused(d->list, d->prefix);
+	return rc ? rc : note_key(d, raw_only ? raw_only : unused, &d->name->unknown_to_qcow2);
+}
+
+/* The options that a description with a format understands. */
 static int take_format(struct describing *d, const char *format)
 {
 	const struct option_item *unused;
@@ -387,30 +440,25 @@ static int take_format(struct describing *d, const char *format)
 
 	if (!rc)
 		rc = take_child_file(d);
-	if (!rc && (!format || !strcmp(format, "raw")))
-		rc = take_raw(d);
-	if (!rc && (!format || !strcmp(format, "qcow2")))
-		rc = take_qcow2(d);
-	if (rc)
-		return rc;
+	if (!rc && !format)
+		return take_any_format(d);
+	if (!rc)
+		rc = strcmp(format, "raw") ? take_qcow2(d) : take_raw(d);
 	unused = option_list_unused(d->list, d->prefix);
-	if (unused)
-		return err_set(d->err, EINVAL, "Block format '%s' does not support the option '%s'",
-			       format ? format : "qcow2", unused->key + strlen(d->prefix));
-	return 0;
+	if (rc || !unused)
+		return rc;
+	return err_set(d->err, EINVAL, "Block format '%s' does not support the option '%s'", format,
+		       unused->key + strlen(d->prefix));
 }
 
 /* Fills d->name with what the options below d->prefix say. */
 static int describe(struct describing *d)
 {
-	const struct option_item *driver = take(d, "driver");
+	const struct option_item *driver = take_text(d, "driver");
 	int rc;
 
 	if (++d->depth > IMAGE_NAME_DEPTH_MAX)
 		return err_set(d->err, EINVAL, "The description of an image is too deep");
-	/* As in QEMU, what is no text is as good as not said. */
-	if (driver && driver->kind != OPTION_TEXT)
-		driver = NULL;
 	if (!driver && !take(d, "file") && !option_list_has_below(d->list, d->prefix, "file"))
 		return err_set(d->err, EINVAL, "Must specify either driver or file");
 	rc = driver ? image_name_check_format(driver->value, d->err) : 0;
@@ -478,12 +526,12 @@ int image_name_parse(const char *text, struct image_name *ret, struct err *err)
 		text += 5;
 	else if (n && is_foreign(text, n))
 		return err_set(err, ENOTSUP, "Protocol '%.*s' is not supported", (int)n, text);
-	else if (n)
+	else if (n || text[0] == ':')
 		return err_set(err, EINVAL, "Unknown protocol '%.*s'", (int)n, text);
 	if (!text[0])
 		return err_set(err, EINVAL, "The 'file' block driver requires a file name");
-	name.path = strdup(text);
-	if (!name.path)
+	/* What is shown is a name that means the same again. */
+	if (asprintf(&name.path, "%s%s", image_name_protocol_len(text) ? "./" : "", text) < 0)
 		return err_set_errno(err, ENOMEM, "'%s'", text);
 	*ret = name;
 	return 0;

@@ -26,11 +26,13 @@ struct image_name {
 	char *path;                     /* owned: the file */
 	char *format;                   /* owned; "file": the file itself; NULL: not said */
 	char *shown;                    /* owned: what listings call the image; NULL: path */
+	/* Owned; where the format was not said: the first option that makes no sense to it. */
+	char *unknown_to_raw, *unknown_to_qcow2;
 	struct image_name *backing;     /* owned; NULL: what the image says */
 	struct image_name *data_file;   /* owned; NULL: what the image says */
 	bool no_backing;
-	bool has_range;                 /* raw only: these two were said */
-	uint64_t raw_offset, raw_size;  /* raw_size 0: the rest */
+	uint64_t raw_offset, raw_size;  /* raw only: a part of the file */
+	bool has_raw_size;              /* else the rest of it */
 	bool is_read_only;
 	bool is_share_forced;
 	bool no_lock;

@@ -37,6 +37,10 @@ static void names_of_files_and_protocols(void **state)
 	assert_int_equal(image_name_parse("file:x,y", &n, &err), 0);
 	assert_string_equal(n.path, "x,y");
 	image_name_fini(&n);
+	assert_int_equal(image_name_parse("file:x:y", &n, &err), 0);
+	assert_string_equal(n.path, "./x:y");
+	image_name_fini(&n);
+	must_refuse(":x", -EINVAL, "Unknown protocol ''");
 	must_refuse("nbd:x", -ENOTSUP, "'nbd' is not supported");
 	must_refuse("foo:x", -EINVAL, "Unknown protocol 'foo'");
 	must_refuse("", -EINVAL, "requires a file name");
@@ -70,6 +74,29 @@ static void o4_what_nobody_understands_is_an_error(void **state)
 			assert_null(warning);
 			image_name_fini(&n);
 		}
+	}
+}
+
+/* O4, where the format is found out later: what does not fit is kept for whoever finds it out. */
+static void o4_options_of_one_format_are_noted(void **state)
+{
+	static const struct { const char *options, *raw, *qcow2; } cases[] = {
+		{ "", NULL, NULL }, { "offset=512,", NULL, "offset" }, { "size=1k,", NULL, "size" },
+		{ "l2-cache-size=1M,", "l2-cache-size", NULL }, { "foo=1,", "foo", "foo" },
+		{ "offset=1,foo=1,", "foo", "offset" }, { "read-only=on,", NULL, NULL },
+	};
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct image_name n;
+		char *warning = NULL, text[128];
+
+		snprintf(text, sizeof(text), "%sfile.filename=f", cases[i].options);
+		assert_int_equal(image_name_parse_options(text, &n, &warning, &err), 0);
+		assert_string_equal(n.unknown_to_raw ? n.unknown_to_raw : "",
+				    cases[i].raw ? cases[i].raw : "");
+		assert_string_equal(n.unknown_to_qcow2 ? n.unknown_to_qcow2 : "",
+				    cases[i].qcow2 ? cases[i].qcow2 : "");
+		image_name_fini(&n);
 	}
 }
 
@@ -173,15 +200,51 @@ static void strings_are_unescaped(void **state)
 	option_list_fini(&l);
 }
 
+static void numbers_are_kept_as_they_are_shown(void **state)
+{
+	static const struct { const char *text, *value; } cases[] = {
+		{ "0", "0" }, { "-0", "0" }, { "-5", "-5" }, { "512.0", "512" }, { "1e3", "1000" },
+		{ "9223372036854775807", "9223372036854775807" },
+		{ "18446744073709551615", "18446744073709551615" },
+		{ "18446744073709551616", "1.8446744073709552e+19" }, { "1E400", "inf" },
+		{ "0.5", "0.5" }, { "-18446744073709551616", "-1.8446744073709552e+19" },
+	};
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct option_list l;
+		char text[64];
+
+		snprintf(text, sizeof(text), "{\"n\":%s}", cases[i].text);
+		assert_int_equal(option_list_parse_json(text, &l, &err), 0);
+		assert_string_equal(l.items[0].value, cases[i].value);
+		assert_int_equal(l.items[0].kind, OPTION_NUMBER);
+		option_list_fini(&l);
+	}
+}
+
+/* What is no token is found first, up to the end of the first value. */
+static void stray_characters_come_first(void **state)
+{
+	must_refuse("json:{\"a\" 1,K}", -EINVAL, "stray 'K'");
+	must_refuse("json:{\"a\":\"\t1\"}", -EINVAL, "stray '\"\t'");
+	must_refuse("json:{\"a\":\"x", -EINVAL, "stray '\"x'");
+	must_refuse("json:{\"a\":\"x\\", -EINVAL, "stray '\"x\\'");
+	must_refuse("json:{\"a\":1 2}K", -EINVAL, "expected separator in dict");
+	must_refuse("json:{\"a\":1}\"x", -EINVAL, "at most one JSON value");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_of_files_and_protocols),
 		cmocka_unit_test(o4_what_nobody_understands_is_an_error),
+		cmocka_unit_test(o4_options_of_one_format_are_noted),
 		cmocka_unit_test(a_description_says_all),
 		cmocka_unit_test(o5_a_name_is_not_too_deep),
 		cmocka_unit_test(o6_any_text_ends_in_a_list_or_an_error),
 		cmocka_unit_test(strings_are_unescaped),
+		cmocka_unit_test(numbers_are_kept_as_they_are_shown),
+		cmocka_unit_test(stray_characters_come_first),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,10 +3,12 @@
  * strings in single quotes too. */
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "base/err.h"
 #include "ctl/option_list.h"
 
@@ -46,6 +48,90 @@ static int set(struct json *j, const char *value, enum option_kind kind)
 	return rc ? err_set_errno(j->err, -rc, "JSON options") : 0;
 }
 
+/* ---- tokens ---- */
+
+/* Is there a number at @s? *@ret_len is its length, else that of what could have become one. */
+static bool find_number(const char *s, size_t *ret_len)
+{
+	static const char digits[] = "0123456789";
+	size_t n = s[0] == '-', more = strspn(s + n, digits);
+
+	*ret_len = n + (s[n] == '0');
+	if (!more || (s[n] == '0' && more > 1))
+		return false;
+	n += more;
+	if (s[n] == '.') {
+		more = strspn(s + n + 1, digits);
+		n += 1 + more;
+		*ret_len = n;
+		if (!more)
+			return false;
+	}
+	if (s[n] == 'e' || s[n] == 'E') {
+		n += s[n + 1] == '+' || s[n + 1] == '-' ? 2 : 1;
+		more = strspn(s + n, digits);
+		*ret_len = n;
+		if (!more)
+			return false;
+		n += more;
+	}
+	*ret_len = n;
+	return true;
+}
+
+/* Bytes of the string at @s with its quotes; where it is none, of what could have become one. */
+static size_t find_string(const char *s, bool *ret_found)
+{
+	size_t n = 1;
+
+	while (s[n] != *s) {
+		n += s[n] == '\\';
+		*ret_found = (unsigned char)s[n] >= ' ' && (unsigned char)s[n] < 0xfe;
+		if (!*ret_found)
+			return n;
+		n++;
+	}
+	*ret_found = true;
+	return n + 1;
+}
+
+/* Bytes of the token at @s; where there is none, of what could have become one. */
+static size_t find_token(const char *s, bool *ret_found)
+{
+	size_t n = 0;
+
+	if (*s == '"' || *s == '\'')
+		return find_string(s, ret_found);
+	if (*s == '-' || isdigit((unsigned char)*s)) {
+		*ret_found = find_number(s, &n);
+		return n;
+	}
+	*ret_found = strchr(" \t\r\n{}[]:,", *s) || islower((unsigned char)*s);
+	return *ret_found;
+}
+
+/* What is no token is an error before all others, up to where the first value ends. */
+static int check_tokens(struct json *j)
+{
+	unsigned depth = 0;
+
+	for (const char *s = j->at; *s;) {
+		bool is_found = false;
+		size_t n = find_token(s, &is_found);
+
+		if (!is_found)
+			return err_set(j->err, EINVAL, "JSON parse error, stray '%.*s'",
+				       (int)MIN(n + 1, (size_t)INT_MAX), s);
+		depth += *s == '{' || *s == '[';
+		if (*s == '}' || *s == ']')
+			depth -= depth > 0;
+		if (!depth && !strchr(" \t\r\n", *s))
+			break;
+		s += n;
+	}
+	return 0;
+}
+
 /* ---- strings ---- */
 
 static int hex4(const char *s, unsigned *ret)
@@ -64,7 +150,7 @@ static int hex4(const char *s, unsigned *ret)
 
 static char *put_point(char *to, unsigned c)
 {
-	if (c < 0x80) {
+	if (c && c < 0x80) {            /* NUL in two bytes: ours end texts */
 		*to++ = (char)c;
 	} else if (c < 0x800) {
 		*to++ = (char)(0xc0 | c >> 6);
@@ -88,7 +174,7 @@ static int unescape_point(const char **at, char **to)
 	const char *s = *at + 1;
 	unsigned c, low;
 
-	if (hex4(s, &c) || !c || (c >= 0xdc00 && c < 0xe000))
+	if (hex4(s, &c) || (c >= 0xdc00 && c < 0xe000))
 		return -EINVAL;
 	s += 4;
 	if (c >= 0xd800 && c < 0xdc00) {
@@ -125,11 +211,8 @@ static int parse_string(struct json *j, char **ret)
 	const char *s = j->at + 1, *end;
 	int rc;
 
-	for (end = s; *end && *end != quote; end++)
-		if (*end == '\\' && end[1])
-			end++;
-	if (!*end)
-		return err_set(j->err, EINVAL, "JSON parse error, stray '%s'", j->at);
+	for (end = s; *end != quote; end++)
+		end += *end == '\\';
 	text = malloc((size_t)(end - s) + 1);
 	if (!text)
 		return err_set_errno(j->err, ENOMEM, "JSON options");
@@ -155,51 +238,25 @@ static int parse_string(struct json *j, char **ret)
 
 /* ---- other values ---- */
 
-/* Is there a number at @s? *@ret_len is its length, else that of what could have become one. */
-static bool find_number(const char *s, size_t *ret_len)
-{
-	static const char digits[] = "0123456789";
-	size_t n = s[0] == '-', more = strspn(s + n, digits);
-
-	*ret_len = n + (s[n] == '0');
-	if (!more || (s[n] == '0' && more > 1))
-		return false;
-	n += more;
-	if (s[n] == '.') {
-		more = strspn(s + n + 1, digits);
-		n += 1 + more;
-		*ret_len = n;
-		if (!more)
-			return false;
-	}
-	if (s[n] == 'e' || s[n] == 'E') {
-		n += s[n + 1] == '+' || s[n + 1] == '-' ? 2 : 1;
-		more = strspn(s + n, digits);
-		*ret_len = n;
-		if (!more)
-			return false;
-		n += more;
-	}
-	*ret_len = n;
-	return true;
-}
-
+/* Numbers are kept as they are shown: whole ones of 64 bits exactly, all others as doubles. */
 static int parse_number(struct json *j)
 {
-	char *text;
-	size_t n;
-	int rc;
+	char number[32], *end;
+	long long whole;
 
-	if (!find_number(j->at, &n))
-		return err_set(j->err, EINVAL, "JSON parse error, stray '%.*s'",
-			       (int)n + 1, j->at);
-	text = strndup(j->at, n);
-	if (!text)
-		return err_set_errno(j->err, ENOMEM, "JSON options");
-	rc = set(j, text, OPTION_NUMBER);
-	free(text);
-	j->at += n;
-	return rc;
+	errno = 0;
+	whole = strtoll(j->at, &end, 10);
+	if (strchr(".eE", *end) && *end)
+		errno = ERANGE;
+	snprintf(number, sizeof(number), "%lld", whole);
+	if (errno && *j->at != '-' && !strchr(".eE", *end)) {
+		errno = 0;
+		snprintf(number, sizeof(number), "%llu", strtoull(j->at, &end, 10));
+	}
+	if (errno)
+		snprintf(number, sizeof(number), "%.17g", strtod(j->at, &end));
+	j->at = end;
+	return set(j, number, OPTION_NUMBER);
 }
 
 static int parse_word(struct json *j)
@@ -253,8 +310,8 @@ static int parse_member(struct json *j)
 		if (islower((unsigned char)*j->at))
 			return parse_word(j) ? -EINVAL : fail_parse(j, "key is not a string in "
 								       "object");
-		return fail_parse(j, *j->at == '}' ? "expecting value" :
-						     "key is not a string in object");
+		return fail_parse(j, strchr("}],:", *j->at) ? "expecting value" :
+							      "key is not a string in object");
 	}
 	rc = parse_string(j, &name);
 	if (rc)
@@ -352,12 +409,11 @@ int option_list_parse_json(const char *text, struct option_list *ret, struct err
 		return err_set_errno(err, ENOMEM, "JSON options");
 	j->at = text;
 	j->err = err;
-	if (!peek(j))
-		rc = fail(j, "Expecting a JSON value");
-	else if (*j->at == '{')
-		rc = parse_many(j, '}');
-	else
-		rc = parse_value(j);
+	rc = peek(j) ? 0 : fail(j, "Expecting a JSON value");
+	if (!rc)
+		rc = check_tokens(j);
+	if (!rc)
+		rc = *j->at == '{' ? parse_many(j, '}') : parse_value(j);
 	if (!rc && peek(j))
 		rc = fail(j, "Expecting at most one JSON value");
 	if (!rc && text[strspn(text, " \t\r\n")] != '{')

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "ctl/option_list.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,34 +110,63 @@ const struct option_item *option_list_unused(const struct option_list *l, const 
 
 /* ---- values ---- */
 
+bool option_is_identifier(const char *text)
+{
+	if (!isalpha((unsigned char)*text))
+		return false;
+	while (isalnum((unsigned char)*text) || (*text && strchr("-._", *text)))
+		text++;
+	return !*text;
+}
+
 int option_bool(const struct option_item *o, const char *prefix, bool *ret, struct err *err)
 {
-	bool is_on;
+	static const char *const words[] = { "on", "off", "yes", "no", "true", "false", "y", "n" };
+	unsigned i = 0;
 
 	if (!o)
 		return 0;
-	is_on = !strcmp(o->value, o->kind == OPTION_BOOL ? "true" : "on");
-	if (!is_on && strcmp(o->value, o->kind == OPTION_BOOL ? "false" : "off"))
+	while (i < ARRAY_SIZE(words) && strcmp(o->value, words[i]))
+		i++;
+	if (i == ARRAY_SIZE(words))
 		return err_set(err, EINVAL, "Parameter '%s' expects 'on' or 'off'",
 			       o->key + strlen(prefix));
-	*ret = is_on;
+	*ret = i % 2 == 0;
 	return 0;
 }
 
 int option_size(const struct option_item *o, const char *prefix, uint64_t *ret, struct err *err)
 {
+	int rc = -EINVAL;
+
 	if (!o)
 		return 0;
-	if ((o->kind == OPTION_TEXT || o->kind == OPTION_NUMBER) &&
-	    !size_parse(o->value, o->key, ret, NULL))
-		return 0;
-	if (o->value[strspn(o->value, "-")] && !o->value[strspn(o->value, "-0123456789")])
+	if (o->kind == OPTION_TEXT || o->kind == OPTION_NUMBER)
+		rc = size_read(o->value, ret);
+	if (rc == -ERANGE)
 		return err_set(err, ERANGE, "Value '%s' is out of range for parameter '%s'",
 			       o->value, o->key + strlen(prefix));
-	return err_set(err, EINVAL,
-		       "Parameter '%s' expects a non-negative number below 2^64\n"
-		       "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, "
-		       "peta-\nand exabytes, respectively.", o->key + strlen(prefix));
+	if (rc)
+		err_set(err, EINVAL, "Parameter '%s' expects a non-negative number below 2^64\n"
+			"Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, "
+			"peta-\nand exabytes, respectively.", o->key + strlen(prefix));
+	return rc;
+}
+
+int option_number(const struct option_item *o, const char *prefix, uint64_t *ret, struct err *err)
+{
+	uint64_t number;
+	char *end;
+
+	if (!o)
+		return 0;
+	errno = 0;
+	number = strtoull(o->value, &end, 0);
+	if (end == o->value || *end || errno)
+		return err_set(err, EINVAL, "Parameter '%s' expects a number",
+			       o->key + strlen(prefix));
+	*ret = number;
+	return 0;
 }
 
 /* ---- key=value,... ---- */
@@ -165,6 +195,9 @@ static int add_switch(struct option_list *l, const char *word, struct err *err)
 	const char *key = word + (is_off ? 2 : 0), *value = is_off ? "off" : "on";
 	char *text;
 
+	/* What asks for help has no value to be short of. */
+	if (!strcmp(word, "help") || !strcmp(word, "?"))
+		return option_list_set(l, word, "on", OPTION_TEXT);
 	if (asprintf(&text, "%s%sshort-form boolean option '%s%s' deprecated\nPlease use %s=%s "
 		     "instead", l->warning ? l->warning : "", l->warning ? "\n" : "",
 		     is_off ? "no" : "", key, key, value) < 0)

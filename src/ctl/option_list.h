@@ -52,8 +52,12 @@ bool option_list_has_below(const struct option_list *l, const char *prefix, cons
 /* The first option whose key begins with @prefix and which nobody took, or NULL. */
 const struct option_item *option_list_unused(const struct option_list *l, const char *prefix);
 
-/* Reads a value; NULL: @ret is left alone. 0 or -EINVAL with QEMU's words, key without @prefix. */
+/* Is @text a letter, then letters, digits, "-", "." and "_"? */
+bool option_is_identifier(const char *text);
+/* Reads a value; NULL: @ret is left alone. 0 or -errno with QEMU's words, key without @prefix. */
 int option_bool(const struct option_item *o, const char *prefix, bool *ret, struct err *err);
 int option_size(const struct option_item *o, const char *prefix, uint64_t *ret, struct err *err);
+/* A whole number: decimal, 0x hexadecimal or 0 octal; a negative one is 2^64 more, as in QEMU. */
+int option_number(const struct option_item *o, const char *prefix, uint64_t *ret, struct err *err);
 
 #endif

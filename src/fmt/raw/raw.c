@@ -179,9 +179,9 @@ static uint64_t file_size(const struct node *file)
 /* The size of the disk in a file of @file_size bytes. */
 static int disk_size(const struct raw_opts *o, uint64_t file_size, uint64_t *ret)
 {
-	if (o->offset > file_size || (o->size && o->size > file_size - o->offset))
+	if (o->offset > file_size || (o->has_size && o->size > file_size - o->offset))
 		return -EINVAL;
-	*ret = o->size ? o->size : align_up(file_size - o->offset, SECTOR);
+	*ret = o->has_size ? o->size : align_up(file_size - o->offset, SECTOR);
 	return 0;
 }
 

@@ -12,7 +12,8 @@ struct node;
 struct raw_opts {
 	const char *name;               /* what the node is called; NULL: as its file */
 	uint64_t offset;                /* where the disk begins in the file */
-	uint64_t size;                  /* its length, a multiple of 512; 0: the rest */
+	bool has_size;                  /* else the rest of the file */
+	uint64_t size;                  /* its length, a multiple of 512 */
 	bool probed;                    /* the format was guessed: see R2 in raw.c */
 	bool writable;
 };

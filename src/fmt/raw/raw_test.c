@@ -140,7 +140,7 @@ static void part_body(struct ctx *c)
 
 static void r1_a_part_of_the_file(void **state)
 {
-	struct raw_opts o = { .offset = 777, .size = 1024, .writable = true };
+	struct raw_opts o = { .offset = 777, .has_size = true, .size = 1024, .writable = true };
 
 	assert_int_equal(run(o, FILE_CACHE_WRITEBACK, part_body, NULL), 0);
 	assert_int_equal(run(o, FILE_CACHE_DIRECTSYNC, part_body, NULL), 0);
@@ -175,10 +175,10 @@ static void parts_that_are_not_there_are_refused(void **state)
 {
 	struct raw_opts bad[] = {
 		{ .offset = FILE_SIZE + 1 },
-		{ .offset = 1, .size = 512 * 196 },
-		{ .size = 511 },
-		{ .size = 1ULL << 62 },
-		{ .offset = UINT64_MAX - 5, .size = 512 },
+		{ .offset = 1, .has_size = true, .size = 512 * 196 },
+		{ .has_size = true, .size = 511 },
+		{ .has_size = true, .size = 1ULL << 62 },
+		{ .offset = UINT64_MAX - 5, .has_size = true, .size = 512 },
 	};
 	struct err err;
 
