@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "fmt/qcow2/bitmap.h"
-#include "fmt/qcow2/check.h"
 #include "fmt/qcow2/image.h"
 #include "fmt/qcow2/info.h"
 #include "fmt/qcow2/qcow2.h"
@@ -62,7 +61,6 @@ static void use(struct session *s)
 {
 	struct qcow2_opts opts = { .metadata_only = true };
 	struct walk w = { .s = s };
-	const char *warning = NULL;
 	struct err err = { 0 };
 	int rc;
 
@@ -73,9 +71,9 @@ static void use(struct session *s)
 	session_note_result(s, rc, &err);
 	FUZZ_CHECK(rc || w.n <= qcow2_of(s->top)->header.nb_bitmaps, "%u bitmaps", w.n);
 	err = (struct err){ 0 };
-	rc = qcow2_bitmaps_judge_wait(s->top, &warning, &err);
+	rc = qcow2_bitmaps_judge_wait(s->top, &err);
 	session_note_result(s, rc, &err);
-	session_note(s, &(bool){ qcow2_has_void_bitmaps(s->top) }, sizeof(bool));
+	session_note(s, &(bool){ qcow2_bitmaps_warning(s->top) }, sizeof(bool));
 }
 
 static void run(const uint8_t *data, size_t size)

@@ -8,7 +8,6 @@
 #include "base/err.h"
 #include "base/prng.h"
 #include "blk/blk.h"
-#include "fmt/qcow2/check.h"
 #include "fmt/qcow2/image.h"
 
 enum {
@@ -17,8 +16,8 @@ enum {
 	PHYS_BYTES_MAX = 512 << 20,             /* QEMU's limit for one bitmap */
 };
 #define TABLE_RESERVED (0x1feULL | 0xffULL << 56)
-/* What is read of tables for judging them: no sane image comes near. */
-#define JUDGE_BYTES_MAX (8 * GiB)
+/* What is read of tables for judging them, whatever their sizes say: no sane image comes near. */
+#define JUDGE_BYTES_MAX GiB
 
 struct entry_disk {
 	be64_t table_off;
@@ -48,9 +47,9 @@ static int window_wait(struct walk *w, uint64_t len, const uint8_t **ret)
 {
 	if (w->at < w->buf_at || w->at + len > w->buf_at + w->buf_len) {
 		uint64_t n = MIN(w->h->bitmaps_bytes - w->at, (uint64_t)WINDOW_BYTES);
-		int rc = -EIO;
+		int rc = qcow2_check_reach(w->h->bitmaps_off, w->h->bitmaps_bytes);
 
-		if (range_within(w->h->bitmaps_off + w->at, n, INT64_MAX))
+		if (!rc)
 			rc = chan_read_wait(w->file, w->h->bitmaps_off + w->at, w->buf, n);
 		if (rc)
 			return err_set_errno(w->err, -rc, "Failed to read bitmap directory");
@@ -66,6 +65,12 @@ static int broken(struct walk *w)
 	return err_set(w->err, EINVAL, "Broken bitmap directory");
 }
 
+/* What the bitmap @b takes, by the disk's whole sectors, as QEMU reckons. */
+static uint64_t bitmap_bytes(const struct qcow2_header *h, const struct qcow2_bitmap *b)
+{
+	return div_round_up(align_down(h->size, 512), 8ULL << b->granularity_bits);
+}
+
 static bool is_sane(const struct qcow2_header *h, const struct qcow2_bitmap *b, unsigned type,
 		    unsigned name_size)
 {
@@ -78,7 +83,7 @@ static bool is_sane(const struct qcow2_header *h, const struct qcow2_bitmap *b, 
 	       b->granularity_bits <= BITMAP_GRANULARITY_BITS_MAX && type == BITMAP_TYPE_DIRTY &&
 	       !(b->flags & ~(uint32_t)(BITMAP_IN_USE | BITMAP_AUTO)) &&
 	       name_size <= BITMAP_NAME_MAX &&
-	       (is_in_use || div_round_up(h->size, 8ULL << b->granularity_bits) <= phys);
+	       (is_in_use || bitmap_bytes(h, b) <= phys);
 }
 
 /* The entry at w->at, in @ret; goes to the next. */
@@ -157,13 +162,14 @@ int qcow2_bitmap_table_wait(struct chan *file, const struct qcow2_header *h,
 {
 	uint64_t bytes = (uint64_t)b->table_entries * 8;
 	uint64_t *table;
-	int rc = -EIO;
+	int rc = qcow2_check_reach(b->table_off, bytes);
 
+	if (rc)
+		return rc;
 	table = malloc(bytes);
 	if (!table)
 		return -ENOMEM;
-	if (range_within(b->table_off, bytes, INT64_MAX))
-		rc = chan_read_wait(file, b->table_off, table, bytes);
+	rc = chan_read_wait(file, b->table_off, table, bytes);
 	for (uint32_t i = 0; i < b->table_entries && !rc; i++) {
 		uint64_t entry = be64_load(&table[i]), off = entry & QCOW2_OFFSET_MASK;
 
@@ -180,7 +186,7 @@ int qcow2_bitmap_table_wait(struct chan *file, const struct qcow2_header *h,
 	return 0;
 }
 
-/* ---- as at an open ---- */
+/* ---- as when an image is opened ---- */
 
 struct judge {
 	struct chan *file;
@@ -214,7 +220,7 @@ static bool name_add(struct judge *j, const char *name)
 static int judge_one(void *arg, const struct qcow2_bitmap *b)
 {
 	struct judge *j = arg;
-	uint64_t needed = div_round_up(j->h->size, 8ULL << b->granularity_bits);
+	uint64_t needed = bitmap_bytes(j->h, b);
 	uint64_t *table = NULL;
 	int rc = 0;
 
@@ -236,15 +242,12 @@ static int judge_one(void *arg, const struct qcow2_bitmap *b)
 	return 0;
 }
 
-int qcow2_bitmaps_judge_wait(struct node *n, const char **ret_warning, struct err *err)
+int qcow2_bitmaps_judge_wait(struct node *n, struct err *err)
 {
 	const struct qcow2_header *h = &qcow2_of(n)->header;
 	struct judge j = { .file = n->home_chan->child[CHILD_FILE], .h = h, .err = err };
 	int rc;
 
-	*ret_warning = !h->has_void_bitmaps ? NULL :
-		"a program lacking bitmap support modified this file, so all bitmaps are now "
-		"considered inconsistent";
 	if (!h->nb_bitmaps)
 		return 0;
 	rc = qcow2_bitmaps_each_wait(j.file, h, ignore, NULL, err);
@@ -256,4 +259,11 @@ int qcow2_bitmaps_judge_wait(struct node *n, const char **ret_warning, struct er
 		       err_set_errno(err, ENOMEM, "bitmaps");
 	free(j.names);
 	return rc;
+}
+
+const char *qcow2_bitmaps_warning(const struct node *n)
+{
+	return !qcow2_of(n)->header.has_void_bitmaps ? NULL :
+		"a program lacking bitmap support modified this file, so all bitmaps are now "
+		"considered inconsistent";
 }

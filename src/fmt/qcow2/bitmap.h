@@ -11,6 +11,7 @@
 
 struct chan;
 struct err;
+struct node;
 
 enum {
 	BITMAP_IN_USE = 1,
@@ -39,5 +40,12 @@ int qcow2_bitmaps_each_wait(struct chan *file, const struct qcow2_header *h,
  * -EINVAL: an entry that cannot be; -EIO, -ENOMEM. */
 int qcow2_bitmap_table_wait(struct chan *file, const struct qcow2_header *h,
 			    const struct qcow2_bitmap *b, uint64_t **ret);
+
+/* Reads the bitmaps of the open image @n as QEMU does when it opens one, and refuses what it
+ * refuses, in its words. In a fiber of the home loop. */
+int qcow2_bitmaps_judge_wait(struct node *n, struct err *err);
+
+/* What an opener of @n is to be warned of, or NULL. */
+const char *qcow2_bitmaps_warning(const struct node *n);
 
 #endif

@@ -332,7 +332,7 @@ static int count_all_wait(struct check *ck, const struct check_snapshots *snapsh
 	return rc ? rc : blocks_use(ck);
 }
 
-static int check_start(struct check *ck)
+static int check_start(struct check *ck, struct err *err)
 {
 	unsigned order = ck->h->refcount_order;
 	uint64_t max = order >= 6 ? UINT64_MAX >> COUNTS_MARK_BITS : (1ULL << (1U << order)) - 1;
@@ -342,7 +342,8 @@ static int check_start(struct check *ck)
 
 	if (clusters > CHECK_CLUSTERS_MAX) {
 		ck->result.check_errors++;
-		return -EFBIG;
+		return err_set(err, EFBIG, "the file has %llu clusters, and only %d can be checked",
+			       (unsigned long long)clusters, CHECK_CLUSTERS_MAX);
 	}
 	ck->clusters = clusters;
 	ck->result.total_clusters = div_round_up(align_down(ck->h->size, 512), ck->cluster);
@@ -354,7 +355,7 @@ static int check_start(struct check *ck)
 	return rc;
 }
 
-static int check_wait(struct check *ck)
+static int check_wait(struct check *ck, struct err *err)
 {
 	struct check_snapshots snapshots = { 0 };
 	int rc;
@@ -362,7 +363,7 @@ static int check_wait(struct check *ck)
 	budget_start(ck);
 	rc = check_snapshot_table_wait(ck, &snapshots);
 	if (!rc)
-		rc = check_start(ck);
+		rc = check_start(ck, err);
 	if (!rc)
 		rc = reftable_read_wait(ck);
 	if (!rc)
@@ -372,10 +373,13 @@ static int check_wait(struct check *ck)
 	if (!rc && ck->copied_differs)
 		rc = check_copied_wait(ck);
 	free(snapshots.list);
+	if (rc && err && !err->code)
+		return err_set(err, -rc, "%s", strerror(-rc));
 	return rc;
 }
 
-int qcow2_check_wait(struct node *n, const struct qcow2_check_say *say, struct qcow2_check *ret)
+int qcow2_check_wait(struct node *n, const struct qcow2_check_say *say, struct qcow2_check *ret,
+		     struct err *err)
 {
 	struct qcow2 *q = qcow2_of(n);
 	struct check ck = {
@@ -390,7 +394,7 @@ int qcow2_check_wait(struct node *n, const struct qcow2_check_say *say, struct q
 	int rc;
 
 	ck.file_end = align_up(atomic_load(&n->child[CHILD_FILE]->size), 512);
-	rc = check_wait(&ck);
+	rc = check_wait(&ck, err);
 	*ret = ck.result;
 	for (unsigned i = 0; i < CHECK_BLOCKS; i++)
 		free(ck.blocks[i].bytes);

@@ -28,11 +28,8 @@ struct qcow2_check_say {
 };
 
 /* In a fiber of the home loop; @n is an open qcow2 image. 0, whatever was found; -errno where the
- * check had to be given up, after a word about why. */
-int qcow2_check_wait(struct node *n, const struct qcow2_check_say *say, struct qcow2_check *ret);
-
-/* Reads the bitmaps as qemu-img does when it opens an image, and refuses what it refuses, in its
- * words. *@ret_warning: NULL, or what it warns of. In a fiber of the home loop. */
-int qcow2_bitmaps_judge_wait(struct node *n, const char **ret_warning, struct err *err);
+ * check had to be given up, with the reason in @err; *@ret is what was found until then. */
+int qcow2_check_wait(struct node *n, const struct qcow2_check_say *say, struct qcow2_check *ret,
+		     struct err *err);
 
 #endif

@@ -86,6 +86,7 @@ struct image {
 	uint64_t bytes_read;
 	unsigned said;
 	int rc;
+	struct err err;
 };
 
 static uint8_t bytes[CLUSTERS * CLUSTER];
@@ -221,14 +222,14 @@ static int check_wait(void *arg)
 	assert_int_equal(qcow2_open_wait(&im->mem->node, &qo, &n, &err), 0);
 	im->mem->fail_after = fail_after;
 	im->mem->bytes_read = 0;
-	im->rc = qcow2_check_wait(n, &say, &im->found);
+	im->rc = qcow2_check_wait(n, &say, &im->found, &im->err);
 	im->bytes_read = im->mem->bytes_read;
 	node_put_wait(n);
 	qcow2_cache_free(cache);
 	return 0;
 }
 
-/* Checks what is in @bytes. Returns whether a read failed. */
+/* Checks what is in @bytes, in a file of @len. Returns whether a read failed. */
 static bool run(struct image *im, uint64_t len, int fail_after)
 {
 	struct loop_opts lo = { .backend = LOOP_SIM };
@@ -334,6 +335,21 @@ static void an_unreadable_table_is_an_error(void **state)
 	assert_true(failed > 10);
 }
 
+/* More clusters than are counted: given up before anything is read, and a word about why. */
+static void a_file_with_too_many_clusters_is_not_checked(void **state)
+{
+	struct image im = { 0 };
+
+	build_header();
+	be32_store(bytes + 60, 0);
+	run(&im, (uint64_t)CHECK_CLUSTERS_MAX * CLUSTER + CLUSTER, -1);
+	assert_int_equal(im.rc, -EFBIG);
+	assert_string_equal(im.err.text,
+			    "the file has 2147483648 clusters, and only 2147483647 can be checked");
+	assert_int_equal(im.found.check_errors, 1);
+	assert_int_equal(im.said, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -341,6 +357,7 @@ int main(void)
 		cmocka_unit_test(y2_tables_named_often_are_read_once),
 		cmocka_unit_test(y3_nothing_behind_the_end_is_read),
 		cmocka_unit_test(an_unreadable_table_is_an_error),
+		cmocka_unit_test(a_file_with_too_many_clusters_is_not_checked),
 	};
 
 	return cmocka_run_group_tests_name("qcow2_check", tests, NULL, NULL);

@@ -26,8 +26,6 @@ struct qcow2_bitmap_info {
 	char *name;                     /* owned */
 	uint64_t granularity;           /* bytes */
 	bool is_in_use, is_auto;
-	uint64_t table_off;
-	uint32_t table_entries;
 };
 
 enum { LUKS_SLOTS = 8 };
@@ -69,8 +67,5 @@ struct qcow2_info {
 int qcow2_info_wait(struct node *n, struct qcow2_info *ret, struct err *err);
 /* A zeroed @info is fine. */
 void qcow2_info_fini(struct qcow2_info *info);
-
-/* Has the image bitmaps that a program without knowledge of them made void? */
-bool qcow2_has_void_bitmaps(const struct node *n);
 
 #endif

@@ -11,20 +11,19 @@ static struct unit decode(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 	bool is_zero = false;
 
 	if (entry & QCOW2_COMPRESSED)
-		return (struct unit){ q->has_data_file ? EXT_CORRUPT : EXT_COMPRESSED, entry,
-				      false };
+		return (struct unit){ .kind = q->has_data_file ? EXT_CORRUPT : EXT_COMPRESSED,
+				      .host_off = entry };
 	if (q->entry_words == 1 && (entry & QCOW2_ZERO)) {
 		if (!q->has_zero_flag)
-			return (struct unit){ EXT_CORRUPT, entry, false };
+			return (struct unit){ .kind = EXT_CORRUPT, .host_off = entry };
 		is_zero = true;
 		is_allocated = host;    /* a preallocated zero cluster, or none */
 	}
 	if (is_allocated && (!is_aligned(host, 1ULL << q->cluster_bits) ||
 			     (q->has_data_file && host != guest)))
-		return (struct unit){ EXT_CORRUPT, entry, false };
-	if (is_zero)
-		return (struct unit){ EXT_ZERO, host, is_allocated };
-	return (struct unit){ is_allocated ? EXT_DATA : EXT_BACKING, host, is_allocated };
+		return (struct unit){ .kind = EXT_CORRUPT, .host_off = entry };
+	return (struct unit){ .kind = is_zero ? EXT_ZERO : is_allocated ? EXT_DATA : EXT_BACKING,
+			      .host_off = host, .has_host = is_allocated };
 }
 
 static struct unit decode_sub(const struct qcow2 *q, uint64_t entry, uint64_t bitmap,
@@ -33,11 +32,14 @@ static struct unit decode_sub(const struct qcow2 *q, uint64_t entry, uint64_t bi
 	struct unit u = decode(q, entry, guest);
 	bool is_allocated = bitmap >> sub & 1, is_zero = bitmap >> (sub + 32) & 1;
 
-	if (u.kind == EXT_COMPRESSED || u.kind == EXT_CORRUPT)
+	if (entry & QCOW2_COMPRESSED)
 		return u;
 	/* A bit of both halves, or data without a place for it. */
-	if ((bitmap & (bitmap >> 32) & 0xffffffff) || (u.kind != EXT_DATA && (uint32_t)bitmap))
-		return (struct unit){ EXT_CORRUPT, entry, false };
+	if ((bitmap & (bitmap >> 32) & 0xffffffff) || (u.kind == EXT_BACKING && (uint32_t)bitmap))
+		return (struct unit){ .kind = EXT_CORRUPT, .host_off = entry,
+				      .is_bitmap_bad = true };
+	if (u.kind == EXT_CORRUPT)
+		return u;
 	if (u.has_host)
 		u.host_off += (uint64_t)sub << q->unit_bits;
 	u.kind = is_zero ? EXT_ZERO : is_allocated ? EXT_DATA : EXT_BACKING;

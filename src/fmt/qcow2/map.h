@@ -35,6 +35,7 @@ struct unit {
 	enum ext_kind kind;     /* never EXT_MISS */
 	uint64_t host_off;      /* as in struct ext, of the unit's start */
 	bool has_host;          /* the entry names a host cluster, whatever the kind */
+	bool is_bitmap_bad;     /* EXT_CORRUPT: by the bitmap of an extended entry */
 };
 
 /* The unit at @off, from the words of its slice in @slot of the cache. */

@@ -51,7 +51,7 @@ static struct run cached_run(const struct qcow2 *q, uint64_t off, uint64_t len)
 	struct run miss = { { .kind = EXT_MISS }, len };
 	bool is_empty;
 	long slot = cache_find(q->cache, key, &is_empty);
-	struct unit first, next;
+	struct unit first, next = { 0 };
 	uint64_t start, at;
 	uint32_t version;
 
@@ -71,6 +71,9 @@ static struct run cached_run(const struct qcow2 *q, uint64_t off, uint64_t len)
 				break;
 		}
 		first.host_off += off - start;
+		/* QEMU does not tell of a run before it knows where that ends. */
+		if (at < end && next.is_bitmap_bad)
+			first = next;
 	}
 	if (!cache_read_valid(q->cache, slot, version))
 		return miss;
