@@ -18,6 +18,15 @@ img_command()
 	esac
 }
 
+# img_peers: prints what bench/least.py takes, PEER:COMMAND, a line each.
+img_peers()
+{
+	local peer
+	for peer in byre "${qemu_imgs[@]}"; do
+		echo "$peer:$(img_command "$peer" | paste -s -d ' ')"
+	done
+}
+
 # measure_cpu OPS COMMAND...: prints operations a second, and operations a second of processor time,
 # user and system together.
 measure_cpu()

@@ -1,16 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 60
+# limit: 120
 # byre bench, called as qemu-img, says what qemu-img says on both outputs and ends as it does, for
 # every option and what can be wrong with it; and what it writes is what qemu-img writes.
 . "$(dirname "$0")/lib.sh"
-[ ! -e "$top/tools/cache.sh" ] || . "$top/tools/cache.sh"
-qemu10=${CACHE:-$top/.cache}/qemu10/run
-[ -x "$qemu10" ] || skip "the reference, QEMU 10, is not there"
-
-mkdir "$W/bin"
-ln -s "$BYRE" "$W/bin/qemu-img"
+. "$here/reference.bash"
 cd "$W"
 qemu-img create -q -f raw disk.raw 1M
 qemu-img create -q -f qcow2 disk.qcow2 1M
@@ -20,108 +15,77 @@ head -c 10000 /dev/zero >odd.raw
 head -c 1M /dev/zero >read-only.raw
 chmod 444 read-only.raw
 
-# What depends on the machine, or is a program's own path.
-plain()
-{
-	sed -E "s/ in [0-9.]+ seconds/ in N seconds/; s#^[^ ]*qemu-img( bench)?: #qemu-img\1: #
-		s#'[^ ']*qemu-img bench --help'#'qemu-img bench --help'#"
-}
-
-# outcome OUT PROGRAM...: its outputs and status, in OUT.
-outcome()
-{
-	local out=$1 status=0
-	shift
-	"$@" >"$out.stdout" 2>"$out.stderr" </dev/null || status=$?
-	{
-		plain <"$out.stdout"
-		echo "--- errors"
-		plain <"$out.stderr"
-		echo "--- status $status"
-	} >"$out"
-}
-
-n=0
-# same ARGUMENTS...: both give the same.
-same()
-{
-	n=$((n + 1))
-	outcome want "$qemu10" qemu-img bench "$@"
-	outcome got "$W/bin/qemu-img" bench "$@"
-	diff want got >diff || { cat diff >&2; fail "bench $* (< QEMU, > byre)"; }
-}
-
 # Grammar.
-same
-same disk.raw disk.raw
-same nowhere.raw
-same --nonsense disk.raw
-same -Z disk.raw
-same disk.raw -c
-same --object secret,id=a,data=b disk.raw
-same -f nonsense disk.raw
-same -f qcow2 disk.raw
-same --image-opts -f raw driver=raw,file.filename=disk.raw
-same -c 5 --image-opts driver=raw,file.filename=disk.raw
-same --count=5 --depth 2 --buffer-size 8k --step-size=16k --offset 4k --aio=threads disk.raw
-same --fl 4 disk.raw
-same -qc5 disk.raw
+same bench
+same bench disk.raw disk.raw
+same bench nowhere.raw
+same bench --nonsense disk.raw
+same bench -Z disk.raw
+same bench disk.raw -c
+same bench --object secret,id=a,data=b disk.raw
+same bench -f nonsense disk.raw
+same bench -f qcow2 disk.raw
+same bench --image-opts -f raw driver=raw,file.filename=disk.raw
+same bench -c 5 --image-opts driver=raw,file.filename=disk.raw
+same bench --count=5 --depth 2 --buffer-size 8k --step-size=16k --offset 4k --aio=threads disk.raw
+same bench --fl 4 disk.raw
+same bench -qc5 disk.raw
 
 # Numbers.
 for option in -c -d -s -S -o; do
 	for value in '' 0 1 7 010 +5 ' 5' '5 ' 0x10 0xg 1k 1.5k 1.5 5b 5B -5 -x nan 1e3 2147483648 \
 		99999999999999999999; do
-		same -d 1 -c 1 -f raw "$option" "$value" disk.raw
+		same bench -d 1 -c 1 -f raw "$option" "$value" disk.raw
 	done
 done
 for option in --pattern --flush-interval; do
 	for value in '' 0 64 255 256 0x40 1k -1 2147483648; do
-		same -c 2 -d 1 -w -f raw "$option" "$value" disk.raw
+		same bench -c 2 -d 1 -w -f raw "$option" "$value" disk.raw
 	done
 done
-same -o 9223372036854775807 -c 1 disk.raw
+same bench -o 9223372036854775807 -c 1 disk.raw
 
 # Words.
 for cache in writeback none off writethrough directsync unsafe nonsense ''; do
-	same -c 5 -t "$cache" -f raw disk.raw
+	same bench -c 5 -t "$cache" -f raw disk.raw
 done
 for aio in threads io_uring native nonsense ''; do
-	same -c 5 -i "$aio" -f raw disk.raw
-	same -c 5 -i "$aio" -t none -f raw disk.raw
+	same bench -c 5 -i "$aio" -f raw disk.raw
+	same bench -c 5 -i "$aio" -t none -f raw disk.raw
 done
-same -n disk.raw
-same -n nowhere.raw
-same -n -i threads disk.raw
-same -i nonsense -c nonsense disk.raw
+same bench -n disk.raw
+same bench -n nowhere.raw
+same bench -n -i threads disk.raw
+same bench -i nonsense -c nonsense disk.raw
 
 # What belongs together.
-same --flush-interval 4
-same --flush-interval 4 nowhere.raw
-same -w --flush-interval 4 nowhere.raw
-same -w --flush-interval 4 -d 4 -c 10 -f raw disk.raw
-same -w --flush-interval 4 -d 2 -c 10 --no-drain -f raw disk.raw
-same --no-drain -c 3 disk.raw
-same --pattern 65 -c 3 disk.raw
-same -w -U -f raw disk.raw
-same -U -c 5 disk.raw
+same bench --flush-interval 4
+same bench --flush-interval 4 nowhere.raw
+same bench -w --flush-interval 4 nowhere.raw
+same bench -w --flush-interval 4 -d 4 -c 10 -f raw disk.raw
+same bench -w --flush-interval 4 -d 2 -c 10 --no-drain -f raw disk.raw
+same bench --no-drain -c 3 disk.raw
+same bench --pattern 65 -c 3 disk.raw
+same bench -w -U -f raw disk.raw
+same bench -U -c 5 disk.raw
 
 # Ends of the disk.
-same -c 1000 -d 3 disk.raw
-same -c 3 -o 1M disk.raw
-same -c 3 -o 1044480 disk.raw
-same -c 3 -o 1044481 disk.raw
-same -c 3 -s 2M disk.raw
-same -c 5 -d 1 -S 300000 -s 200000 disk.raw
-same -c 3 empty.raw
-same -c 3 odd.raw
-same -c 3 -s 10240 odd.raw
-same -w -c 3 -o 1M -f raw disk.raw
+same bench -c 1000 -d 3 disk.raw
+same bench -c 3 -o 1M disk.raw
+same bench -c 3 -o 1044480 disk.raw
+same bench -c 3 -o 1044481 disk.raw
+same bench -c 3 -s 2M disk.raw
+same bench -c 5 -d 1 -S 300000 -s 200000 disk.raw
+same bench -c 3 empty.raw
+same bench -c 3 odd.raw
+same bench -c 3 -s 10240 odd.raw
+same bench -w -c 3 -o 1M -f raw disk.raw
 for image in disk.qcow2 top.qcow2; do
-	same -c 500 -f qcow2 "$image"
-	same -c 5 -o 2M "$image"
+	same bench -c 500 -f qcow2 "$image"
+	same bench -c 5 -o 2M "$image"
 done
-[ "$(id -u)" = 0 ] || same -w -c 1 -f raw read-only.raw
-same -w -c 1 disk.raw
+[ "$(id -u)" = 0 ] || same bench -w -c 1 -f raw read-only.raw
+same bench -w -c 1 disk.raw
 
 # What is written.
 for args in "-c 20 -d 4 --pattern 65" "-c 9 -d 2 -s 100 -S 513 --pattern 3 -o 77" \
@@ -151,4 +115,4 @@ qemu-img rebase -u -b ../elsewhere/disk.qcow2 -F qcow2 folder/top.qcow2
 "$BYRE" bench -c 3 folder/top.qcow2 >/dev/null || fail "a backing file elsewhere"
 outcome got "$BYRE" bench -c 3 --untrusted folder/top.qcow2
 grep -q "^--- status 1" got || { cat got >&2; fail "--untrusted opens what lies elsewhere"; }
-echo "$n command lines gave the same"
+echo "$compared compared"

@@ -132,6 +132,33 @@ x
 {"driver":"qcow2","file.filename":"chain.qcow2","node-name":"x","read-only":true,"discard":"on"}
 {"driver":"file","filename":"a.raw"}
 {"driver":"file","filename":"gone"}
+{"a":"\u0000"}
+{"a" 1,K}
+{"a":%s}
+"x"K
+{"a":1}}
+{"driver":"raw",,"file":{"filename":"a.raw"}}
+{"driver":"raw","file":{}}
+{"driver":"raw","file":{"filename":true}}
+{"driver":"raw","file":{"driver":5,"filename":"a.raw"}}
+{"driver":["raw"],"file":{"filename":"a.raw"}}
+{"file":{"filename":"a.raw"},"offset":512}
+{"file":{"filename":"plain.qcow2"},"offset":512}
+{"file":{"filename":"a.raw"},"l2-cache-size":512}
+{"driver":"raw","file":{"filename":"a.raw"},"read-only":"yes"}
+{"driver":"raw","file":{"filename":"a.raw"},"read-only":"n"}
+{"driver":"raw","file":{"filename":"a.raw"},"node-name":"a b"}
+{"driver":"raw","file":{"filename":"a.raw"},"node-name":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}
+{"driver":"raw","file":{"filename":"a.raw","aio":"native"}}
+{"driver":"raw","file":{"filename":"a.raw","aio":"native","cache":{"direct":true}}}
+{"driver":"raw","file":{"filename":"a.raw","aio-max-batch":"x"}}
+{"driver":"raw","file":{"filename":"a.raw"},"size":0}
+{"driver":"raw","file":{"filename":"a.raw"},"size":-0}
+{"driver":"raw","file":{"filename":"a.raw"},"size":5.12e2}
+{"driver":"raw","file":{"filename":"a.raw"},"size":1e400}
+{"driver":"raw","file":{"filename":"a.raw"},"size":18446744073709551616}
+{"driver":"raw","file":{"filename":"a.raw"},"offset":"8E"}
+{"driver":"qcow2","file":{"filename":"plain.qcow2"},"cache-clean-interval":-1}
 END
 while IFS= read -r options; do
 	same info --image-opts "$options"
@@ -158,7 +185,13 @@ plain.qcow2
 filename=a.raw
 file=a.raw
 driver=file,filename=a.raw
+driver=raw,offset=+512,file.filename=a.raw
+driver=raw,file.filename=a.raw,help
 END
+same info --image-opts $'driver=raw,offset=\t512,file.filename=a.raw'
+: >x:y
+same info file:x:y
+same info :x
 same map --image-opts \
 	driver=qcow2,file.filename=chain.qcow2,backing.driver=raw,backing.file.filename=a.raw
 same map --image-opts driver=qcow2,file.filename=plain.qcow2,data-file.filename=a.raw
@@ -246,13 +279,8 @@ done <<'END'
 112 2385287500000010
 112 0537be7700000010
 END
-# Bitmaps that a program has left behind are void: a warning, whose newline QEMU forgets.
-cp chain.qcow2 poked.qcow2
-printf '\0' | dd of=poked.qcow2 bs=1 seek=95 conv=notrunc status=none
-outcome want "$qemu10" qemu-img info poked.qcow2
-outcome got "$W/bin/qemu-img" info poked.qcow2
-diff want.stdout got.stdout || fail "info of void bitmaps"
-[ "$(cat want.stderr)" = "$(cat got.stderr)" ] || fail "the warning of void bitmaps"
+# Bitmaps that a program has left behind are void: a warning.
+poke chain.qcow2 95 00
 at=$(be64 snaps.qcow2 64)
 while read -r off hex; do
 	poke snaps.qcow2 "at + $off" "$hex"
@@ -313,6 +341,7 @@ same_file()
 	local want
 	rm -f new.raw
 	outcome "$W/want" "$qemu10" qemu-img create "$@"
+	[ -e new.raw ] || [ "$qemu10" != env ] || return 0      # not with the installed one
 	want=$(stat -c '%s bytes, %b blocks, mode %a' new.raw)
 	rm -f new.raw
 	same create "$@"
@@ -329,14 +358,33 @@ same_file -o preallocation=off new.raw 1M
 same_file -o preallocation=falloc new.raw 1M
 same_file -o preallocation=full,size=1000 new.raw
 same_file -o preallocation=off,size=3k -o preallocation=falloc new.raw
+same_file -- new.raw ' 1k'
+same_file -o nocow=yes new.raw .5k
 same_file -o extent_size_hint=4k,nocow=on,preallocation=off new.raw 1M
 for arguments in "" "new.raw" "new.raw 1M x" "new.raw x" "new.raw -1" "new.raw 8E" "new.raw 7E" \
 	"-f foo new.raw 1M" "-o preallocation=foo new.raw 1M" "-o foo=1 new.raw 1M" \
 	"-o size=2M new.raw 1M" "-o size=x new.raw" "-o nocow=x new.raw 1M" "-o , new.raw 1M" \
 	"-b a.raw new.raw 1M" "-F raw new.raw 1M" "gone/new.raw 1M" "sub 1M" "foo:x 1M" \
-	"--size 1M new.raw" "--object secret new.raw 1M" "-o preallocation=metadata new.raw 1M"; do
+	"--size 1M new.raw" "new.raw x y" "-o size=8E new.raw" \
+	"-o size=18446744073709551615 new.raw" "-o extent_size_hint=4G new.raw 1M" \
+	"-o size=1, new.raw" "--o new.raw 1M" "-f foo -o size=1,help" \
+	"--object secret new.raw 1M" "-o preallocation=metadata new.raw 1M"; do
 	# shellcheck disable=SC2086  # words
 	same create $arguments
+done
+
+# ---- output that nobody reads ----
+# A reader that leaves is no failure to qemu-img; output that is lost is one to byre.
+for i in $(seq 3000); do
+	echo "write $((i * 1024)) 512"
+done >writes
+q create -f qcow2 -o cluster_size=512 parts.qcow2 4M
+"$qemu10" qemu-io parts.qcow2 <writes >/dev/null
+"$W/bin/qemu-img" map parts.qcow2 | true
+for command in "info a.raw" "map parts.qcow2" "check parts.qcow2" "measure --size 1M" "--help"; do
+	# shellcheck disable=SC2086  # words
+	if "$BYRE" $command >/dev/full 2>lost.err; then fail "$command: its output was lost"; fi
+	grep -q "could not be written" lost.err || fail "$command: no word about lost output"
 done
 
 # ---- untrusted ----

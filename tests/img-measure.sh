@@ -168,6 +168,18 @@ END
 same measure -l '' snapshots.qcow2
 same measure --size 1G -O qcow2 -o ''
 same measure --size ''
+same measure -s 1G
+same measure --o
+same measure --s
+for number in +1 ' 1k' .5k 1.0 1.5e1k 1.1T 8E 16E -0 -5k 0x10k 9007199254740993.0; do
+	same measure --size "$number"
+	for option in size cluster_size refcount_bits encrypt.iter-time extended_l2; do
+		same measure --size 1M -O qcow2 -o "$option=$number"
+	done
+done
+for word in yes no true false y n YES 1 ''; do
+	same measure --size 1M -O qcow2 -o "extended_l2=$word"
+done
 
 # The numbers are true: what is made has that size.
 for options in cluster_size=64k cluster_size=4k,refcount_bits=64 extended_l2=on,cluster_size=16k; do

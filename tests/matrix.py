@@ -11,7 +11,8 @@ zeroes, discards and compressed writes, with sectors and clusters cut at any pla
 
 Of each image and of its snapshot: all bytes in one pass of odd-sized reads, then reads anywhere
 down to single bytes, equal those of `qemu-img convert`. The map (base:allocation) has no zeroes
-where there is data, and equals qemu-storage-daemon's except as compare_maps() says.
+where there is data, and equals qemu-storage-daemon's. And all that byre's image tools say of the
+image is what qemu-img says (tests/reference.py).
 """
 import argparse
 import itertools
@@ -24,6 +25,7 @@ import sys
 import time
 
 import nbd
+import reference
 
 FEATURES = {
     "cluster": [512, 4096, 16384, 65536, 2097152],
@@ -353,6 +355,13 @@ def check_disk(byre, qemu, image, name, snapshot):
         c.close()
 
 
+def check_tools(pair, image):
+    """Of an image that nobody has open. Returns the failures as text."""
+    image.truth(False)
+    return [f"image {image.number}: {image.name()}\n    {d}"
+            for d in pair.differences(os.path.basename(image.path), image.dir, "truth.raw")]
+
+
 def check_group(args, folder, images):
     """Returns the failures as text."""
     disks = [(f"i{i.number}", i.path, False) for i in images]
@@ -401,18 +410,20 @@ def main():
         f.write(random.Random(args.seed).randbytes(100003))
     chosen = choose(args)
     print(f"{len(chosen)} images, seed {args.seed}", flush=True)
+    pair = reference.Pair(args.byre, args.dir)
     failures = []
     for start in range(0, len(chosen), IMAGES_A_PROCESS):
         group = [Image(start + k, features, args.dir, args.seed, pattern)
                  for k, features in enumerate(chosen[start:start + IMAGES_A_PROCESS])]
         for image in group:
             image.make()
+            failures += check_tools(pair, image)
         failures += check_group(args, args.dir, group)
         for image in group:
             subprocess.run(["rm", "-rf", image.dir], check=True)
     for text in failures:
         print(f"FAILED {text}")
-    print(f"{len(chosen)} images, {len(failures)} failures")
+    print(f"{len(chosen)} images, {pair.compared} outcomes of tools, {len(failures)} failures")
     sys.exit(1 if failures or not chosen else 0)
 
 

@@ -3,7 +3,8 @@
 # suites: default long asan
 # limit: 900
 # Every kind of qcow2 image that qemu-img makes, filled at random, reads through byre as it does
-# through QEMU, byte for byte, with the same map. Pairs of features; in the long suite all
+# through QEMU, byte for byte, with the same map, and the image tools say of it what qemu-img says.
+# Pairs of features; in the long suite all
 # combinations of what the read path depends on. tests/matrix.py has the features.
 . "$(dirname "$0")/lib.sh"
 need qemu-img qemu-io qemu-storage-daemon python3
