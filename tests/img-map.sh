@@ -62,8 +62,11 @@ for options in "--start-offset 100" "--start-offset 64k --max-length 1000" "--ma
 	# shellcheck disable=SC2086
 	same map --output=json $options base.qcow2
 done
-for number in 0 +1 ' 1k' .5k 1. 1.0 1.1 1e3 1.5e1k 1.1T 7.9E 8E 16E 0x10 0x10k -0 -5k -0x5 inf \
-	9007199254740993.0 0.0005k 18446744073709551616; do
+# The older QEMU reads odd numbers otherwise: it is no reference for them.
+odd_numbers=(0 +1 ' 1k' .5k 1. 1.0 1.1 1e3 1.5e1k 1.1T 7.9E 8E 16E 0x10 0x10k -0 -5k -0x5 inf
+	9007199254740993.0 0.0005k 18446744073709551616)
+[ "$qemu10" != env ] || odd_numbers=(0 1k -1)
+for number in "${odd_numbers[@]}"; do
 	same map --output=json --start-offset "$number" base.qcow2
 	same map --output=json -l "$number" base.qcow2
 done

@@ -66,6 +66,7 @@ struct file_node {
 	uint32_t block;                 /* O_DIRECT: multiple for offset and length; else 1 */
 	uint32_t mem_align;             /* O_DIRECT: multiple for addresses; else 1 */
 	bool owns_fd;
+	bool is_locked;                 /* holds image locks */
 	bool is_block_device;
 	bool is_sim;
 	bool is_direct;
@@ -184,6 +185,8 @@ int file_align_find(struct file_node *fn, int fd, struct err *err);
 
 /* file_lock.c: takes QEMU's image locks on @fd. On a worker. */
 int file_lock_take(int fd, const char *name, bool writable, bool share, struct err *err);
+/* Gives them back. Any thread. */
+void file_lock_release(int fd);
 /* Rewrites the -EBUSY that file_lock_take() has just put into @err: QEMU's text, with ours as the
  * hint. */
 void file_lock_qemu_words(int fd, const char *name, bool writable, struct err *err);

@@ -5,7 +5,8 @@
  * others may not do: byte 100 + p for each permission p it uses, byte 200 + p for each that it does
  * not share. Then it looks for locks of others that contradict: on 100 + p for what it does not
  * share, on 200 + p for what it uses. The locks belong to the open file (F_OFD_SETLK), so they go
- * when it is closed, and only then.
+ * when it is closed for the last time; as a ring may hold on to it for a while, they are given back
+ * before.
  *
  *	permission             reader   writer
  *	0 consistent read      uses     uses
@@ -211,8 +212,7 @@ static int look(int fd, const char *name, unsigned base, unsigned perms, struct 
 	return 0;
 }
 
-/* Gives back what a failed attempt took: the descriptor may be its caller's. */
-static void release(int fd)
+void file_lock_release(int fd)
 {
 	struct flock fl = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = USED_BASE,
 			    .l_len = REFUSED_BASE + PERMS - USED_BASE };
@@ -261,7 +261,7 @@ static int try_once(int fd, const char *name, unsigned used, unsigned refused, s
 	if (!rc)
 		rc = look_all(fd, name, used, refused, err);
 	if (rc < 0)
-		release(fd);
+		file_lock_release(fd);  /* the descriptor may be its caller's */
 	return MIN(rc, 0);
 }
 

@@ -222,6 +222,7 @@ static int inspect(const struct file_opts *o, struct file_node *fn, int fd, stru
 		rc = take_locks(o, fd, o->share_writes, err);
 		if (rc)
 			return rc;
+		fn->is_locked = true;
 	}
 	if (o->writable)
 		fn->node.zero_is_fast = fn->is_block_device ? device_zeroes_fast(st.st_rdev) :
@@ -363,8 +364,11 @@ static void file_free(struct node *n)
 {
 	struct file_node *fn = container_of(n, struct file_node, node);
 
-	if (fn->owns_fd)
+	if (fn->owns_fd) {
+		if (fn->is_locked)
+			file_lock_release(fn->fd);
 		close(fn->fd);
+	}
 	free(fn);
 }
 
