@@ -71,7 +71,8 @@ CHILDREN = re.compile(r'^( *)"children": \[\n(?:\1 .*\n)*\1\],\n', re.M)
 
 NEWER = [(re.compile(r'^ *("detached-header"|detached header): false,?\n', re.M), ""),
          (re.compile(r"VM (SIZE|CLOCK)"), r"VM_\1"), (re.compile(r" +"), " "),
-         (re.compile(r" 00(\d\d:\d\d:\d\d\.\d)"), r" \1")]
+         (re.compile(r" 00(\d\d:\d\d:\d\d\.\d)"), r" \1"),
+         (re.compile(r"( --)? *$", re.M), "")]
 UNKNOWN = re.compile(r"^qemu-img: unrecognized option", re.M)
 DIED_DIVIDING = 128 + 8                 # by the size of an empty disk
 INVALID = re.compile(r"^qemu-img: Invalid .* specified", re.M)
