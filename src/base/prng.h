@@ -27,7 +27,11 @@ static inline uint64_t prng_next(struct prng *p)
 /* A number in [0, @n); @n is not 0. The bias is below n / 2^64. */
 static inline uint64_t prng_below(struct prng *p, uint64_t n)
 {
+#ifdef __SIZEOF_INT128__
 	return (uint64_t)(((unsigned __int128)prng_next(p) * n) >> 64);
+#else
+	return prng_next(p) % n;
+#endif
 }
 
 #endif
