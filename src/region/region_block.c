@@ -2,7 +2,7 @@
 /* region/region_block.c - the hot paths: allocate, free, resize.
  *
  * Each is written once, over whether tags are in line or in a table, and made twice by inlining
- * with that as a constant. tests/region-steps.sh counts their instructions. */
+ * with that as a constant. steps_test.c counts their instructions. */
 #include "region/region_impl.h"
 
 #define NOINLINE __attribute__((noinline))
@@ -19,15 +19,21 @@ TLSF_INLINED uint32_t size_of(const struct byre_region *r, bool table, size_t re
 	return MAX(tlsf_word(granules), shape(table).least);
 }
 
+/* The size word of @len bytes, which are whole granules. */
+TLSF_INLINED size_t word_of(const struct byre_region *r, bool table, size_t len)
+{
+	return len >> (table ? r->granule_log2 : TLSF_GRANULE_LOG2) << TLSF_FLAGS;
+}
+
 /* How much of the free block @t comes before an object aligned to @align; a size word. */
 TLSF_INLINED size_t front_of(const struct byre_region *r, bool table, const struct tlsf_tag *t,
 			     size_t align)
 {
-	size_t front = (-(uintptr_t)region_object(r, table, t) & (align - 1)) >>
-		       r->granule_log2 << TLSF_FLAGS;
+	uintptr_t object = (uintptr_t)region_object(r, table, t);
+	size_t front = word_of(r, table, -object & (align - 1));
 
 	if (front && front < shape(table).least)
-		front += align >> r->granule_log2 << TLSF_FLAGS;        /* else it is no block */
+		front += word_of(r, table, align);      /* else it is no block */
 	return front;
 }
 
@@ -36,7 +42,7 @@ TLSF_INLINED size_t front_max(const struct byre_region *r, bool table, size_t al
 {
 	uint32_t least = shape(table).least, granule = 1 << TLSF_FLAGS;
 
-	return (align >> r->granule_log2 << TLSF_FLAGS) - granule + (least > granule ? least : 0);
+	return word_of(r, table, align) - granule + (least > granule ? least : 0);
 }
 
 /* Takes @size, aligned to more than the granule. */
@@ -128,7 +134,7 @@ static NOINLINE void *alloc_any(struct byre_region *r, size_t request,
 {
 	void *p;
 
-	if (request > r->request_max || align & (align - 1))
+	if (request > r->request_max || (align > r->granule && align & (align - 1)))
 		return NULL;
 	p = take_any(r, request, align);
 	return p || !r->hooks.get_pages ? p : take_more(r, request, align);
@@ -157,20 +163,26 @@ TLSF_INLINED void *alloc_plain_aligned(struct byre_region *r, bool table, size_t
 	return t ? region_object(r, table, t) : region_report_damage(r);
 }
 
+static NOINLINE void *alloc_aligned(struct byre_region *r, size_t request, size_t align)
+{
+	return align & (align - 1) ? NULL : alloc_plain_aligned(r, false, request, align);
+}
+
 static NOINLINE void *alloc_other(struct byre_region *r, size_t request, size_t align)
 {
-	if (r->flags & ~(uint32_t)REGION_TABLE || request > r->request_max || align & (align - 1))
+	if (r->flags != REGION_TABLE || request > r->request_max)
 		return alloc_any(r, request, align);
-	if (r->flags)
-		return align <= r->granule ? alloc_plain(r, true, request)
-					   : alloc_plain_aligned(r, true, request, align);
-	return alloc_plain_aligned(r, false, request, MAX(align, (size_t)BYRE_REGION_GRANULE));
+	if (align <= r->granule)
+		return alloc_plain(r, true, request);
+	return align & (align - 1) ? NULL : alloc_plain_aligned(r, true, request, align);
 }
 
 void *byre_region_alloc(struct byre_region *r, size_t size, size_t align)
 {
-	if (size >= r->plain_end || align > BYRE_REGION_GRANULE)
+	if (size >= r->plain_end)
 		return alloc_other(r, size, align);
+	if (align > BYRE_REGION_GRANULE)
+		return alloc_aligned(r, size, align);
 	return alloc_plain(r, false, size);
 }
 

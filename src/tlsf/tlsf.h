@@ -209,7 +209,7 @@ TLSF_INLINED struct tlsf_tag **tlsf_head(struct tlsf *c, size_t list)
 {
 	size_t first = offsetof(struct tlsf, heads) - TLSF_LIST_FIRST * sizeof(c->heads[0]);
 
-	return (struct tlsf_tag **)(void *)((char *)c + list * sizeof(c->heads[0]) + first);
+	return (struct tlsf_tag **)(void *)((char *)c + (list * sizeof(c->heads[0]) + first));
 }
 
 /* All bits but bit @n % 32. */
