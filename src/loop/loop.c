@@ -153,6 +153,7 @@ int loop_new(const struct loop_opts *opts, struct loop **ret, struct err *err)
 		goto fail_backend;
 	}
 	l->now_ns = l->ops->clock(l);
+	iobufs_attach(l->iobufs, l);
 	*ret = l;
 	return 0;
 
@@ -176,6 +177,7 @@ void loop_free(struct loop *l)
 	assert(!l->is_turning);
 	assert(l->in_flight == 0);
 	fibers_free(l);
+	iobufs_attach(l->iobufs, NULL);
 	l->ops->fini(l);
 	iobufs_free(l->iobufs);
 	id_put(l->id);

@@ -128,6 +128,8 @@ enum io_op {
 
 enum io_flags {
 	IO_DSYNC = 1,                   /* IO_WRITE: durable when done */
+	IO_DIRECT = 2,                  /* READ, WRITE: past the page cache (a hint: what is large
+					 * goes from and to memory that the ring has registered) */
 };
 
 /* One operation. Caller's memory, which must stay until done() runs. Nothing is retried here:
@@ -174,6 +176,7 @@ struct loop_stats {
 	uint64_t ios[8];                /* by enum io_op */
 	uint64_t fibers_started;
 	uint64_t fibers_peak;
+	uint64_t registered;            /* reads and writes from and to registered memory (uring) */
 };
 void loop_get_stats(const struct loop *l, struct loop_stats *ret);
 

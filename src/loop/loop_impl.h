@@ -36,6 +36,10 @@ struct loop_ops {
 	uint64_t (*clock)(struct loop *l);
 	int (*fd_register)(struct loop *l, int fd);     /* optional */
 	void (*fd_unregister)(struct loop *l, int slot);
+	/* Optional: has the @len bytes at @mem in the kernel's hands, under @slot (below
+	 * IOBUF_SLOTS), until the second. False where the kernel refuses. */
+	bool (*memory_register)(struct loop *l, unsigned slot, void *mem, size_t len);
+	void (*memory_unregister)(struct loop *l, unsigned slot);
 	/* Optional, instead of the worker pool: runs w->fn(w) in a later step and then
 	 * loop_defer(l, &w->task). loop_work() has set up that task, which calls w->done(w), and
 	 * has counted @w in in_flight; the task counts it out. */

@@ -48,6 +48,8 @@ enum {
 	FINITE_MAX = 4096,              /* operations in the kernel that end by themselves (U2) */
 	FILE_SLOTS = 256,               /* slot 0 is never given out */
 	KERNEL_MIN = 513,               /* multishot poll */
+	KERNEL_MEMORY = 519,            /* a sparse table of registered memory */
+	MEMORY_MIN = 16384,             /* less than this is no faster from registered memory */
 	LEN_MAX = 0x7ffff000,           /* what the kernel moves at once */
 	BATCH_FROM = 8,                 /* see ring_wait() */
 	BATCH_PART = 4,
@@ -67,6 +69,7 @@ enum { TAG_CANCEL = 0, TAG_WAKE = 1 };
 
 struct uring {
 	struct io_uring ring;
+	struct loop *loop;
 	int wake_fd;                    /* written by any thread */
 	bool is_wake_armed;
 	bool is_disabled;               /* until the owner enables it */
@@ -76,6 +79,7 @@ struct uring {
 	struct list_node backlog, cancels, ended;
 	enum { FILES_UNTRIED, FILES_READY, FILES_REFUSED } files;
 	bool slot_used[FILE_SLOTS];
+	enum { MEMORY_UNTRIED, MEMORY_READY, MEMORY_REFUSED } memory;
 };
 
 /* ---- what came with which kernel (U1) ---- */
@@ -99,6 +103,8 @@ static const uint16_t opcode_kernel[] = {
 	[IORING_OP_READV] = 501,
 	[IORING_OP_WRITEV] = 501,
 	[IORING_OP_FSYNC] = 501,
+	[IORING_OP_READ_FIXED] = 501,
+	[IORING_OP_WRITE_FIXED] = 501,
 	[IORING_OP_POLL_ADD] = 513,
 	[IORING_OP_SENDMSG] = 503,
 	[IORING_OP_ACCEPT] = 505,
@@ -180,6 +186,7 @@ static int uring_init(struct loop *l, const struct loop_opts *opts, struct err *
 	u = calloc(1, sizeof(*u));
 	if (!u)
 		return err_set_errno(err, ENOMEM, "cannot make an io_uring");
+	u->loop = l;
 	u->kernel_max = opts->uring_kernel_max ? opts->uring_kernel_max : UINT_MAX;
 	list_init(&u->backlog);
 	list_init(&u->cancels);
@@ -253,10 +260,22 @@ static bool io_is_finite(const struct io *io)
 	return io->op <= IO_ALLOCATE;
 }
 
-static unsigned io_opcode(const struct io *io)
+/* Where @io's memory is registered; -1: nowhere, or it would not help. */
+static int io_slot(struct loop *l, const struct io *io)
+{
+	if (io->op > IO_WRITE || !(io->flags & IO_DIRECT) || io->iovcnt != 1 ||
+	    io->iov->iov_len < MEMORY_MIN || io->iov->iov_len > LEN_MAX ||
+	    io->backend_state & IS_POLLING)
+		return -1;
+	return iobuf_slot(l->iobufs, io->iov->iov_base, io->iov->iov_len);
+}
+
+static unsigned io_opcode(const struct io *io, int slot)
 {
 	if (io->backend_state & IS_POLLING)
 		return IORING_OP_POLL_ADD;
+	if (slot >= 0)
+		return io->op == IO_READ ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED;
 	switch ((enum io_op)io->op) {
 	case IO_READ:
 		return io->iovcnt == 1 ? IORING_OP_READ : IORING_OP_READV;
@@ -344,13 +363,19 @@ static void sqe_fill(struct io_uring_sqe *sqe, const struct io *io)
 static bool io_start(struct uring *u, struct io *io)
 {
 	struct io_uring_sqe *sqe;
+	int slot;
 
 	if (io_is_finite(io) && u->finite >= FINITE_MAX)
 		return false;
-	sqe = sqe_get(u, io_opcode(io), (uintptr_t)io);
+	slot = io_slot(u->loop, io);
+	sqe = sqe_get(u, io_opcode(io, slot), (uintptr_t)io);
 	if (!sqe)
 		return false;
 	sqe_fill(sqe, io);
+	if (slot >= 0) {
+		sqe->buf_index = (uint16_t)slot;
+		loop_stat_add(&u->loop->stats.registered, 1);
+	}
 	u->finite += io_is_finite(io);
 	io->backend_state &= (uint8_t)~IN_BACKLOG;
 	io->backend_state |= IN_KERNEL;
@@ -612,6 +637,39 @@ static void uring_fd_unregister(struct loop *l, int slot)
 	u->slot_used[slot] = false;
 }
 
+/* ---- registered memory ---- */
+
+static bool memory_ready(struct uring *u)
+{
+	if (u->memory == MEMORY_UNTRIED)
+		u->memory = KERNEL_MEMORY <= u->kernel_max &&
+			io_uring_register_buffers_sparse(&u->ring, IOBUF_SLOTS) == 0 ?
+			MEMORY_READY : MEMORY_REFUSED;
+	return u->memory == MEMORY_READY;
+}
+
+static bool memory_set(struct uring *u, unsigned slot, void *mem, size_t len)
+{
+	struct iovec iov = { mem, len };
+	__u64 tag = 0;
+
+	return io_uring_register_buffers_update_tag(&u->ring, slot, &iov, &tag, 1) == 1;
+}
+
+static bool uring_memory_register(struct loop *l, unsigned slot, void *mem, size_t len)
+{
+	struct uring *u = l->backend;
+
+	return memory_ready(u) && memory_set(u, slot, mem, len);
+}
+
+static void uring_memory_unregister(struct loop *l, unsigned slot)
+{
+	bool ok = memory_set(l->backend, slot, NULL, 0);
+
+	assert(ok);
+}
+
 const struct loop_ops loop_uring_ops = {
 	.name = "uring",
 	.init = uring_init,
@@ -624,4 +682,6 @@ const struct loop_ops loop_uring_ops = {
 	.clock = uring_clock,
 	.fd_register = uring_fd_register,
 	.fd_unregister = uring_fd_unregister,
+	.memory_register = uring_memory_register,
+	.memory_unregister = uring_memory_unregister,
 };

@@ -217,8 +217,10 @@ static void rw_send(struct file_chan *fc, struct req *req, bool as_is)
 		io->iovcnt = req_iov_cut(req, fr->rel, len, fr->cut->iov, CUT_IOVECS, &len);
 	}
 	file_io_init(fc, io, req->kind == REQ_READ ? IO_READ : IO_WRITE, rw_done);
+	if (fn->is_direct)
+		io->flags = IO_DIRECT;
 	if (req->kind == REQ_WRITE && fn->is_direct && is_fua(fn, req))
-		io->flags = IO_DSYNC;
+		io->flags |= IO_DSYNC;
 	io->off = req->off + fr->rel;
 	loop_submit(fc->chan.loop, io);
 }

@@ -25,9 +25,9 @@ struct nbd_chunk_of_reqs {
 };
 
 /* What a buffer of @size bytes takes from the pool. */
-static size_t charge(uint32_t size)
+static size_t charge(const struct nbd_lane *lane, uint32_t size)
 {
-	return size ? MAX((size_t)IOBUF_ALIGN, (size_t)1 << log2_ceil(size)) : 0;
+	return size ? iobuf_bytes(loop_iobufs(lane->loop), size) : 0;
 }
 
 static bool add_chunk(struct nbd_lane *lane)
@@ -102,7 +102,7 @@ enum nbd_got nbd_lane_get_req(struct nbd_conn *c, uint32_t size, struct nbd_req 
 {
 	struct nbd_lane *lane = c->lane;
 	const struct nbd_server_opts *opts = &lane->server->opts;
-	size_t bytes = charge(size);
+	size_t bytes = charge(lane, size);
 	void *buf = NULL;
 
 	if (c->live >= opts->max_requests ||
@@ -145,7 +145,7 @@ void nbd_lane_put_req(struct nbd_req *nr)
 {
 	struct nbd_conn *c = nr->conn;
 	struct nbd_lane *lane = c->lane;
-	size_t bytes = charge(nr->buf_size);
+	size_t bytes = charge(lane, nr->buf_size);
 
 	assert(c->live > 0 && c->memory_used >= bytes && lane->memory_used >= bytes);
 	if (nr->buf)
