@@ -14,3 +14,13 @@ for bench in nbd-read nbd-compressed open-1tib; do
 			fail "bench/$bench.sh says nothing of $peer"
 	done
 done
+
+build=$(dirname "$(dirname "$(dirname "$BYRE")")")
+if [ -x "$build/bench/region/replace" ]; then
+	"$top/bench/region/compare.py" -q -n 1 -b "$build" --json "$top/src" >"$W/region.json" \
+		2>/dev/null || fail "bench/region/compare.py"
+	for label in region slab malloc; do
+		grep -q "\"label\": \"$label\"" "$W/region.json" ||
+			fail "bench/region/compare.py says nothing of $label"
+	done
+fi
