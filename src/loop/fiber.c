@@ -40,6 +40,8 @@ enum {
 };
 
 struct fiber {
+	struct fiber *queue_next;       /* in a fiber_queue */
+	bool is_queued;
 	struct fibers *fs;
 	struct task *start;             /* what it runs; NULL once it has ended */
 	void *sp;                       /* while it is switched off */
@@ -385,6 +387,35 @@ void fiber_sleep_wait(uint64_t ns)
 }
 
 /* ---- gates ---- */
+
+void fiber_queue_wait(struct fiber_queue *q)
+{
+	struct fiber *f = fiber_self();
+
+	f->is_queued = true;
+	f->queue_next = NULL;
+	if (q->first)
+		q->last->queue_next = f;
+	else
+		q->first = f;
+	q->last = f;
+	while (f->is_queued)
+		fiber_park();
+}
+
+void fiber_queue_wake(struct fiber_queue *q)
+{
+	struct fiber *f = q->first;
+
+	q->first = NULL;
+	while (f) {
+		struct fiber *next = f->queue_next;
+
+		f->is_queued = false;
+		fiber_wake(f);
+		f = next;
+	}
+}
 
 void fiber_gate_init(struct fiber_gate *g, unsigned limit)
 {

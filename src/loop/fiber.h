@@ -43,6 +43,17 @@ void fiber_yield_wait(void);
 /* Sleeps @ns on the loop's clock. */
 void fiber_sleep_wait(uint64_t ns);
 
+/* Fibers of one loop that wait until something has changed, and then look again. A zeroed one is
+ * empty. */
+struct fiber_queue {
+	struct fiber *first, *last;     /* last: where first is not NULL */
+};
+
+/* In a fiber: waits for the next fiber_queue_wake(). */
+void fiber_queue_wait(struct fiber_queue *q);
+/* Lets all go on that wait now. */
+void fiber_queue_wake(struct fiber_queue *q);
+
 /* At most @limit fibers at a time; the rest queue in order. Belongs to one loop. */
 struct fiber_gate {
 	unsigned limit;
