@@ -19,7 +19,8 @@
  *	B2  res is 0 or -errno; there are no short completions. Reading past the end of a file
  *	    node gives zeros;
  *	B3  off, len, iov and everything below the line in struct req belong to the drivers until
- *	    done() runs: the owner finds them changed;
+ *	    done() runs: the owner finds them changed. kind and flags, too, where a filter turns a
+ *	    WRITE of zeros into a ZERO;
  *	B4  done() never runs inside chan_submit(). */
 #ifndef BLK_BLK_H
 #define BLK_BLK_H
@@ -85,7 +86,7 @@ struct req {
 	uint32_t iovcnt;
 	uint8_t kind;                   /* enum req_kind */
 	uint8_t flags;                  /* enum req_flags */
-	uint8_t epoch;                  /* the port's: which counter it is in */
+	uint8_t epoch;                  /* the port's: which of the loop's counters it is in */
 	uint64_t iov_skip;
 	struct port_chan *pc;           /* the port's, NULL for internal requests */
 	uint64_t start_ns;              /* the port's */
@@ -160,6 +161,8 @@ struct node {
 	bool read_only;                 /* [const] */
 	bool can_discard;               /* [const] REQ_DISCARD may do something */
 	bool zero_is_fast;              /* [const] REQ_ZERO does not write data */
+	bool holes_read_zero;           /* [const] what was never written reads as zeros, behind the
+					 * end too, whatever a crash does: a regular file */
 	_Atomic int refs;
 	struct chan *chans[LOOPS_MAX];  /* by loop_id(); each touched by its own loop only */
 };

@@ -7,6 +7,7 @@
 
 #include "base/bits.h"
 #include "base/err.h"
+#include "blk/epoch.h"
 
 /* One writer, the chan's loop; any thread reads. */
 static void stat_add(uint64_t *counter, uint64_t n)
@@ -60,6 +61,7 @@ int port_open_wait(struct port *p, struct err *err)
 	}
 	pc->port = p;
 	pc->loop = l;
+	pc->epochs = epoch_open();
 	pc->held_tail = &pc->held;
 	__atomic_store_n(&p->pcs[loop_id(l)], pc, __ATOMIC_RELEASE);
 	return 0;
@@ -71,6 +73,7 @@ void port_close_wait(struct port *p)
 
 	port_pause_wait(pc);
 	assert(!pc->held);
+	epoch_close_wait(pc->epochs);
 	chan_put_wait(pc->ch);
 	__atomic_store_n(&p->pcs[loop_id(pc->loop)], NULL, __ATOMIC_RELEASE);
 	free(pc);
@@ -113,8 +116,8 @@ static void start(struct port_chan *pc, struct req *req)
 {
 	int res = refuse(pc->port, req);
 
-	req->epoch = pc->epoch;
-	pc->in_flight[req->epoch]++;
+	req->epoch = epoch_enter(pc->epochs);
+	pc->in_flight++;
 	stat_add(&pc->stats.in_flight, 1);
 	if (res > 0)
 		chan_submit(pc->ch, req);
@@ -143,15 +146,16 @@ void port_req_end(struct req *req, int res)
 {
 	struct port_chan *pc = req->pc;
 
-	assert(pc->in_flight[req->epoch] > 0);
-	pc->in_flight[req->epoch]--;
+	assert(pc->in_flight > 0);
+	pc->in_flight--;
+	epoch_leave(pc->epochs, req->epoch);
 	stat_add(&pc->stats.in_flight, (uint64_t)-1);
 	if (req->kind < REQ_KINDS)
 		stat_add(&pc->stats.ops[req->kind], 1);
 	if (res)
 		stat_add(&pc->stats.errors, 1);
 	stat_add(&pc->stats.latency_ns, loop_now(pc->loop) - req->start_ns);
-	if (pc->drain_waiter && !pc->in_flight[0] && !pc->in_flight[1])
+	if (pc->drain_waiter && !pc->in_flight)
 		fiber_wake(pc->drain_waiter);
 }
 
@@ -161,7 +165,7 @@ void port_pause_wait(struct port_chan *pc)
 	assert(!pc->drain_waiter);
 	pc->is_paused = true;
 	pc->drain_waiter = fiber_self();
-	while (pc->in_flight[0] || pc->in_flight[1])
+	while (pc->in_flight)
 		fiber_park();
 	pc->drain_waiter = NULL;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* blk/port.h - where an export or a job holds the graph.
  *
- * A port is one user's view of a disk: rights, statistics, pause and the count of requests in
- * flight by epoch. It has a port_chan a loop; requests enter through port_submit() and nowhere
+ * A port is one user's view of a disk: rights, statistics and pause. What enters is counted by loop
+ * and epoch (epoch.h). It has a port_chan a loop; requests enter through port_submit() and nowhere
  * else.
  *
  * Invariants:
@@ -28,8 +28,8 @@ struct port_chan {
 	struct port *port;
 	struct chan *ch;
 	struct loop *loop;
-	unsigned in_flight[2];          /* by epoch */
-	uint8_t epoch;
+	struct epoch_loop *epochs;      /* borrowed: the loop's counts (P1) */
+	unsigned in_flight;             /* this port's on this loop, in either epoch */
 	bool is_paused;
 	struct req *held, **held_tail;  /* queued while paused */
 	struct fiber *drain_waiter;

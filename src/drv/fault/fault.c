@@ -152,6 +152,7 @@ int fault_open_wait(struct node *child, const struct fault_rule *rules, unsigned
 	fn->node.read_only = child->read_only;
 	fn->node.can_discard = child->can_discard;
 	fn->node.zero_is_fast = child->zero_is_fast;
+	fn->node.holes_read_zero = child->holes_read_zero;
 	atomic_store(&fn->node.size, atomic_load(&child->size));
 	fn->node.child[CHILD_FILE] = node_get(child);
 	rc = node_open_home_wait(&fn->node, err);

@@ -218,6 +218,7 @@ static int inspect(const struct file_opts *o, struct file_node *fn, int fd, stru
 		return err_set_errno(err, -rc, "cannot tell the size of '%s'", o->path);
 	atomic_store(&fn->node.size, size);
 	fn->is_block_device = S_ISBLK(st.st_mode);
+	fn->node.holes_read_zero = S_ISREG(st.st_mode);
 	if (!o->no_lock) {
 		rc = take_locks(o, fd, o->share_writes, err);
 		if (rc)
@@ -415,6 +416,7 @@ static int open_sim(struct file_node *fn, const struct file_opts *o)
 {
 	fn->fd = o->fd;
 	fn->node.zero_is_fast = true;
+	fn->node.holes_read_zero = true;
 	atomic_store(&fn->node.size, sim_file_size(fn->node.home, o->fd));
 	if (fn->is_direct) {
 		fn->block = SIM_BLOCK;

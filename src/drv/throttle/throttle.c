@@ -246,6 +246,7 @@ int throttle_open_wait(struct node *child, const struct throttle_opts *opts, str
 	tn->node.read_only = child->read_only;
 	tn->node.can_discard = child->can_discard;
 	tn->node.zero_is_fast = child->zero_is_fast;
+	tn->node.holes_read_zero = child->holes_read_zero;
 	atomic_store(&tn->node.size, atomic_load(&child->size));
 	tn->node.child[CHILD_FILE] = node_get(child);
 	rc = node_open_home_wait(&tn->node, err);

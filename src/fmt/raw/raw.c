@@ -256,6 +256,7 @@ int raw_open_wait(struct node *file, const struct raw_opts *opts, struct node **
 	rn->node.read_only = !opts->writable;
 	rn->node.can_discard = opts->writable && file->can_discard;
 	rn->node.zero_is_fast = opts->writable && file->zero_is_fast;
+	rn->node.holes_read_zero = file->holes_read_zero;
 	atomic_store(&rn->node.size, size);
 	rn->node.child[CHILD_FILE] = node_get(file);
 	if (opts->probed) {
