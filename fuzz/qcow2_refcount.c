@@ -26,7 +26,7 @@ static void say(void *arg, bool is_named, char *text)
 static void use(struct session *s)
 {
 	struct told told = { .s = s };
-	struct qcow2_check_say how = { say, &told };
+	struct qcow2_check_say how = { .fn = say, .arg = &told };
 	struct qcow2_opts opts = { .for_check = true, .metadata_only = true };
 	struct qcow2_check c = { 0 };
 	struct err err = { 0 };

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/prng.h"
 #include "base/size.h"
+#include "base/zero.h"
 
 static void sizes_parse(void **state)
 {
@@ -211,6 +212,26 @@ static void prng_is_fair_and_repeats(void **state)
 		assert_in_range(count[i], 850, 1150);
 }
 
+/* Every length and alignment around the widths that are compared at once, one bit set anywhere. */
+static void one_bit_is_not_zero(void **state)
+{
+	enum { LONGEST = 2 * 256 + 40 };
+	unsigned char buf[LONGEST + 32] = { 0 };
+
+	for (unsigned len = 0; len <= LONGEST; len += len < 80 ? 1 : 13) {
+		for (unsigned at = 0; at < 32; at += 5) {
+			memset(buf, 0xff, sizeof(buf));
+			memset(buf + at, 0, len);
+			assert_true(bytes_are_zero(buf + at, len));
+			for (unsigned i = 0; i < len; i++) {
+				buf[at + i] = (unsigned char)(1u << i % 8);
+				assert_false(bytes_are_zero(buf + at, len));
+				buf[at + i] = 0;
+			}
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -223,6 +244,7 @@ int main(void)
 		cmocka_unit_test(errors_gain_context),
 		cmocka_unit_test(lists),
 		cmocka_unit_test(log_lines),
+		cmocka_unit_test(one_bit_is_not_zero),
 		cmocka_unit_test(prng_is_fair_and_repeats),
 	};
 

@@ -110,7 +110,7 @@ static size_t choose(struct qcow2_cache *c, uint64_t key)
 	}
 }
 
-void cache_insert(struct qcow2_cache *c, uint64_t key, const uint8_t *disk)
+static void insert(struct qcow2_cache *c, uint64_t key, const uint8_t *disk, bool has_marks)
 {
 	size_t slot = choose(c, key), words = c->slice_bytes / 8;
 	uint32_t v = atomic_load_explicit(&c->versions[slot], memory_order_relaxed);
@@ -122,13 +122,48 @@ void cache_insert(struct qcow2_cache *c, uint64_t key, const uint8_t *disk)
 	if (disk) {
 		_Atomic uint64_t *w = &c->words[slot * words];
 
-		for (size_t i = 0; i < words; i++)
-			atomic_store_explicit(&w[i], be64_load(disk + 8 * i), memory_order_release);
+		for (size_t i = 0; i < words; i++) {
+			uint64_t word = be64_load(disk + 8 * i);
+
+			if (word == CACHE_PENDING && !has_marks)        /* as damaged as it was */
+				word ^= 1ULL << 61;
+			atomic_store_explicit(&w[i], word, memory_order_release);
+		}
 	}
 	/* The hand has just passed: it is safe until the rest of the set had its turn. */
 	atomic_store_explicit(&c->used[slot], 0, memory_order_relaxed);
 	atomic_store_explicit(&c->keys[slot], disk ? key : key | CACHE_EMPTY, memory_order_release);
 	atomic_store_explicit(&c->versions[slot], v + 2, memory_order_release);
+}
+
+void cache_insert(struct qcow2_cache *c, uint64_t key, const uint8_t *disk)
+{
+	insert(c, key, disk, false);
+}
+
+void cache_insert_marked(struct qcow2_cache *c, uint64_t key, const uint8_t *disk)
+{
+	insert(c, key, disk, true);
+}
+
+bool cache_store(struct qcow2_cache *c, uint64_t key, unsigned word, unsigned n,
+		 const uint64_t *values)
+{
+	bool is_empty;
+	long slot = cache_find(c, key, &is_empty);
+	_Atomic uint64_t *w;
+	uint32_t v;
+
+	if (slot < 0 || is_empty)
+		return false;
+	assert(word + n <= c->slice_bytes / 8);
+	v = atomic_load_explicit(&c->versions[slot], memory_order_relaxed);
+	w = &c->words[(size_t)slot * (c->slice_bytes / 8) + word];
+	atomic_store_explicit(&c->versions[slot], v + 1, memory_order_relaxed);
+	for (unsigned i = 0; i < n; i++)
+		atomic_store_explicit(&w[i], values[i], memory_order_release);
+	atomic_store_explicit(&c->versions[slot], v + 2, memory_order_release);
+	return true;
 }
 
 void cache_set_next(struct qcow2_cache *c, uint64_t key, unsigned part, unsigned next)

@@ -19,7 +19,7 @@ say(struct check *ck, bool is_named, const char *fmt, va_list ap)
 {
 	char text[512];
 
-	if (ck->says++ > ck->says_max || !ck->say)
+	if (ck->says++ > ck->says_max || !ck->say || !ck->say->fn)
 		return;
 	vsnprintf(text, sizeof(text), fmt, ap);
 	ck->say->fn(ck->say->arg, is_named, text);
@@ -47,17 +47,18 @@ int check_read_wait(struct check *ck, uint64_t off, void *buf, uint64_t len)
 {
 	if (!range_within(off, len, CHECK_END_MAX))
 		return -EIO;
-	if (off < ck->file_end)
+	/* It may have grown since the check began, beside it. */
+	if (off < ck->file_end || off < atomic_load(&ck->file->node->size))
 		return chan_read_wait(ck->file, off, buf, len);
 	memset(buf, 0, len);
 	return 0;
 }
 
-int check_budget(struct check *ck, uint64_t bytes)
+int check_budget_wait(struct check *ck, uint64_t bytes)
 {
 	ck->bytes_read += bytes;
 	if (ck->bytes_read <= ck->bytes_max && !check_is_endless(ck))
-		return 0;
+		return ck->say && ck->say->pace_wait ? ck->say->pace_wait(ck->say->arg) : 0;
 	ck->says = 0;
 	if (!ck->is_budget_told)
 		check_say_named(ck, "ERROR the tables are named too often to look at all of them");
@@ -83,20 +84,6 @@ static void budget_start(struct check *ck)
 static uint64_t per_block(const struct check *ck)
 {
 	return ck->cluster * 8 >> ck->h->refcount_order;
-}
-
-/* The refcount of entry @i in a block. */
-static inline uint64_t refcount_at(unsigned order, const uint8_t *block, uint64_t i)
-{
-	switch (order) {
-	case 3: return block[i];
-	case 4: return be16_load(block + 2 * i);
-	case 5: return be32_load(block + 4 * i);
-	case 6: return be64_load(block + 8 * i);
-	default: break;
-	}
-	/* Less than a byte: the lowest bits come first. */
-	return block[i << order >> 3] >> (i << order & 7) & ((1U << (1U << order)) - 1);
 }
 
 /* Where refcount block @index is. *@ret_off 0: all its counts are zero. -EIO: nowhere. */
@@ -142,7 +129,7 @@ int check_refcount_wait(struct check *ck, uint64_t k, uint64_t *ret)
 			return rc;
 		b->index_plus_1 = index + 1;
 	}
-	*ret = refcount_at(ck->h->refcount_order, b->bytes, k % per_block(ck));
+	*ret = qcow2_refcount_at(ck->h->refcount_order, b->bytes, k % per_block(ck));
 	return 0;
 }
 
@@ -155,7 +142,7 @@ static int reftable_read_wait(struct check *ck)
 	ck->reftable = malloc(bytes ? bytes : 1);
 	if (!ck->reftable)
 		return -ENOMEM;
-	rc = check_budget(ck, bytes);
+	rc = check_budget_wait(ck, bytes);
 	return rc ? rc : check_read_wait(ck, ck->h->reftable_off, ck->reftable, bytes);
 }
 
@@ -208,6 +195,8 @@ static void compare(struct check *ck, uint64_t k, uint64_t disk, uint64_t value)
 		ck->result.image_end = (k + 1) << ck->cluster_bits;
 	if (disk == count)
 		return;
+	if (ck->say && ck->say->differ)
+		ck->say->differ(ck->say->arg, k, disk, count);
 	check_say(ck, "%s cluster %llu refcount=%llu reference=%llu",
 		  disk < count ? "ERROR" : "Leaked", (unsigned long long)k,
 		  (unsigned long long)disk, (unsigned long long)count);
@@ -225,7 +214,7 @@ static void compare_chunk(struct check *ck, const uint8_t *block, uint64_t first
 	unsigned order = ck->h->refcount_order;
 
 	for (; k < end; k++) {
-		uint64_t disk = block ? refcount_at(order, block, k - first) : 0;
+		uint64_t disk = block ? qcow2_refcount_at(order, block, k - first) : 0;
 		uint64_t value = bytes ? bytes[k & (COUNTS_CHUNK - 1)] :
 				 counts_value(&ck->counts, k);
 
@@ -299,7 +288,7 @@ static int compare_all_wait(struct check *ck)
 		else
 			compare_block(ck, block, first, end);
 		if (check_is_endless(ck))
-			rc = check_budget(ck, 0);
+			rc = check_budget_wait(ck, 0);
 	}
 	readahead_fini_wait(&ra);
 	return rc;
@@ -370,7 +359,7 @@ static int check_wait(struct check *ck, struct err *err)
 		rc = count_all_wait(ck, &snapshots);
 	if (!rc)
 		rc = compare_all_wait(ck);
-	if (!rc && ck->copied_differs)
+	if (!rc && ck->copied_differs && !(ck->say && ck->say->differ))
 		rc = check_copied_wait(ck);
 	free(snapshots.list);
 	if (rc && err && !err->code)
@@ -394,6 +383,8 @@ int qcow2_check_wait(struct node *n, const struct qcow2_check_say *say, struct q
 	int rc;
 
 	ck.file_end = align_up(atomic_load(&n->child[CHILD_FILE]->size), 512);
+	if (say)
+		ck.file_end = MAX(ck.file_end, say->end_min);
 	rc = check_wait(&ck, err);
 	*ret = ck.result;
 	for (unsigned i = 0; i < CHECK_BLOCKS; i++)

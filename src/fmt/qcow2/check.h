@@ -21,9 +21,19 @@ struct qcow2_check {
 	uint64_t image_end;             /* bytes: behind it nothing is used */
 };
 
-/* Told for each finding. @is_named: the program's name belongs in front. @text may be changed. */
+/* Told for each finding. @is_named: the program's name belongs in front. @text may be changed. Any
+ * function may be NULL. */
 struct qcow2_check_say {
 	void (*fn)(void *arg, bool is_named, char *text);
+	/* For a walk beside others that change the image. Told of each cluster whose refcount is
+	 * not what it should be; COPIED flags are not looked at then. */
+	void (*differ)(void *arg, uint64_t cluster, uint64_t refcount, uint64_t references);
+	/* Bytes: the file is looked at as if it were so long, at least. A crash may lose the end of
+	 * a file, but not the refcounts of what was there. */
+	uint64_t end_min;
+	/* Called again and again while tables are read, so that it may take its time; -errno gives
+	 * the check up. */
+	int (*pace_wait)(void *arg);
 	void *arg;
 };
 

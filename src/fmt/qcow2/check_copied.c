@@ -34,7 +34,7 @@ static int copied_l2_wait(struct check *ck, const uint8_t *table)
 			  (unsigned long long)entry, (unsigned long long)refcount);
 		ck->result.corruptions++;
 	}
-	return check_is_endless(ck) ? check_budget(ck, 0) : 0;
+	return check_is_endless(ck) ? check_budget_wait(ck, 0) : 0;
 }
 
 static int copied_l1_wait(struct check *ck, uint64_t index, uint64_t entry, uint8_t *buf)
@@ -55,7 +55,7 @@ static int copied_l1_wait(struct check *ck, uint64_t index, uint64_t entry, uint
 	}
 	if (off >= ck->file_end)
 		return 0;
-	rc = check_budget(ck, ck->cluster);
+	rc = check_budget_wait(ck, ck->cluster);
 	if (!rc)
 		rc = check_read_wait(ck, off, buf, ck->cluster);
 	if (rc == -EIO) {

@@ -80,13 +80,13 @@ void check_say(struct check *ck, const char *fmt, ...) __attribute__((format(pri
 void check_say_named(struct check *ck, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Reads, with zeros behind the end of the file. -EIO also where the range passes 2^63. */
 int check_read_wait(struct check *ck, uint64_t off, void *buf, uint64_t len);
-/* Too much was told: check_budget() will say so. */
+/* Too much was told: check_budget_wait() will say so. */
 static inline bool check_is_endless(const struct check *ck)
 {
 	return ck->says > ck->says_max;
 }
 /* Y2: @bytes more are to be read. 0 or -EFBIG, told. */
-int check_budget(struct check *ck, uint64_t bytes);
+int check_budget_wait(struct check *ck, uint64_t bytes);
 /* The refcount on disk of cluster @k. 0 or -errno. */
 int check_refcount_wait(struct check *ck, uint64_t k, uint64_t *ret);
 

@@ -31,7 +31,7 @@ static int window_wait(struct pass *p, uint64_t off, size_t len, const uint8_t *
 	if (!p->window_len || off < p->window_at || off + len > p->window_at + p->window_len) {
 		p->window_len = CHECK_PIECE_BYTES;
 		p->window_at = off;
-		rc = check_budget(p->ck, p->window_len);
+		rc = check_budget_wait(p->ck, p->window_len);
 		if (!rc)
 			rc = check_read_wait(p->ck, off, p->window, p->window_len);
 		if (rc) {
@@ -186,7 +186,7 @@ static int bitmap_use(void *arg, const struct qcow2_bitmap *b)
 	int rc = check_use(ck, b->table_off, bytes, 1, 0);
 
 	if (!rc)
-		rc = check_budget(ck, bytes);
+		rc = check_budget_wait(ck, bytes);
 	if (!rc)
 		rc = qcow2_bitmap_table_wait(ck->file, ck->h, b, &table);
 	if (rc)

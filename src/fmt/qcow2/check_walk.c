@@ -33,6 +33,13 @@ static int use_cluster(struct check *ck, uint64_t k, uint64_t times, unsigned ma
 	return rc;
 }
 
+/* Was what ends at @end written since the check began, beside it? */
+static bool is_new(const struct check *ck, uint64_t end)
+{
+	return ck->say && ck->say->differ &&
+	       end <= atomic_load(&ck->file->node->size) + ck->cluster;
+}
+
 int check_use(struct check *ck, uint64_t off, uint64_t len, uint64_t times, unsigned marks)
 {
 	uint64_t first = off >> ck->cluster_bits, last;
@@ -42,6 +49,8 @@ int check_use(struct check *ck, uint64_t off, uint64_t len, uint64_t times, unsi
 	/* The last cluster may be there in part only. */
 	if (!range_within(off, len, INT64_MAX) ||
 	    (off + len > ck->file_end && off + len - ck->file_end >= ck->cluster)) {
+		if (is_new(ck, off + len))
+			return 0;
 		for (; times && !check_is_endless(ck); times--) {
 			check_say(ck, "ERROR: counting reference for region exceeding the end of "
 				  "the file by one cluster or more: offset 0x%llx size 0x%llx",
@@ -190,7 +199,7 @@ static int visit_table(struct check *ck, struct visit *v, const uint8_t *table)
 	}
 	if (v->times == 1)
 		counts_credit(&ck->counts, used);
-	return check_is_endless(ck) ? check_budget(ck, 0) : 0;
+	return check_is_endless(ck) ? check_budget_wait(ck, 0) : 0;
 }
 
 /* ---- L1 ---- */
@@ -220,7 +229,7 @@ static int read_ahead(struct l1_walk *w, unsigned i)
 	if (!entry || !is_shareable(ck, off) ||
 	    (counts_value(&ck->counts, off >> ck->cluster_bits) & COUNTS_WALKED))
 		return 0;
-	rc = check_budget(ck, ck->cluster);
+	rc = check_budget_wait(ck, ck->cluster);
 	if (!rc)
 		rc = counts_mark(&ck->counts, off >> ck->cluster_bits, COUNTS_WALKED);
 	if (rc)
@@ -250,11 +259,12 @@ static int l2_get_wait(struct l1_walk *w, unsigned i, uint64_t off, const uint8_
 	*ret = NULL;
 	if (w->is_pushed[i])
 		return readahead_pop_wait(&w->ra, ret);
-	if (off >= ck->file_end)
+	/* A table that was made since is read: what it took over counts. */
+	if (off >= ck->file_end && !is_new(ck, off + ck->cluster))
 		return 0;
 	if (is_shareable(ck, off) && !(counts_value(&ck->counts, k) & COUNTS_DAMAGED))
 		return put_off(w, k);
-	rc = check_budget(ck, ck->cluster);
+	rc = check_budget_wait(ck, ck->cluster);
 	if (!rc)
 		rc = check_read_wait(ck, off, w->buf, ck->cluster);
 	if (!rc)
@@ -337,7 +347,7 @@ static int l1_pieces_wait(struct l1_walk *w, uint64_t off, uint64_t bytes)
 	for (uint64_t at = 0; at < bytes && !rc; at += CHECK_PIECE_BYTES) {
 		uint64_t len = MIN(bytes - at, (uint64_t)CHECK_PIECE_BYTES);
 
-		rc = check_budget(ck, len);
+		rc = check_budget_wait(ck, len);
 		if (rc)
 			break;
 		rc = check_read_wait(ck, off + at, w->table, len);
@@ -396,7 +406,7 @@ int check_again_wait(struct check *ck)
 		const uint8_t *table;
 
 		while (!rc && readahead_has_room(&ra) && next_again(ck, &ahead)) {
-			rc = check_budget(ck, ck->cluster);
+			rc = check_budget_wait(ck, ck->cluster);
 			if (!rc)
 				readahead_push(&ra, ahead++ << ck->cluster_bits);
 		}

@@ -69,6 +69,7 @@ enum qcow2_autoclear { QCOW2_AUTOCLEAR_BITMAPS = 1 << 0, QCOW2_AUTOCLEAR_DATA_FI
 #define QCOW2_EXT_BITMAPS 0x23852875U
 #define QCOW2_EXT_CRYPTO 0x0537be77U
 #define QCOW2_EXT_DATA_FILE 0x44415441U
+#define QCOW2_EXT_IN_USE 0x62797265U    /* "byre": ours, see mark.c */
 
 struct qcow2_ext_disk {
 	be32_t type;
@@ -121,5 +122,19 @@ struct qcow2_ext_bitmaps_disk {
 #define QCOW2_COPIED (1ULL << 63)
 #define QCOW2_COMPRESSED (1ULL << 62)
 #define QCOW2_ZERO 1ULL
+
+/* Entry @i of a refcount block, or of a part of one: 1 << @order bits each. */
+static inline uint64_t qcow2_refcount_at(unsigned order, const uint8_t *block, uint64_t i)
+{
+	switch (order) {
+	case 3: return block[i];
+	case 4: return be16_load(block + 2 * i);
+	case 5: return be32_load(block + 4 * i);
+	case 6: return be64_load(block + 8 * i);
+	default: break;
+	}
+	/* Less than a byte: the lowest bits come first. */
+	return block[i << order >> 3] >> (i << order & 7) & ((1U << (1U << order)) - 1);
+}
 
 #endif

@@ -198,6 +198,9 @@ static int parse_extension(struct parse *p, uint32_t type, const uint8_t *data, 
 		return parse_crypto(p, data, len);
 	case QCOW2_EXT_BITMAPS:
 		return parse_bitmaps(p, data, len);
+	case QCOW2_EXT_IN_USE:
+		p->h.is_in_use = true;
+		return 0;
 	default:
 		return 0;       /* unknown extensions can be safely ignored */
 	}

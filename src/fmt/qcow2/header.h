@@ -26,6 +26,7 @@ struct qcow2_header {
 	unsigned encryption;            /* QCOW2_ENCRYPTION_* */
 	uint64_t crypto_off;            /* LUKS: its header in the file */
 	uint64_t crypto_len;
+	bool is_in_use;                 /* our mark of an image that was not closed: mark.c */
 	bool has_void_bitmaps;          /* written by a program that knows none */
 	uint32_t nb_bitmaps;            /* 0: none, or void */
 	uint64_t bitmaps_off;           /* the directory of bitmaps */

@@ -8,7 +8,7 @@
  *	cache.c    L2 slices in memory, read by all loops
  *	map.c      guest offset -> run: pure, over the cache
  *	load.c     misses: the home loop reads slices
- *	read.c     requests
+ *	read.c     requests that read; write.c: those that write, see writer.h
  *	status.c   REQ_MAP: what lies where, and in which layer
  *	sparse.c   does the file have holes where the image has clusters?
  *	inflate.c  compressed clusters
@@ -36,9 +36,14 @@ struct l1_page {
 /* Whether a map looks for holes of the file where the image says data. */
 enum holes { HOLES_UNKNOWN, HOLES_LOOK, HOLES_NONE };
 
+struct writer;
+
 struct qcow2 {
 	struct node node;
-	struct qcow2_header header;     /* constant once open */
+	struct writer *writer;          /* owned; NULL where the image is only read. Set before the
+					 * node is handed out; what is in it is the home loop's */
+	struct qcow2_header header;     /* constant once open, but for the place of the refcount
+					 * table: the home loop's */
 	struct qcow2_cache *cache;      /* borrowed */
 	unsigned layer;                 /* this image's number in the cache's keys */
 
@@ -91,6 +96,9 @@ int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...) __attribute__((format(p
 
 /* read.c */
 void qcow2_submit(struct chan *ch, struct req *req);
+
+/* write.c: all that changes the image, and REQ_FLUSH. */
+void qcow2_submit_write(struct chan *ch, struct req *req);
 
 /* status.c */
 void qcow2_submit_map(struct chan *ch, struct req *req);

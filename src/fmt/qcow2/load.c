@@ -6,13 +6,14 @@
 #include <string.h>
 
 #include "fmt/qcow2/image.h"
+#include "fmt/qcow2/writer.h"
 
 /* A wish for a slice, on the stack of the fiber that waits for it. While a load is under way it
  * is in the list of that load's wishes; it goes over to the home loop and back by `task`. */
 struct wish {
 	struct task task;
 	struct qcow2 *q;
-	uint64_t off;
+	uint64_t off, len;
 	void (*look)(void *arg);        /* finds the answer, where res is 0 */
 	void *arg;
 	struct loop *loop;              /* where the fiber runs */
@@ -66,7 +67,22 @@ void loads_free(struct loads *ls)
 	free(ls);
 }
 
-/* The L1 entry @index, read in pages that stay while there is room for them. */
+/* The same where the image is written. */
+static int l1_entry_written_wait(struct writer *w, uint64_t index, uint64_t *ret)
+{
+	uint64_t off = w->q->l1_off + index * 8;
+	struct meta_page *p;
+	int rc = meta_get_wait(&w->meta, META_L1, off, &p);
+
+	if (rc)
+		return rc;
+	*ret = meta_value(&w->meta, p, off, 8);
+	meta_put(&w->meta, p);
+	return 0;
+}
+
+/* The L1 entry @index, read in pages that stay while there is room for them. Nothing gives way
+ * between its being found and the return. */
 static int l1_entry_wait(struct qcow2 *q, uint64_t index, uint64_t *ret)
 {
 	uint64_t number = index / (L1_PAGE_BYTES / 8);
@@ -74,6 +90,8 @@ static int l1_entry_wait(struct qcow2 *q, uint64_t index, uint64_t *ret)
 	uint8_t *bytes;
 	int rc;
 
+	if (q->writer)
+		return l1_entry_written_wait(q->writer, index, ret);
 	if (page->number_plus_1 != number + 1) {
 		/* Two loads may want the slot at a time: each fills memory of its own. */
 		bytes = aligned_alloc(L1_PAGE_BYTES, L1_PAGE_BYTES);
@@ -126,20 +144,45 @@ static uint64_t slices_ahead(const struct qcow2 *q, uint64_t left)
 	return MIN(n, slots / 4);       /* a cache has at least CACHE_WAYS slots */
 }
 
-/* Reads @n slices of a table, from @at of the file, into @buf and puts them in the cache; @slice,
- * the first, last of all and in any case.
+/* Is @table still what L1 names for @slice? One that is shared may have been copied while it was
+ * read, and its copy changed. Never waits. */
+static bool is_table_of(const struct qcow2 *q, uint64_t slice, uint64_t table)
+{
+	uint64_t index = (slice << q->slice_shift) / qcow2_l2_coverage(&q->header);
+	uint64_t off = q->l1_off + index * 8, entry;
+	struct meta *m = &q->writer->meta;
+	struct meta_page *p = meta_try_get(m, off);
+
+	if (!p)
+		return false;
+	entry = meta_value(m, p, off, 8);
+	meta_put(m, p);
+	return (entry & QCOW2_OFFSET_MASK) == table;
+}
+
+/* Reads @n slices of @table, from @at of the file, into @buf and puts them in the cache; @slice,
+ * the first, last of all and in any case. -EAGAIN: it is not their table any more.
  *
  * Specification, "Extended L2 Entries": an unallocated entry has an empty bitmap too, so a slice of
  * zero bytes maps nothing in either format. With an external data file that holds as well: a
  * cluster at offset 0 has COPIED set. */
-static int read_slices_wait(struct qcow2 *q, uint64_t at, uint64_t slice, uint64_t n, uint8_t *buf)
+static int read_slices_wait(struct qcow2 *q, uint64_t table, uint64_t at, uint64_t slice,
+			    uint64_t n, uint8_t *buf)
 {
 	struct qcow2_cache *c = q->cache;
-	int rc = chan_read_wait(q->node.home_chan->child[CHILD_FILE], at, buf, n * q->slice_bytes);
+	uint64_t len = n * q->slice_bytes;
+	int rc = q->writer ? meta_read_wait(&q->writer->meta, at, buf, len)
+			   : chan_read_wait(q->node.home_chan->child[CHILD_FILE], at, buf, len);
 	bool is_empty;
 
 	if (rc)
 		return rc;
+	/* Nothing below gives way. */
+	if (q->writer && !is_table_of(q, slice, table))
+		return -EAGAIN;
+	for (uint64_t i = 0; q->writer && i < n; i++)
+		pendings_mark_slice(&q->writer->pendings, (slice + i) << q->slice_shift,
+				    buf + i * q->slice_bytes);
 	/* A slice may be smaller than the cache's slots; the rest of the slot is never looked at,
 	 * but copied. */
 	memset(buf + n * q->slice_bytes, 0, CACHE_SLICE_BYTES_MAX - q->slice_bytes);
@@ -147,8 +190,10 @@ static int read_slices_wait(struct qcow2 *q, uint64_t at, uint64_t slice, uint64
 		uint64_t key = cache_key(q->layer, slice + n);
 		const uint8_t *bytes = buf + n * q->slice_bytes;
 
-		if (!n || cache_find(c, key, &is_empty) < 0)
-			cache_insert(c, key, is_zero(bytes, q->slice_bytes) ? NULL : bytes);
+		if (n && cache_find(c, key, &is_empty) >= 0)
+			continue;
+		bytes = is_zero(bytes, q->slice_bytes) ? NULL : bytes;
+		(q->writer ? cache_insert_marked : cache_insert)(c, key, bytes);
 	}
 	return 0;
 }
@@ -160,16 +205,22 @@ static int load_slice_wait(struct load *ld, uint64_t slice)
 	uint64_t per_table = qcow2_l2_coverage(&q->header), index = off / per_table;
 	uint64_t in_table = off % per_table >> q->slice_shift, n = 1, entry = 0, table;
 	uint8_t *large = NULL;
-	int rc = index < q->l1_entries ? l1_entry_wait(q, index, &entry) : 0;
+	int rc;
 
+	rc = index < q->l1_entries ? l1_entry_wait(q, index, &entry) : 0;
+	if (!rc && !(entry & QCOW2_OFFSET_MASK) && ld->ahead_end) {
+		rc = empty_end_wait(q, index, ld->ahead_end, &ld->empty_end);
+		if (!rc && index < q->l1_entries)       /* a table may be there by now */
+			rc = l1_entry_wait(q, index, &entry);
+	}
 	if (rc)
 		return rc;
 	table = entry & QCOW2_OFFSET_MASK;
 	if (!table) {
-		rc = ld->ahead_end ? empty_end_wait(q, index, ld->ahead_end, &ld->empty_end) : 0;
 		cache_insert(q->cache, cache_key(q->layer, slice), NULL);
-		return rc;
+		return 0;
 	}
+	ld->empty_end = 0;
 	if (!is_aligned(table, qcow2_cluster_size(&q->header)))
 		return qcow2_corrupt(q, "L2 table offset %#llx unaligned (L1 index: %#llx)",
 				     (unsigned long long)table, (unsigned long long)index);
@@ -180,7 +231,7 @@ static int load_slice_wait(struct load *ld, uint64_t slice)
 				      LOAD_AHEAD_BYTES + CACHE_SLICE_BYTES_MAX);
 	if (!large)
 		n = 1;
-	rc = read_slices_wait(q, table + in_table * q->slice_bytes, slice, n,
+	rc = read_slices_wait(q, table, table + in_table * q->slice_bytes, slice, n,
 			      large ? large : ld->buf);
 	free(large);
 	return rc;
@@ -209,20 +260,51 @@ static void wish_answer(struct wish *w, int res)
 
 static void wish_start(struct task *t);
 
+/* W8: the wish is for a pending cluster. */
+static void close_fiber(struct task *t)
+{
+	struct wish *w = container_of(t, struct wish, task);
+	uint64_t slice_end = (w->off | ((1ULL << w->q->slice_shift) - 1)) + 1;
+	int rc = pendings_close_wait(&w->q->writer->pendings, w->off,
+				     MIN(w->len, slice_end - w->off));
+
+	if (rc)
+		wish_answer(w, rc);
+	else
+		wish_start(t);
+}
+
+/* On the home loop; the slice has just been found or put in the cache. */
+static void wish_found(struct wish *w)
+{
+	if (!w->q->writer || !pendings_any(&w->q->writer->pendings, w->off, 1)) {
+		wish_answer(w, 0);
+		return;
+	}
+	w->task.fn = close_fiber;
+	fiber_start(w->q->cache->home, &w->task);
+}
+
 static void load_fiber(struct task *t)
 {
 	struct load *ld = container_of(t, struct load, task);
 	struct qcow2 *q = ld->q;
 	struct qcow2_cache *c = q->cache;
 	uint64_t slice = ld->key & (CACHE_SLICES_MAX - 1);
-	int res = load_slice_wait(ld, slice);
 	struct list_node *n;
+	int res;
 
+	do {
+		res = load_slice_wait(ld, slice);
+	} while (res == -EAGAIN);
 	while ((n = list_pop(&ld->wishes))) {
 		struct wish *w = list_entry(n, struct wish, link);
 
 		w->empty_end = ld->empty_end;
-		wish_answer(w, res);
+		if (res)
+			wish_answer(w, res);
+		else
+			wish_found(w);
 	}
 	ld->key = 0;
 	/* Those that waited for a free load: until one takes this. */
@@ -240,7 +322,7 @@ static void wish_start(struct task *t)
 	bool is_empty;
 
 	if (cache_find(c, key, &is_empty) >= 0) {       /* loaded while the wish was on its way */
-		wish_answer(w, 0);
+		wish_found(w);
 		return;
 	}
 	for (unsigned i = 0; i < LOADS_MAX; i++) {
@@ -298,7 +380,7 @@ static void look_run(void *arg)
 int load_wait(struct qcow2 *q, uint64_t off, uint64_t len, struct ext *ret)
 {
 	struct look k = { .q = q, .off = off, .len = len };
-	struct wish w = { .q = q, .off = off, .look = look_run, .arg = &k };
+	struct wish w = { .q = q, .off = off, .len = len, .look = look_run, .arg = &k };
 	int rc = wish_wait(&w);
 
 	if (!rc)
@@ -309,7 +391,8 @@ int load_wait(struct qcow2 *q, uint64_t off, uint64_t len, struct ext *ret)
 int load_ahead_wait(struct qcow2 *q, uint64_t off, uint64_t len, void (*look)(void *arg), void *arg,
 		    uint64_t *ret_empty_end)
 {
-	struct wish w = { .q = q, .off = off, .look = look, .arg = arg, .ahead_end = off + len };
+	struct wish w = { .q = q, .off = off, .len = len, .look = look, .arg = arg,
+			  .ahead_end = off + len };
 	int rc = wish_wait(&w);
 
 	if (!rc)

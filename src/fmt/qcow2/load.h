@@ -4,7 +4,10 @@
  * Only the home loop reads tables. A fiber of any loop that found EXT_MISS calls load_wait(): the
  * wish goes to the home loop, joins a load of the same slice that is under way, or starts
  * a fiber there; its end is posted back. At most LOADS_MAX run at a time, each in a buffer of the
- * disk's own, so that a load never waits for memory that a request holds. */
+ * disk's own, so that a load never waits for memory that a request holds.
+ *
+ * Where the image is written, tables are read through its pages in memory (meta.h), and a wish for
+ * a cluster that is pending closes it first (pending.h). */
 #ifndef FMT_QCOW2_LOAD_H
 #define FMT_QCOW2_LOAD_H
 

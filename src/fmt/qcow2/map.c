@@ -2,6 +2,7 @@
 #include "fmt/qcow2/map.h"
 
 #include "fmt/qcow2/image.h"
+#include "fmt/qcow2/writer.h"
 
 /* @guest is the cluster's guest offset, for what an external data file requires. */
 static struct unit decode(const struct qcow2 *q, uint64_t entry, uint64_t guest)
@@ -22,8 +23,15 @@ static struct unit decode(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 	if (is_allocated && (!is_aligned(host, 1ULL << q->cluster_bits) ||
 			     (q->has_data_file && host != guest)))
 		return (struct unit){ .kind = EXT_CORRUPT, .host_off = entry };
+	if (entry == CACHE_PENDING)
+		return (struct unit){ .kind = EXT_MISS };
 	return (struct unit){ .kind = is_zero ? EXT_ZERO : is_allocated ? EXT_DATA : EXT_BACKING,
 			      .host_off = host, .has_host = is_allocated };
+}
+
+struct unit map_entry(const struct qcow2 *q, uint64_t entry, uint64_t guest)
+{
+	return decode(q, entry, guest);
 }
 
 static struct unit decode_sub(const struct qcow2 *q, uint64_t entry, uint64_t bitmap,
@@ -104,4 +112,54 @@ struct ext map_run(const struct qcow2 *q, uint64_t off, uint64_t len)
 	if (e.kind == EXT_BACKING)
 		e.next = cache_next(q->cache, slot, key, map_part(q, off));
 	return e;
+}
+
+/* Bits of an L2 entry that decide whether its cluster is data. */
+#define OWN_MASK (QCOW2_COPIED | QCOW2_COMPRESSED | QCOW2_ZERO)
+
+static inline bool is_own(const struct qcow2 *q, uint64_t entry)
+{
+	uint64_t host = entry & QCOW2_OFFSET_MASK;
+
+	return (entry & OWN_MASK) == QCOW2_COPIED && host &&
+	       is_aligned(host, 1ULL << q->cluster_bits);
+}
+
+bool map_is_own(const struct qcow2 *q, uint64_t entry)
+{
+	if (q->writer->broken & BREAK_Q3_COPIED && !(entry & QCOW2_COMPRESSED) &&
+	    entry != CACHE_PENDING)
+		entry |= QCOW2_COPIED;
+	return is_own(q, entry);
+}
+
+struct ext map_write_run(const struct qcow2 *q, uint64_t off, uint64_t len)
+{
+	uint64_t cluster = 1ULL << q->cluster_bits, in_slice = off & ((1ULL << q->slice_shift) - 1);
+	uint64_t end = in_slice + MIN(len, (1ULL << q->slice_shift) - in_slice);
+	uint64_t key = cache_key(q->layer, off >> q->slice_shift), host, at;
+	struct ext fault = { .kind = EXT_MISS, .len = len };
+	unsigned word = (unsigned)(in_slice >> q->cluster_bits);
+	uint32_t version;
+	bool is_empty;
+	long slot = cache_find(q->cache, key, &is_empty);
+
+	if (slot < 0 || is_empty)
+		return fault;
+	version = cache_read_begin(q->cache, slot, key);
+	host = cache_word(q->cache, slot, word);
+	if (!is_own(q, host) && !map_is_own(q, host))
+		return fault;
+	host &= QCOW2_OFFSET_MASK;
+	for (at = align_down(in_slice, cluster) + cluster; at < end; at += cluster) {
+		uint64_t next = cache_word(q->cache, slot, ++word);
+
+		if (!is_own(q, next) || (next & QCOW2_OFFSET_MASK) - host !=
+		    at - align_down(in_slice, cluster))
+			break;
+	}
+	if (!cache_read_valid(q->cache, slot, version))
+		return fault;
+	return (struct ext){ .kind = EXT_DATA, .len = MIN(at, end) - in_slice,
+			     .host_off = host + (in_slice & (cluster - 1)) };
 }

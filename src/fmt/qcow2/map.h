@@ -15,7 +15,8 @@ enum ext_kind {
 	EXT_ZERO,               /* reads as zeros */
 	EXT_BACKING,            /* not in this layer */
 	EXT_COMPRESSED,         /* host_off: the L2 entry; the run ends with its cluster */
-	EXT_MISS,               /* the slice is not cached: load it and ask again */
+	EXT_MISS,               /* the slice is not cached, or the cluster pending: ask the home
+				 * loop */
 	EXT_CORRUPT,            /* host_off: the L2 entry that cannot be */
 };
 
@@ -30,9 +31,13 @@ struct ext {
  * it could be: it ends at the slice. Any thread. */
 struct ext map_run(const struct qcow2 *q, uint64_t off, uint64_t len);
 
+/* The run from @off on that the asking loop may write in place: whole in its file, not shared, by
+ * what is cached. EXT_DATA, or EXT_MISS: the home loop has to see. Any thread; q->writer is set. */
+struct ext map_write_run(const struct qcow2 *q, uint64_t off, uint64_t len);
+
 /* What one cluster is, or with extended L2 entries one subcluster. */
 struct unit {
-	enum ext_kind kind;     /* never EXT_MISS */
+	enum ext_kind kind;     /* EXT_MISS: pending */
 	uint64_t host_off;      /* as in struct ext, of the unit's start */
 	bool has_host;          /* the entry names a host cluster, whatever the kind */
 	bool is_bitmap_bad;     /* EXT_CORRUPT: by the bitmap of an extended entry */
@@ -40,5 +45,9 @@ struct unit {
 
 /* The unit at @off, from the words of its slice in @slot of the cache. */
 struct unit map_unit(const struct qcow2 *q, long slot, uint64_t off);
+/* What L2 entry @entry says of the cluster at @guest; not of extended L2 entries. */
+struct unit map_entry(const struct qcow2 *q, uint64_t entry, uint64_t guest);
+/* May a cluster with this L2 entry be written where it is? Not of extended L2 entries. */
+bool map_is_own(const struct qcow2 *q, uint64_t entry);
 
 #endif

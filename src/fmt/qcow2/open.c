@@ -10,6 +10,7 @@
 #include "fmt/qcow2/image.h"
 #include "fmt/qcow2/load.h"
 #include "fmt/qcow2/qcow2.h"
+#include "fmt/qcow2/writer.h"
 
 enum {
 	HEADER_READ_FIRST = 64 << 10,
@@ -50,10 +51,18 @@ static void chan_close_wait(struct chan *ch)
 	inflate_cache_fini(container_of(ch, struct qcow2_chan, ch));
 }
 
+static int settle_wait(struct node *n, struct err *err)
+{
+	struct qcow2 *q = qcow2_of(n);
+
+	return q->writer ? writer_settle_wait(q->writer, err) : 0;
+}
+
 static void node_free(struct node *n)
 {
 	struct qcow2 *q = qcow2_of(n);
 
+	writer_free(q->writer);
 	for (unsigned i = 0; i < L1_PAGES; i++)
 		free(q->l1[i].bytes);
 	qcow2_header_fini(&q->header);
@@ -66,6 +75,7 @@ const struct node_ops qcow2_ops = {
 	.chan_open_wait = chan_open_wait,
 	.chan_close_wait = chan_close_wait,
 	.submit = qcow2_submit,
+	.settle_wait = settle_wait,
 	.free = node_free,
 };
 
@@ -181,6 +191,8 @@ int qcow2_open_wait(struct node *file, const struct qcow2_opts *opts, struct nod
 			q->node.child[CHILD_FILE] = file;
 			rc = node_open_home_wait(&q->node, err);
 		}
+		if (!rc && !q->node.read_only)
+			rc = writer_open_wait(q, opts, &q->writer, err);
 		chan_put_wait(ch);
 	}
 	if (rc) {

@@ -23,6 +23,11 @@ struct qcow2_opts {
 	bool for_check;                 /* open also what only a check can look at */
 	const char *snapshot;           /* id or name of an internal snapshot; or NULL */
 	struct qcow2_cache *cache;      /* borrowed until the node is gone */
+	/* Where it is written: */
+	bool writethrough;              /* a write is answered when it is durable; the file itself
+					 * is opened for write-back */
+	bool discard;                   /* freed clusters are given back to the file's medium */
+	unsigned broken;                /* tests: enum writer_break, rules that are left out */
 };
 
 /* Opens the image in @file. In a fiber of the home loop, which is the cache's. *Takes* @file

@@ -333,13 +333,13 @@ void qcow2_submit(struct chan *ch, struct req *req)
 		qcow2_submit_map(ch, req);
 		return;
 	case REQ_FLUSH:
-		req_finish(ch, req, 0); /* nothing is ever written */
-		return;
 	case REQ_WRITE:
 	case REQ_ZERO:
 	case REQ_DISCARD:
+		qcow2_submit_write(ch, req);
+		return;
 	case REQ_KINDS:
 		break;
 	}
-	req_finish(ch, req, -EROFS);
+	req_finish(ch, req, -EINVAL);
 }

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+#include "fmt/qcow2/l2.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fmt/qcow2/writer.h"
+
+static uint64_t l1_off_of(const struct qcow2 *q, uint64_t guest_off)
+{
+	return q->l1_off + guest_off / qcow2_l2_coverage(&q->header) * 8;
+}
+
+/* May the table that L1 entry @l1 names be changed where it is? */
+static bool is_own(const struct writer *w, uint64_t l1)
+{
+	if (w->broken & BREAK_Q3_COPIED)
+		return l1 & QCOW2_OFFSET_MASK;
+	return (l1 & QCOW2_OFFSET_MASK) && (l1 & QCOW2_COPIED);
+}
+
+/* Makes the pages of a table at @off; the content of all @bytes of it, or zeros. Both or none. */
+static int make_pages(struct writer *w, uint64_t off, const uint8_t *bytes)
+{
+	unsigned page = w->meta.page_bytes;
+
+	for (uint64_t at = 0; at < w->cluster; at += page) {
+		struct meta_page *p = meta_new(&w->meta, META_L2, off + at,
+					       bytes ? bytes + at : NULL, true);
+
+		if (!p) {
+			meta_forget(&w->meta, off, at);
+			return -ENOMEM;
+		}
+		meta_put(&w->meta, p);
+	}
+	return 0;
+}
+
+/* A cluster for a table. Never waits where the reserve has one. */
+static int take_wait(struct writer *w, struct alloc_run *ret)
+{
+	int rc = mark_set_wait(w);
+
+	while (!rc && !alloc_take(&w->alloc, 1, ret))
+		rc = alloc_fill_wait(&w->alloc);
+	return rc;
+}
+
+/* Puts a new table, or a copy of the shared one, into the L1 entry in @l1, if that is @old yet. */
+static int make_table_wait(struct writer *w, struct meta_page *l1, uint64_t l1_off, uint64_t old)
+{
+	uint64_t shared = old & QCOW2_OFFSET_MASK, table;
+	struct alloc_run run;
+	uint8_t *bytes = NULL;
+	int rc = take_wait(w, &run);
+
+	if (rc)
+		return rc;
+	if (shared) {
+		bytes = aligned_alloc(META_BYTES_MAX, align_up(w->cluster, META_BYTES_MAX));
+		rc = bytes ? meta_read_wait(&w->meta, shared, bytes, w->cluster) : -ENOMEM;
+	}
+	table = run.first * w->cluster;
+	/* Nothing below gives way. */
+	if (rc || meta_value(&w->meta, l1, l1_off, 8) != old) {
+		alloc_untake(&w->alloc, run.first, 1, run.is_fresh);
+		free(bytes);
+		return rc;
+	}
+	rc = alloc_metadata_add(&w->alloc, run.first, 1);
+	if (!rc) {
+		rc = make_pages(w, table, bytes);
+		if (rc)
+			alloc_metadata_del(&w->alloc, run.first, 1);
+	}
+	free(bytes);
+	if (rc) {
+		alloc_untake(&w->alloc, run.first, 1, run.is_fresh);
+		return rc;
+	}
+	meta_change(&w->meta, l1, &(struct meta_record){ META_L1, 8, l1_off, old,
+							 table | QCOW2_COPIED });
+	w->commit.needs_a = true;
+	if (shared) {
+		/* From now on it is the snapshots' alone: their references keep it. */
+		alloc_metadata_del(&w->alloc, shared / w->cluster, 1);
+		alloc_free(&w->alloc, shared / w->cluster, 1);
+	}
+	return 0;
+}
+
+/* The page at @at->table, if L1 entry @entry of @l1 is still the same then; else -EAGAIN. */
+static int slice_get_wait(struct writer *w, struct meta_page *l1, uint64_t l1_off, uint64_t entry,
+			  struct l2_at *at)
+{
+	struct meta_page *p;
+	int rc = meta_get_wait(&w->meta, META_L2, at->table, &p);
+
+	if (rc == -EUCLEAN)
+		return qcow2_corrupt(w->q, "L2 table %#llx overlaps other metadata",
+				     (unsigned long long)at->table);
+	if (rc)
+		return rc;
+	if (meta_value(&w->meta, l1, l1_off, 8) != entry) {
+		meta_put(&w->meta, p);
+		return -EAGAIN;
+	}
+	at->page = p;
+	return 0;
+}
+
+int l2_get_wait(struct writer *w, uint64_t guest_off, bool make, struct l2_at *ret)
+{
+	struct qcow2 *q = w->q;
+	uint64_t slice_bytes = 1ULL << q->slice_shift, first = align_down(guest_off, slice_bytes);
+	uint64_t in_table = guest_off % qcow2_l2_coverage(&q->header) >> q->slice_shift;
+	uint64_t l1_off = l1_off_of(q, guest_off);
+	struct l2_at at = { .first = first, .end = first + slice_bytes };
+	struct meta_page *l1;
+	int rc;
+
+	assert(guest_off / qcow2_l2_coverage(&q->header) < q->l1_entries);
+	rc = meta_get_wait(&w->meta, META_L1, l1_off, &l1);
+	if (rc == -EUCLEAN)
+		return qcow2_corrupt(q, "the L1 table overlaps other metadata");
+	if (rc)
+		return rc;
+	do {
+		uint64_t entry = meta_value(&w->meta, l1, l1_off, 8);
+		uint64_t table = entry & QCOW2_OFFSET_MASK;
+
+		rc = 0;
+		if (!is_aligned(table, w->cluster)) {
+			rc = qcow2_corrupt(q, "L2 table offset %#llx unaligned (L1 index: %#llx)",
+					   (unsigned long long)table, (unsigned long long)
+					   (guest_off / qcow2_l2_coverage(&q->header)));
+		} else if (make && !is_own(w, entry)) {
+			rc = make_table_wait(w, l1, l1_off, entry);
+			rc = rc ? rc : -EAGAIN;
+		} else if (table) {
+			at.table = table + in_table * w->meta.page_bytes;
+			rc = slice_get_wait(w, l1, l1_off, entry, &at);
+		} else {
+			at.table = 0;
+		}
+	} while (rc == -EAGAIN);
+	meta_put(&w->meta, l1);
+	if (!rc)
+		*ret = at;
+	return rc;
+}
+
+void l2_put(struct writer *w, struct l2_at *at)
+{
+	if (at->page)
+		meta_put(&w->meta, at->page);
+	at->page = NULL;
+}
+
+static unsigned index_of(const struct writer *w, const struct l2_at *at, uint64_t guest_off)
+{
+	assert(guest_off >= at->first && guest_off < at->end);
+	return (unsigned)((guest_off - at->first) >> w->q->cluster_bits);
+}
+
+uint64_t l2_entry(const struct writer *w, const struct l2_at *at, uint64_t guest_off)
+{
+	return at->page ? meta_value(&w->meta, at->page,
+				     at->page->off + 8 * index_of(w, at, guest_off), 8) : 0;
+}
+
+void l2_set(struct writer *w, struct l2_at *at, uint64_t guest_off, uint64_t new, bool needs_a)
+{
+	struct qcow2 *q = w->q;
+	unsigned index = index_of(w, at, guest_off);
+	uint64_t key = cache_key(q->layer, guest_off >> q->slice_shift);
+	uint64_t off = at->page->off + 8 * index;
+	bool is_empty;
+
+	meta_change(&w->meta, at->page,
+		    &(struct meta_record){ META_L2, 8, off,
+					   meta_value(&w->meta, at->page, off, 8), new });
+	w->commit.needs_a |= needs_a;
+	if (cache_store(q->cache, key, index, 1, &new))
+		return;
+	if (cache_find(q->cache, key, &is_empty) >= 0)
+		cache_insert(q->cache, key, at->page->bytes);
+}

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/mark.c - the mark of an image in use: a header extension of ours, without data, that
+ * stands last in the list while the image is open for writing and changed. Programs that do not
+ * know it keep it; then it is stale, and costs whoever finds it a walk for leaks.
+ *
+ * The list ends with eight zero bytes. The mark is set by putting its type there, where eight more
+ * zero bytes follow to be the new end; it is taken away by putting the zeros back. Either
+ * changes four bytes of one sector (Q7). Where a backing file's name follows at once, that moves
+ * to the end of the cluster first: it is written there, then the header's field changes, then the
+ * old place is zeroed, each durable before the next. In a cluster too small for that the image goes
+ * without a mark, and leaks of a crash stay until a check.
+ *
+ * Specification: "Header extensions". */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/endian.h"
+#include "fmt/qcow2/writer.h"
+
+enum { MARK_READ_MAX = 64 << 10, EXT_BYTES = sizeof(struct qcow2_ext_disk) };
+
+static bool is_zero(const uint8_t *buf, uint64_t len)
+{
+	for (uint64_t i = 0; i < len; i++)
+		if (buf[i])
+			return false;
+	return true;
+}
+
+/* Where the list of extensions ends, or the mark stands; false: not in these @len bytes. */
+static bool find_end(const struct qcow2_header *h, const uint8_t *buf, uint64_t len, uint64_t *ret)
+{
+	uint64_t at = h->header_length;
+
+	while (at + EXT_BYTES <= len) {
+		uint32_t type = be32_load(buf + at), bytes = be32_load(buf + at + 4);
+
+		if (type == QCOW2_EXT_END || type == QCOW2_EXT_IN_USE) {
+			*ret = at;
+			return true;
+		}
+		at += EXT_BYTES + align_up((uint64_t)bytes, 8);
+	}
+	return false;
+}
+
+static int write_sync_wait(struct writer *w, uint64_t off, const void *buf, uint64_t len)
+{
+	int rc = chan_write_wait(w->file, off, buf, len);
+
+	w->commit.stats.syncs++;
+	return rc ? rc : chan_flush_wait(w->file);
+}
+
+/* Moves the backing file's name away from behind the extensions. *@ret: where to; 0: no room. */
+static int move_name_wait(struct writer *w, uint8_t *buf, uint64_t len, uint64_t end, uint64_t *ret)
+{
+	struct qcow2_header_disk *d = (void *)buf;
+	uint64_t from = be64_get(d->backing_file_offset), n = be32_get(d->backing_file_size);
+	uint64_t to = align_down(len - n, 8);
+	be64_t field = be64_make(to);
+	int rc;
+
+	*ret = 0;
+	if (from < end + EXT_BYTES || !range_within(from, n, len) || to < from + n ||
+	    to < end + 2 * EXT_BYTES || !is_zero(buf + to, len - to))
+		return 0;
+	rc = write_sync_wait(w, to, buf + from, n);
+	if (!rc)
+		rc = write_sync_wait(w, offsetof(struct qcow2_header_disk, backing_file_offset),
+				     &field, sizeof(field));
+	memset(buf + from, 0, n);
+	if (!rc)
+		rc = write_sync_wait(w, from, buf + from, n);
+	if (!rc)
+		*ret = to;
+	return rc;
+}
+
+/* Q5: another program that wrote the image without knowing what these bits say would have to. */
+static int clear_autoclear_wait(struct writer *w)
+{
+	struct qcow2_header *h = &w->q->header;
+	uint64_t known = QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	be64_t field = be64_make(h->autoclear & known);
+	int rc;
+
+	if (h->version < 3 || !(h->autoclear & ~known) || (w->broken & BREAK_Q5_AUTOCLEAR))
+		return 0;
+	rc = write_sync_wait(w, offsetof(struct qcow2_header_disk, autoclear_features), &field,
+			     sizeof(field));
+	if (!rc)
+		h->autoclear &= known;
+	return rc;
+}
+
+/* Finds the mark's place and makes it free. *@ret 0: there is none. */
+static int place_wait(struct writer *w, uint64_t *ret, bool *ret_is_there)
+{
+	uint64_t len = MIN(w->cluster, (uint64_t)MARK_READ_MAX), at = 0, end = len, name;
+	uint8_t *buf = aligned_alloc(META_BYTES_MAX, MARK_READ_MAX);
+	int rc = buf ? chan_read_wait(w->file, 0, buf, len) : -ENOMEM;
+
+	*ret = 0;
+	*ret_is_there = false;
+	if (rc || !find_end(&w->q->header, buf, len, &at))
+		goto out;
+	name = be64_get(((struct qcow2_header_disk *)(void *)buf)->backing_file_offset);
+	*ret_is_there = be32_load(buf + at) == QCOW2_EXT_IN_USE;
+	if (name > at)
+		end = MIN(name, len);
+	if (!*ret_is_there && name && at + 2 * EXT_BYTES > end) {
+		rc = move_name_wait(w, buf, len, at, &end);
+		if (rc || !end)
+			goto out;
+	}
+	if (*ret_is_there || (at + 2 * EXT_BYTES <= end && is_zero(buf + at, 2 * EXT_BYTES)))
+		*ret = at;
+out:
+	free(buf);
+	return rc;
+}
+
+static int set_wait(struct writer *w)
+{
+	be32_t type = be32_make(QCOW2_EXT_IN_USE);
+	bool is_there;
+	int rc = clear_autoclear_wait(w);
+
+	if (!rc)
+		rc = place_wait(w, &w->mark.off, &is_there);
+	if (!rc && w->mark.off && !is_there)
+		rc = write_sync_wait(w, w->mark.off, &type, sizeof(type));
+	return rc;
+}
+
+int mark_set_wait(struct writer *w)
+{
+	struct mark *m = &w->mark;
+	int rc;
+
+	while (m->is_busy)
+		fiber_queue_wait(&m->waiting);
+	if (m->is_set)
+		return 0;
+	if (w->dead)
+		return w->dead;
+	m->is_busy = true;
+	rc = set_wait(w);
+	m->is_busy = false;
+	m->is_set = !rc;
+	fiber_queue_wake(&m->waiting);
+	return rc;
+}
+
+int mark_clear_wait(struct writer *w)
+{
+	be32_t none = be32_make(QCOW2_EXT_END);
+	int rc = 0;
+
+	assert(!w->mark.is_busy);
+	if (w->mark.is_set && w->mark.off)
+		rc = write_sync_wait(w, w->mark.off, &none, sizeof(none));
+	if (!rc) {
+		w->mark.is_set = false;
+		w->q->header.is_in_use = false;
+	}
+	return rc;
+}

@@ -1,0 +1,598 @@
+/* SPDX-License-Identifier: MIT */
+#include "fmt/qcow2/pending.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/prng.h"
+#include "base/zero.h"
+#include "fmt/qcow2/writer.h"
+
+enum { CLOSINGS_MAX = 32, MERGE_IOVS_MAX = 64, FEW_CLUSTERS = 16 };
+
+void pendings_init(struct pendings *ps, struct writer *w)
+{
+	ps->w = w;
+	for (unsigned i = 0; i < PENDING_BUCKETS; i++)
+		list_init(&ps->buckets[i]);
+	list_init(&ps->all);
+	list_init(&ps->open);
+	fiber_gate_init(&ps->gate, CLOSINGS_MAX);
+	fills_init(&ps->fills, w);
+}
+
+static struct list_node *bucket_of(const struct pendings *ps, uint64_t guest)
+{
+	uint64_t hash = mix64(guest >> ps->w->q->cluster_bits);
+
+	return (struct list_node *)(uintptr_t)&ps->buckets[hash % PENDING_BUCKETS];
+}
+
+struct pending *pending_find(const struct pendings *ps, uint64_t guest)
+{
+	list_for_each(n, bucket_of(ps, guest)) {
+		struct pending *p = list_entry(n, struct pending, bucket);
+
+		if (p->guest == guest)
+			return p;
+	}
+	return NULL;
+}
+
+/* One of [@off, @off + @len) that was opened when ps->seq was @seq or before; or NULL. */
+static struct pending *first_in(const struct pendings *ps, uint64_t off, uint64_t len, uint64_t seq)
+{
+	uint64_t cluster = ps->w->cluster, guest = align_down(off, cluster);
+	struct pending *p;
+
+	if (!ps->n)
+		return NULL;
+	if ((off + len - guest) / cluster <= FEW_CLUSTERS) {
+		for (; guest < off + len; guest += cluster) {
+			p = pending_find(ps, guest);
+			if (p && p->seq <= seq)
+				return p;
+		}
+		return NULL;
+	}
+	list_for_each(n, &ps->all) {
+		p = list_entry(n, struct pending, link);
+		if (p->seq > seq)
+			break;
+		if (p->guest >= guest && p->guest < off + len)
+			return p;
+	}
+	return NULL;
+}
+
+bool pendings_any(const struct pendings *ps, uint64_t guest_off, uint64_t len)
+{
+	return first_in(ps, guest_off, len, UINT64_MAX);
+}
+
+/* ---- the mapping cache ---- */
+
+static uint64_t cache_key_of(const struct pendings *ps, uint64_t guest)
+{
+	return cache_key(ps->w->q->layer, guest >> ps->w->q->slice_shift);
+}
+
+static unsigned cache_word_of(const struct pendings *ps, uint64_t guest)
+{
+	const struct qcow2 *q = ps->w->q;
+
+	return (unsigned)((guest & ((1ULL << q->slice_shift) - 1)) >> q->cluster_bits);
+}
+
+void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *words)
+{
+	uint64_t bytes = 1ULL << ps->w->q->slice_shift;
+
+	/* A damaged image may hold what looks like a mark: then it is as damaged as it was. */
+	for (size_t at = 0; at < ps->w->q->slice_bytes; at += 8)
+		if (be64_load(words + at) == CACHE_PENDING)
+			be64_store(words + at, CACHE_PENDING ^ 1ULL << 61);
+	list_for_each(n, &ps->all) {
+		const struct pending *p = list_entry(n, struct pending, link);
+
+		if (p->guest >= first && p->guest - first < bytes)
+			be64_store(words + 8 * (size_t)cache_word_of(ps, p->guest), CACHE_PENDING);
+	}
+}
+
+static void insert_slice(struct pendings *ps, const struct l2_at *at)
+{
+	memcpy(ps->slice, at->page->bytes, ps->w->q->slice_bytes);
+	pendings_mark_slice(ps, at->first, ps->slice);
+	cache_insert_marked(ps->w->q->cache, cache_key_of(ps, at->first), ps->slice);
+}
+
+void pendings_cache_slice(struct pendings *ps, const struct l2_at *at)
+{
+	bool is_empty;
+
+	if (cache_find(ps->w->q->cache, cache_key_of(ps, at->first), &is_empty) < 0 || is_empty)
+		insert_slice(ps, at);
+}
+
+static void show(struct pendings *ps, const struct l2_at *at, uint64_t guest, unsigned n,
+		 const uint64_t *values)
+{
+	if (!cache_store(ps->w->q->cache, cache_key_of(ps, guest), cache_word_of(ps, guest), n,
+			 values))
+		insert_slice(ps, at);
+}
+
+/* ---- opening ---- */
+
+static struct pending *pending_new(struct pendings *ps, const struct l2_at *at,
+				   const struct pending_run *run, unsigned i)
+{
+	uint64_t in_run = i * ps->w->cluster;
+	struct pending *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return NULL;
+	p->ps = ps;
+	p->guest = run->guest + in_run;
+	p->host = run->host + in_run;
+	p->is_fresh = run->is_fresh;
+	p->is_kept = run->is_kept;
+	p->at = *at;
+	p->at.page = meta_try_get(&ps->w->meta, at->page->off);
+	assert(p->at.page == at->page);
+	p->old = l2_entry(ps->w, at, p->guest);
+	list_init(&p->open_link);
+	list_add_tail(&ps->all, &p->link);
+	list_add_head(bucket_of(ps, p->guest), &p->bucket);
+	ps->n++;
+	return p;
+}
+
+/* Out of all lists: whoever waits looks again. */
+static void pending_end(struct pending *p)
+{
+	struct pendings *ps = p->ps;
+
+	assert(!p->writes && list_is_empty(&p->open_link));
+	fiber_queue_wake(&p->waiting);
+	list_del(&p->link);
+	list_del(&p->bucket);
+	l2_put(ps->w, &p->at);
+	ps->n--;
+	fiber_queue_wake(&ps->room);
+	free(p);
+}
+
+void pendings_fini(struct pendings *ps)
+{
+	if (!ps->w)
+		return;
+	list_for_each(n, &ps->all) {
+		struct pending *p = list_entry(n, struct pending, link);
+
+		list_del(&p->open_link);
+		pending_end(p);
+	}
+	fills_fini(&ps->fills);
+}
+
+int pendings_open(struct pendings *ps, const struct l2_at *at, const struct pending_run *run,
+		  uint64_t lo, uint64_t hi)
+{
+	uint64_t marks[PENDING_RUN_MAX], cluster = ps->w->cluster;
+	struct pending *p[PENDING_RUN_MAX];
+	unsigned i;
+
+	assert(run->n && run->n <= PENDING_RUN_MAX && lo < hi && hi <= run->n * cluster);
+	ps->seq++;
+	for (i = 0; i < run->n; i++) {
+		assert(!pending_find(ps, run->guest + i * cluster));            /* W5 */
+		p[i] = pending_new(ps, at, run, i);
+		if (!p[i])
+			break;
+		p[i]->seq = ps->seq;
+	}
+	if (i < run->n) {
+		while (i--)
+			pending_end(p[i]);
+		return -ENOMEM;
+	}
+	for (i = 0; i < run->n; i++) {
+		uint64_t start = i * cluster;
+
+		p[i]->covered = (struct span){ MAX(lo, start) - start,
+					       MIN(hi, start + cluster) - start };
+		p[i]->writes = 1;
+		marks[i] = CACHE_PENDING;
+		if (ps->w->broken & BREAK_Q2_EARLY_MAP)
+			l2_set(ps->w, &p[i]->at, p[i]->guest, p[i]->host | QCOW2_COPIED, false);
+	}
+	ps->nopened += run->n;
+	show(ps, at, run->guest, run->n, marks);
+	return 0;
+}
+
+/* ---- mapping ---- */
+
+void pendings_free_old(struct pendings *ps, uint64_t entry)
+{
+	struct writer *w = ps->w;
+	unsigned bits = w->q->cluster_bits, off_bits = 62 - (bits - 8);
+	uint64_t host = entry & QCOW2_OFFSET_MASK, end;
+
+	if (entry & QCOW2_COMPRESSED) {
+		host = entry & ((1ULL << off_bits) - 1);
+		end = (((entry & (QCOW2_COMPRESSED - 1)) >> off_bits) + 1) * 512 - (host & 511);
+		end = (host + end - 1) >> bits;
+		alloc_free(&w->alloc, host >> bits, end - (host >> bits) + 1);
+	} else if (host) {
+		alloc_free(&w->alloc, host >> bits, 1);
+	}
+}
+
+/* The entry of @guest names @host from now on. */
+static void set_entry(struct pendings *ps, struct l2_at *at, uint64_t guest, uint64_t host,
+		      bool needs_a)
+{
+	ps->nmapped++;
+	/* Whoever sees the entry sees this, too: the entry is stored with release later. */
+	if (!(ps->w->broken & BREAK_X4_VOLATILE))
+		atomic_store_explicit(&ps->is_volatile, true, memory_order_relaxed);
+	l2_set(ps->w, at, guest, host | QCOW2_COPIED, needs_a);
+}
+
+/* All bytes of @p's cluster are written (W6). */
+static void pending_map(struct pending *p)
+{
+	struct pendings *ps = p->ps;
+
+	set_entry(ps, &p->at, p->guest, p->host, true);
+	if (!p->is_kept)
+		pendings_free_old(ps, p->old);
+	pending_end(p);
+}
+
+void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pending_run *run)
+{
+	for (unsigned i = 0; i < run->n; i++) {
+		uint64_t in_run = i * ps->w->cluster, guest = run->guest + in_run;
+		uint64_t old = l2_entry(ps->w, at, guest);
+
+		set_entry(ps, at, guest, run->host + in_run, false);
+		pendings_free_old(ps, old);
+	}
+}
+
+/* Nothing of @p was written well: as if it had never been. */
+static void pending_drop(struct pending *p)
+{
+	struct pendings *ps = p->ps;
+
+	show(ps, &p->at, p->guest, 1, &p->old);
+	if (!p->is_kept)
+		alloc_untake(&ps->w->alloc, p->host / ps->w->cluster, 1, false);
+	pending_end(p);
+}
+
+/* ---- closing ---- */
+
+static void add_span(struct span *list, unsigned *n, uint64_t lo, uint64_t hi)
+{
+	if (lo < hi)
+		list[(*n)++] = (struct span){ lo, hi };
+}
+
+/* Writes what @p->old shows in @s from @buf, which holds it. */
+static int fill_span_wait(struct pending *p, uint8_t *buf, struct span s)
+{
+	/* What is fresh reads as zeros; a failed write may have been there. */
+	if (p->is_fresh && !p->nfailed && bytes_are_zero(buf + s.lo, s.hi - s.lo))
+		return 0;
+	p->ps->fills.bytes += s.hi - s.lo;
+	return chan_write_wait(p->ps->w->file, p->host + s.lo, buf + s.lo, s.hi - s.lo);
+}
+
+/* Fills what no write has covered with the old content. */
+static int fill_wait(struct pending *p)
+{
+	struct fills *f = &p->ps->fills;
+	struct span spans[2 + PENDING_FAILED_MAX];
+	unsigned n = 0;
+	uint8_t *buf;
+	int rc = 0;
+
+	add_span(spans, &n, 0, p->covered.lo);
+	add_span(spans, &n, p->covered.hi, p->ps->w->cluster);
+	for (unsigned i = 0; i < p->nfailed; i++)
+		add_span(spans, &n, p->failed[i].lo, p->failed[i].hi);
+	if (fill_is_zero(p->ps->w, p->old, p->guest)) {
+		for (unsigned i = 0; i < n && !rc; i++)
+			rc = fill_zero_wait(f, p->host + spans[i].lo, spans[i].hi - spans[i].lo);
+		return rc;
+	}
+	if (!n)
+		return 0;
+	buf = fill_buf_wait(f);
+	if (!buf)
+		return -ENOMEM;
+	for (unsigned i = 0; i < n && !rc; i++) {
+		rc = fill_read_wait(f, p->old, p->guest, buf, spans[i].lo, spans[i].hi);
+		if (!rc)
+			rc = fill_span_wait(p, buf, spans[i]);
+	}
+	fill_buf_put(f, buf);
+	return rc;
+}
+
+static void open_add(struct pending *p)
+{
+	list_add_tail(&p->ps->open, &p->open_link);
+	p->ps->nopen++;
+}
+
+static void open_del(struct pending *p)
+{
+	if (list_is_empty(&p->open_link))
+		return;
+	list_del(&p->open_link);
+	p->ps->nopen--;
+}
+
+/* It cannot be closed now: those that wait get @res, and it goes on as it was (W7). */
+static void close_failed(struct pending *p, int res)
+{
+	p->is_closing = false;
+	p->close_res = res;
+	open_add(p);
+	fiber_queue_wake(&p->waiting);
+	commit_note(&p->ps->w->commit);
+}
+
+static void close_fiber(struct task *t)
+{
+	struct pending *p = container_of(t, struct pending, task);
+	struct pendings *ps = p->ps;
+	int rc;
+
+	p->closer = fiber_self();
+	while (p->writes)
+		fiber_park();
+	p->closer = NULL;
+	if (!p->is_acked) {
+		pending_drop(p);
+	} else {
+		rc = p->is_lost ? -EIO : fill_wait(p);
+		if (rc)
+			close_failed(p, rc);
+		else
+			pending_map(p);
+	}
+	fiber_gate_leave(ps->w->home, &ps->gate);
+}
+
+static void close_start(struct pending *p)
+{
+	if (p->is_closing)
+		return;
+	p->is_closing = true;
+	open_del(p);
+	p->task.fn = close_fiber;
+	fiber_gate_start(p->ps->w->home, &p->ps->gate, &p->task);
+}
+
+static int close_one_wait(struct pending *p)
+{
+	const struct pendings *ps = p->ps;
+	uint64_t guest = p->guest, seq = p->seq;
+
+	close_start(p);
+	do {
+		fiber_queue_wait(&p->waiting);
+		p = pending_find(ps, guest);
+	} while (p && p->seq == seq && p->is_closing);
+	return p && p->seq == seq ? p->close_res : 0;
+}
+
+int pendings_close_wait(struct pendings *ps, uint64_t guest_off, uint64_t len)
+{
+	uint64_t seq = ps->seq, end = guest_off + len;
+	struct pending *p;
+	int rc = 0;
+
+	if (!first_in(ps, guest_off, len, seq))
+		return 0;
+	list_for_each(n, &ps->all) {
+		p = list_entry(n, struct pending, link);
+		if (ranges_overlap(p->guest, ps->w->cluster, guest_off, end - guest_off))
+			close_start(p);
+	}
+	while (!rc && (p = first_in(ps, guest_off, len, seq)))
+		rc = close_one_wait(p);
+	return rc;
+}
+
+/* The oldest that holds what was answered, and is not younger than @seq. */
+static struct pending *first_acked(const struct pendings *ps, uint64_t seq)
+{
+	list_for_each(n, &ps->all) {
+		struct pending *p = list_entry(n, struct pending, link);
+
+		if (p->seq > seq)
+			break;
+		if (p->is_acked)
+			return p;
+	}
+	return NULL;
+}
+
+int pendings_close_all_wait(struct pendings *ps)
+{
+	uint64_t seq = ps->seq;
+	struct pending *p;
+	int rc = 0;
+
+	list_for_each(n, &ps->all) {
+		p = list_entry(n, struct pending, link);
+		if (p->is_acked)
+			close_start(p);
+	}
+	while (!rc && (p = first_acked(ps, seq)))
+		rc = close_one_wait(p);
+	return rc;
+}
+
+void pendings_stop_wait(struct pendings *ps)
+{
+	struct list_node *n = ps->all.next;
+
+	while (n != &ps->all) {
+		struct pending *p = list_entry(n, struct pending, link);
+
+		n = n->next;
+		if (!p->is_closing)
+			continue;
+		fiber_queue_wait(&p->waiting);
+		n = ps->all.next;
+	}
+}
+
+/* ---- writes ---- */
+
+static bool is_covered(const struct pending *p)
+{
+	return !p->covered.lo && p->covered.hi == p->ps->w->cluster;
+}
+
+/* A write that was the first to cover @first has ended. */
+static void written(struct pending *p, const struct span *first, unsigned n, int res)
+{
+	struct pendings *ps = p->ps;
+
+	commit_note(&ps->w->commit);
+	p->writes--;
+	if (!res)
+		p->is_acked = true;
+	for (unsigned i = 0; i < n && res; i++) {
+		if (p->nfailed < PENDING_FAILED_MAX)
+			add_span(p->failed, &p->nfailed, first[i].lo, first[i].hi);
+		else
+			p->is_lost = true;
+	}
+	if (p->is_closing) {
+		if (!p->writes && p->closer)
+			fiber_wake(p->closer);
+		return;
+	}
+	if (p->nfailed || (res && !p->is_acked)) {
+		close_start(p);         /* nobody shall write there again before it is filled */
+	} else if (!p->writes && is_covered(p)) {
+		open_del(p);
+		pending_map(p);
+	} else if (!p->writes) {
+		open_del(p);
+		open_add(p);
+		if (ps->nopen > PENDING_OPEN_MAX)
+			close_start(list_entry(ps->open.next, struct pending, open_link));
+	}
+}
+
+void pendings_written(struct pendings *ps, uint64_t off, uint64_t len, int res)
+{
+	uint64_t cluster = ps->w->cluster, guest = align_down(off, cluster);
+
+	for (; guest < off + len; guest += cluster) {
+		struct span s = { MAX(off, guest) - guest,
+				  MIN(off + len, guest + cluster) - guest };
+
+		written(pending_find(ps, guest), &s, 1, res);
+	}
+}
+
+bool pending_join(struct pending *p, struct span s, struct span ret[2])
+{
+	if (p->is_closing || s.lo > p->covered.hi || s.hi < p->covered.lo)
+		return false;
+	ret[0] = (struct span){ s.lo, MIN(s.hi, p->covered.lo) };
+	ret[1] = (struct span){ MAX(s.lo, p->covered.hi), s.hi };
+	p->covered.lo = MIN(p->covered.lo, s.lo);
+	p->covered.hi = MAX(p->covered.hi, s.hi);
+	p->writes++;
+	p->ps->njoined++;
+	return true;
+}
+
+void pending_joined(struct pending *p, const struct span first[2], int res)
+{
+	written(p, first, 2, res);
+}
+
+bool pending_can_merge(const struct pending *p, const struct req *req)
+{
+	uint64_t cluster = p->ps->w->cluster;
+
+	return req->len < cluster && req->iovcnt <= MERGE_IOVS_MAX &&
+	       (cluster - req->len <= FILL_ZERO_WRITE_MAX ||
+		!fill_is_zero(p->ps->w, p->old, p->guest));
+}
+
+/* The iovecs of one write of @p's cluster: old content around the data of @req. */
+static int merged_iov_wait(struct pending *p, const struct req *req, struct iovec *iov,
+			   unsigned *ret_n, uint8_t **ret_buf)
+{
+	struct fills *f = &p->ps->fills;
+	uint64_t lo = p->covered.lo, hi = p->covered.hi, cluster = p->ps->w->cluster, got;
+	unsigned n;
+	int rc;
+
+	*ret_buf = NULL;
+	if (fill_is_zero(p->ps->w, p->old, p->guest)) {
+		n = fill_zero_iov(iov, lo);
+		n += req_iov_cut(req, 0, req->len, iov + n, MERGE_IOVS_MAX, &got);
+		*ret_n = n + fill_zero_iov(iov + n, cluster - hi);
+		return 0;
+	}
+	*ret_buf = fill_buf_wait(f);
+	if (!*ret_buf)
+		return -ENOMEM;
+	rc = fill_read_wait(f, p->old, p->guest, *ret_buf, 0, cluster);
+	iov[0] = (struct iovec){ *ret_buf, lo };
+	n = 1 + req_iov_cut(req, 0, req->len, iov + 1, MERGE_IOVS_MAX, &got);
+	iov[n] = (struct iovec){ *ret_buf + hi, cluster - hi };
+	*ret_n = n + 1;
+	return rc;
+}
+
+int pending_merge_wait(struct pending *p, const struct req *req)
+{
+	struct pendings *ps = p->ps;
+	struct iovec iov[MERGE_IOVS_MAX + FILL_ZERO_IOVS];
+	struct req all = { .kind = REQ_WRITE, .off = p->host, .len = ps->w->cluster, .iov = iov };
+	uint8_t *buf;
+	int rc;
+
+	assert(p->writes == 1 && !p->is_closing);
+	p->is_closing = true;           /* nobody joins */
+	ps->nmerged++;
+	rc = merged_iov_wait(p, req, iov, &all.iovcnt, &buf);
+	if (!rc && buf && p->is_fresh && bytes_are_zero(buf, ps->w->cluster)) {
+		req_part(req, 0, req->len, &all);       /* it is what the new place shows, too */
+		all.flags = 0;
+		all.off = p->host + p->covered.lo;
+	}
+	if (!rc) {
+		ps->fills.bytes += all.len - req->len;
+		rc = chan_submit_wait(ps->w->file, &all);
+	}
+	if (buf)
+		fill_buf_put(&ps->fills, buf);
+	commit_note(&ps->w->commit);
+	p->writes--;
+	if (rc)
+		pending_drop(p);
+	else
+		pending_map(p);
+	return rc;
+}

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: MIT */
+/* What writes cost, what becomes of the clusters that they replace, and when it is durable: one
+ * request at a time, looked at closely. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <errno.h>
+
+#include "fmt/qcow2/qcow2.h"
+#include "fmt/qcow2/test_disk.h"
+
+/* ---- what it costs ---- */
+
+/* A disk that one fiber has for itself: body() runs with it open. */
+static void with_disk(const struct test_cell *cell, int (*body)(void *arg))
+{
+	struct test_disk *d = test_disk_new(cell, LOOP_SIM, 1, 7);
+
+	loop_call(d->loops[0], test_disk_open, d);
+	loop_call(d->loops[0], test_disk_open_port, d);
+	loop_call(d->loops[0], body, d);
+	loop_call(d->loops[0], test_disk_close_port, d);
+	loop_call(d->loops[0], test_disk_close, d);
+	loop_call(d->loops[0], test_disk_verify, d);
+	test_disk_free(d);
+}
+
+static int simple_wait(struct test_disk *d, enum req_kind kind, unsigned flags, uint64_t off,
+		       uint64_t len)
+{
+	uint8_t *buf = malloc(len);
+	struct iovec iov = { buf, len };
+	struct test_ask a = { .req = { .kind = (uint8_t)kind, .flags = (uint8_t)flags, .off = off,
+				  .len = len, .iov = &iov, .iovcnt = 1 } };
+	int rc;
+
+	memset(buf, (int)(off / 512 + 1), len);
+	rc = test_ask_wait(d, &a);
+	if (kind == REQ_WRITE || kind == REQ_ZERO)
+		test_model_write(d, off, kind == REQ_WRITE ? buf : NULL, len, rc);
+	else if (kind == REQ_DISCARD)
+		test_model_discard(d, off, len, rc);
+	else if (kind == REQ_READ && !rc)
+		test_model_check(d, buf, off, len);
+	free(buf);
+	return rc;
+}
+
+static uint64_t entry_of(struct test_disk *d, uint64_t off)
+{
+	struct l2_at at;
+	uint64_t entry;
+
+	assert_int_equal(l2_get_wait(d->w, off, false, &at), 0);
+	entry = l2_entry(d->w, &at, off);
+	l2_put(d->w, &at);
+	return entry;
+}
+
+static int stream_body(void *arg)
+{
+	struct test_disk *d = arg;
+	struct pendings *ps = &d->w->pendings;
+	uint64_t writes = d->file->ops[REQ_WRITE];
+
+	/* Sixteen clusters with a backing file: not a byte of it is copied. */
+	for (uint64_t off = 0; off < 1 << 20; off += 4096)
+		assert_int_equal(simple_wait(d, REQ_WRITE, 0, off, 4096), 0);
+	assert_int_equal(ps->fills.bytes, 0);
+	assert_int_equal(ps->n, 0);
+	assert_true(ps->njoined == 240);
+	assert_true(d->file->ops[REQ_WRITE] - writes <= 256 + 16);
+	/* In the middle of one: one write for all of it. */
+	writes = d->file->ops[REQ_WRITE];
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, (1 << 20) + 8192, 4096), 0);
+	assert_int_equal(d->file->ops[REQ_WRITE] - writes, 1);
+	assert_int_equal(ps->fills.bytes, 60 << 10);
+	/* In place: nothing but the data. */
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 12345, 77777), 0);
+	assert_int_equal(d->file->ops[REQ_WRITE] - writes, 2);
+	return 0;
+}
+
+static void w6_a_stream_copies_nothing(void **state)
+{
+	static const struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = BACK_RAW,
+				       .size = 2 << 20 };
+
+	with_disk(&c, stream_body);
+}
+
+static int fresh_body(void *arg)
+{
+	struct test_disk *d = arg;
+
+	for (uint64_t i = 0; i < 32; i++)
+		assert_int_equal(simple_wait(d, REQ_WRITE, 0, i * 65536 + 4096 * (i % 16), 4096),
+				 0);
+	assert_int_equal(d->w->pendings.nopened, 0);
+	assert_int_equal(d->w->pendings.fills.bytes, 0);
+	assert_int_equal(test_disk_flush(d), 0);
+	assert_true(d->w->commit.stats.skipped + 1 >= d->w->commit.stats.commits);
+	return 0;
+}
+
+static void w6_fresh_clusters_are_mapped_at_once(void **state)
+{
+	static const struct test_cell c = { .version = 3, .cluster_bits = 16, .size = 3 << 20 };
+
+	with_disk(&c, fresh_body);
+}
+
+static int pending_body(void *arg)
+{
+	struct test_disk *d = arg;
+	struct pendings *ps = &d->w->pendings;
+	struct test_ask map = { .req = { .kind = REQ_MAP, .off = 65536, .len = 65536 } };
+
+	/* At the cluster's start: it waits for more. */
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 65536, 512), 0);
+	assert_int_equal(ps->n, 1);
+	assert_int_equal(entry_of(d, 65536), 0);
+	/* W8: whoever looks closes it. */
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 65000, 4096), 0);
+	assert_int_equal(ps->n, 0);
+	assert_true(entry_of(d, 65536) & QCOW2_COPIED);
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 0, 512), 0);
+	map.req.off = 0;
+	assert_int_equal(test_ask_wait(d, &map), 0);
+	assert_int_equal(ps->n, 0);
+	assert_true(map.req.map.flags & MAP_DATA);
+	/* So does a test_disk_flush, and a write that does not touch what is covered. */
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 3 << 16, 512), 0);
+	assert_int_equal(test_disk_flush(d), 0);
+	assert_int_equal(ps->n, 0);
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 4 << 16, 512), 0);
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, (4 << 16) + 4096, 512), 0);
+	assert_int_equal(ps->n, 0);
+	/* Marks are there again when the slice was forgotten and is loaded again. */
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 5 << 16, 512), 0);
+	cache_clear(d->cache);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 6 << 16, 4096), 0);
+	assert_int_equal(ps->n, 1);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 5 << 16, 4096), 0);
+	assert_int_equal(ps->n, 0);
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 6 << 16, 512), 0);
+	cache_clear(d->cache);
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 7 << 16, 512), 0);
+	assert_int_equal(ps->n, 2);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 6 << 16, 4096), 0);
+	assert_int_equal(ps->n, 1);
+	/* So do too many. */
+	for (uint64_t i = 0; i < 100; i++)
+		assert_int_equal(simple_wait(d, REQ_WRITE, 0, (8 + i) << 16, 512), 0);
+	assert_true(ps->n <= PENDING_OPEN_MAX + 2);
+	return 0;
+}
+
+static void w8_who_looks_closes(void **state)
+{
+	static const struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = BACK_RAW,
+				       .size = 8 << 20 };
+
+	with_disk(&c, pending_body);
+}
+
+/* ---- zeros and discards ---- */
+
+static int zero_body(void *arg)
+{
+	struct test_disk *d = arg;
+	uint64_t host, cluster = 65536;
+
+	for (uint64_t i = 0; i < 6; i++)
+		assert_int_equal(simple_wait(d, REQ_WRITE, 0, i * cluster, cluster), 0);
+	host = entry_of(d, 0) & QCOW2_OFFSET_MASK;
+	/* Kept, and used again when it is written. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, 0, 0, cluster), 0);
+	assert_true(entry_of(d, 0) == (host | QCOW2_COPIED | QCOW2_ZERO));
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 4096, 4096), 0);
+	assert_int_equal(test_disk_flush(d), 0);
+	assert_true(entry_of(d, 0) == (host | QCOW2_COPIED));
+	/* Unmapped, by a zero that allows it and by a discard. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, REQ_MAY_UNMAP, cluster, cluster), 0);
+	assert_true(entry_of(d, cluster) == QCOW2_ZERO);
+	assert_int_equal(simple_wait(d, REQ_DISCARD, 0, 2 * cluster, cluster), 0);
+	assert_true(entry_of(d, 2 * cluster) == QCOW2_ZERO);
+	/* Parts of clusters: zeros in place, discards not at all. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, REQ_MAY_UNMAP, 3 * cluster + 7, 5000), 0);
+	assert_int_equal(simple_wait(d, REQ_DISCARD, 0, 4 * cluster, 5000), 0);
+	assert_true(entry_of(d, 3 * cluster) & QCOW2_COPIED);
+	/* A part of what is not there needs the backing file's content around it. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, REQ_FAST_ONLY, 9 * cluster + 7, 5000), -ENOTSUP);
+	d->doubt[0] = KNOWN;
+	memset(d->doubt + 9 * cluster, KNOWN, cluster);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 9 * cluster, cluster), 0);
+	assert_int_equal(simple_wait(d, REQ_ZERO, 0, 9 * cluster + 7, 5000), 0);
+	return 0;
+}
+
+static void y4_zeros_and_discards(void **state)
+{
+	static const struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = BACK_RAW,
+				       .size = 1 << 20 };
+
+	with_disk(&c, zero_body);
+}
+
+static int vast_body(void *arg)
+{
+	struct test_disk *d = arg;
+	uint64_t ios = d->file->ops[REQ_WRITE] + d->file->ops[REQ_READ];
+	struct test_ask a = { .req = { .kind = REQ_ZERO, .len = d->cell.size } };
+
+	assert_int_equal(test_ask_wait(d, &a), 0);
+	a.req = (struct req){ .kind = REQ_DISCARD, .off = 512, .len = d->cell.size - 512 };
+	assert_int_equal(test_ask_wait(d, &a), 0);
+	/* The L1 table was read, and nothing else done. */
+	assert_true(d->file->ops[REQ_WRITE] + d->file->ops[REQ_READ] - ios <= 1024);
+	assert_int_equal(d->w->alloc.ntaken, 0);
+	assert_int_equal(d->w->meta.nchanges, 0);
+	return 0;
+}
+
+static void y5_what_is_nowhere_needs_no_table(void **state)
+{
+	for (unsigned version = 2; version <= 3; version++) {
+		struct test_cell c = { .version = version, .cluster_bits = 16, .size = TiB };
+
+		with_disk(&c, vast_body);
+	}
+}
+
+/* ---- durability ---- */
+
+/* What a power cut would leave at worst: the file as it was when the last sync began, and what was
+ * written durably by itself. */
+struct durable {
+	struct test_disk *d;
+	uint8_t *bytes;
+	unsigned in_place;
+};
+
+static void watch_sync(void *arg, const struct req *req)
+{
+	struct durable *s = arg;
+
+	if (req->kind == REQ_FLUSH) {
+		memcpy(s->bytes, s->d->file->bytes, s->d->file->room);
+	} else if (req->kind == REQ_WRITE && req->flags & REQ_FUA) {
+		req_copy_from(req, 0, s->bytes + req->off, req->len);
+		s->in_place++;
+	}
+}
+
+/* Are the @len bytes at guest @off, all of them @value, in the durable image? */
+static bool is_durable(struct durable *s, uint64_t off, uint64_t len, uint8_t value)
+{
+	struct test_mem *m = test_mem_new(s->d->loops[0], s->d->file->room);
+	struct qcow2_cache *c = qcow2_cache_new(0, s->d->loops[0]);
+	struct qcow2_opts o = { .cache = c };
+	uint8_t *buf = calloc(1, len);
+	struct node *n;
+	bool is_there;
+
+	memcpy(m->bytes, s->bytes, m->room);
+	atomic_store(&m->node.size, atomic_load(&s->d->file->node.size));
+	assert_int_equal(qcow2_open_wait(&m->node, &o, &n, NULL), 0);
+	assert_int_equal(chan_read_wait(n->home_chan, off, buf, len), 0);
+	is_there = buf[0] == value && !memcmp(buf, buf + 1, len - 1);
+	free(buf);
+	node_put_wait(n);
+	qcow2_cache_free(c);
+	return is_there;
+}
+
+static int durable_body(void *arg)
+{
+	struct test_disk *d = arg;
+	struct durable s = { d, calloc(1, d->file->room), 0 };
+	unsigned lost = 0;
+
+	memcpy(s.bytes, d->file->bytes, d->file->room);
+	d->file->watch = watch_sync;
+	d->file->watch_arg = &s;
+	for (unsigned i = 0; i < 12; i++) {
+		uint64_t off = i / 3 * 65536 + 512;
+
+		/* The first maps its cluster and is not durable; the second is, and so are those
+		 * that only write in place. */
+		assert_int_equal(simple_wait(d, REQ_WRITE, i % 3 ? REQ_FUA : 0, off, 1024), 0);
+		if (i % 3 && !is_durable(&s, off, 1024, d->model[off]))
+			lost++;
+	}
+	d->file->watch = NULL;
+	free(s.bytes);
+	assert_true(d->cell.broken || s.in_place >= 4);
+	assert_true(d->cell.broken ? lost : !lost);
+	return 0;
+}
+
+static void x4_fua_is_durable_and_so_is_what_maps_it(void **state)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .size = 1 << 20 };
+
+	with_disk(&c, durable_body);
+	c.broken = BREAK_X4_VOLATILE;
+	with_disk(&c, durable_body);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(w6_a_stream_copies_nothing),
+		cmocka_unit_test(w6_fresh_clusters_are_mapped_at_once),
+		cmocka_unit_test(w8_who_looks_closes),
+		cmocka_unit_test(y4_zeros_and_discards),
+		cmocka_unit_test(y5_what_is_nowhere_needs_no_table),
+		cmocka_unit_test(x4_fua_is_durable_and_so_is_what_maps_it),
+	};
+
+	return cmocka_run_group_tests_name("qcow2_pending", tests, NULL, NULL);
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+#include "fmt/qcow2/reclaim.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "fmt/qcow2/check.h"
+#include "fmt/qcow2/writer.h"
+
+enum { TRIES = 8 };                     /* while tables move all the time */
+
+struct reclaim_leak {
+	uint64_t cluster;
+	uint64_t excess;                /* of its refcount over what names it */
+};
+
+void reclaim_touch(struct reclaim *r, uint64_t first, uint64_t n)
+{
+	if (!r->touched)
+		return;
+	for (uint64_t c = first; c < first + n && c < r->clusters; c++)
+		r->touched[c / 64] |= 1ULL << c % 64;
+}
+
+static bool is_touched(const struct reclaim *r, uint64_t cluster)
+{
+	return cluster >= r->clusters || (r->touched[cluster / 64] >> cluster % 64 & 1);
+}
+
+static void leak_add(struct reclaim *r, struct reclaim_leak leak)
+{
+	if (r->nleaks == r->room) {
+		unsigned room = MAX(64U, MIN(2 * r->room, (unsigned)RECLAIM_LEAKS_MAX));
+		void *leaks = r->nleaks < RECLAIM_LEAKS_MAX ?
+			      realloc(r->leaks, room * sizeof(*r->leaks)) : NULL;
+
+		if (!leaks) {
+			r->is_more = true;
+			return;
+		}
+		r->leaks = leaks;
+		r->room = room;
+	}
+	r->leaks[r->nleaks++] = leak;
+}
+
+static void note_difference(void *arg, uint64_t cluster, uint64_t refcount, uint64_t references)
+{
+	struct reclaim *r = arg;
+
+	if (refcount < references)
+		/* Seen before it was freed, and its refcount after that. */
+		r->nexcused += is_touched(r, cluster);
+	else if (!is_touched(r, cluster))
+		leak_add(r, (struct reclaim_leak){ cluster, refcount - references });
+}
+
+static int pace_wait(void *arg)
+{
+	struct reclaim *r = arg;
+
+	if (!r->is_hurried)
+		fiber_sleep_wait(RECLAIM_PAUSE_NS);
+	return r->is_void || r->w->dead ? -ECANCELED : 0;
+}
+
+/* R4: nothing was touched between the last look and the change. */
+static int free_leaks_wait(struct reclaim *r, uint64_t *ret_freed)
+{
+	int rc = r->nleaks ? mark_set_wait(r->w) : 0;
+
+	for (unsigned i = 0; i < r->nleaks && !rc && !r->is_void; i++) {
+		const struct reclaim_leak *k = &r->leaks[i];
+
+		for (uint64_t n = 0; n < k->excess && !rc && !is_touched(r, k->cluster); n++)
+			rc = refs_add_wait(&r->w->refs, k->cluster, 1, -1);
+		*ret_freed += !rc;
+	}
+	return rc;
+}
+
+static void walk_wait(struct reclaim *r)
+{
+	struct writer *w = r->w;
+	struct qcow2_check_say say = { .differ = note_difference, .pace_wait = pace_wait,
+				       .end_min = r->clusters * w->cluster, .arg = r };
+	struct qcow2_check res;
+	struct err err = { 0 };
+	uint64_t freed = 0;
+	int rc = qcow2_check_wait(&w->q->node, &say, &res, &err);
+
+	if (r->is_void)
+		return;
+	if (!rc && (res.corruptions > r->nexcused || res.check_errors)) {       /* R5 */
+		log_warn("'%s' was not closed cleanly, and is damaged: clusters that leaked stay "
+			 "lost; look at it with 'qemu-img check'", w->q->node.name);
+		return;
+	}
+	if (!rc)
+		rc = free_leaks_wait(r, &freed);
+	if (freed)
+		log_info("'%s' was not closed cleanly: %llu clusters that had leaked are free "
+			 "again", w->q->node.name, (unsigned long long)freed);
+	r->is_owed = rc || r->is_void || r->is_more;
+}
+
+/* What was touched stays so: a later walk of the same session finds names, too, that are on disk
+ * only soon (R4). */
+static void start_over(struct reclaim *r)
+{
+	r->is_owed = true;
+	r->is_void = false;
+	r->is_more = false;
+	r->nleaks = 0;
+	r->nexcused = 0;
+}
+
+static int prepare(struct reclaim *r)
+{
+	struct writer *w = r->w;
+
+	start_over(r);
+	r->clusters = w->refs.table_used << w->refs.block_bits;
+	r->touched = calloc(div_round_up(r->clusters, 64) + 1, sizeof(*r->touched));
+	return r->touched ? 0 : -ENOMEM;
+}
+
+static void walk_fiber(struct task *t)
+{
+	struct reclaim *r = container_of(t, struct reclaim, task);
+
+	walk_wait(r);
+	for (unsigned i = 0; r->is_void && i < TRIES && !r->is_hurried; i++) {
+		start_over(r);
+		walk_wait(r);
+	}
+	reclaim_fini(r);
+	r->is_running = false;
+	fiber_queue_wake(&r->waiting);
+}
+
+int reclaim_start(struct reclaim *r, struct writer *w)
+{
+	int rc;
+
+	r->w = w;
+	r->is_owed = true;
+	if (w->refs.table_used << w->refs.block_bits > RECLAIM_CLUSTERS_MAX)
+		return 0;
+	rc = prepare(r);
+	if (rc)
+		return rc;
+	r->is_running = true;
+	r->task.fn = walk_fiber;
+	fiber_start(w->home, &r->task);
+	return 0;
+}
+
+int reclaim_again_wait(struct reclaim *r)
+{
+	int rc;
+
+	assert(!r->is_running);
+	if (!r->w || !r->is_void || r->w->dead)
+		return 0;
+	rc = prepare(r);
+	if (rc)
+		return rc;
+	walk_wait(r);
+	reclaim_fini(r);
+	return commit_wait(&r->w->commit);
+}
+
+void reclaim_finish_wait(struct reclaim *r)
+{
+	r->is_hurried = true;
+	while (r->is_running)
+		fiber_queue_wait(&r->waiting);
+}
+
+void reclaim_fini(struct reclaim *r)
+{
+	free(r->touched);
+	free(r->leaks);
+	r->touched = NULL;
+	r->leaks = NULL;
+	r->room = 0;
+}

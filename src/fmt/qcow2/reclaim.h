@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/reclaim.h - the walk after a crash: finds what leaked, and frees it. Home loop.
+ *
+ * A crash leaves leaks only: clusters with a refcount that nothing names. Where the in-use mark is
+ * found at an open for writing, a fiber in the background counts all references on disk, in
+ * bounded memory (check.h), slowly, while the disk is used. A cluster that leaked before the open
+ * has a refcount, so nobody is given it, and no name, so nobody frees it. So what the count finds
+ * leaked, and was neither handed out nor freed since the open, did leak.
+ *
+ * Invariants:
+ *	R4  a refcount is lowered by the walk only where its cluster was not touched since the open;
+ *	R5  an image in which the walk finds damage is left as it is;
+ *	R6  the mark is taken away only when the walk has ended well. */
+#ifndef FMT_QCOW2_RECLAIM_H
+#define FMT_QCOW2_RECLAIM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "loop/fiber.h"
+
+struct err;
+struct writer;
+
+#define RECLAIM_PAUSE_NS NS_PER_MS              /* between two tables */
+enum {
+	RECLAIM_LEAKS_MAX = 1 << 20,            /* clusters; the rest is left to a check */
+	RECLAIM_CLUSTERS_MAX = INT32_MAX,       /* refcounts in an image; as a check's */
+};
+
+struct reclaim_leak;
+
+struct reclaim {
+	struct writer *w;
+	struct task task;
+	uint64_t *touched;              /* owned; a bit a cluster; NULL: no walk is on */
+	uint64_t clusters;              /* of touched; what lies behind cannot have leaked */
+	struct reclaim_leak *leaks;     /* owned */
+	unsigned nleaks, room;
+	uint64_t nexcused;              /* differences that look like damage and are none */
+	bool is_running;
+	bool is_hurried;                /* somebody waits for its end */
+	bool is_void;                   /* a table moved or grew: the count is worth nothing */
+	bool is_more;                   /* there are more leaks than could be noted */
+	bool is_owed;                   /* R6: the mark stays */
+	struct fiber_queue waiting;     /* for its end */
+};
+
+/* Starts the walk, unless the image is larger than a check can look at. 0 or -ENOMEM. */
+int reclaim_start(struct reclaim *r, struct writer *w);
+/* These clusters were handed out or freed. */
+void reclaim_touch(struct reclaim *r, uint64_t first, uint64_t n);
+/* A table moved, or refcount blocks were added. */
+static inline void reclaim_void(struct reclaim *r)
+{
+	r->is_void |= r->is_running;
+}
+
+/* Waits for the end of the walk, which goes on without pauses. */
+void reclaim_finish_wait(struct reclaim *r);
+/* Does all of it once more, where the walk was void, now that everything is durable and
+ * nobody writes. */
+int reclaim_again_wait(struct reclaim *r);
+void reclaim_fini(struct reclaim *r);
+
+#endif

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/test_disk.h - a disk that tests write at random, and a model of what it shows.
+ *
+ * The image lies in memory over a raw file, over a qcow2 image with a raw file, or over nothing.
+ * Many workers read, write, zero and discard at a time, on one loop or two; none touches bytes that
+ * another one works on, so that the model always knows. Where a request fails, a byte may be what
+ * it was or what it was to be. */
+#ifndef FMT_QCOW2_TEST_DISK_H
+#define FMT_QCOW2_TEST_DISK_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "blk/port.h"
+#include "fmt/qcow2/test_mem.h"
+#include "fmt/qcow2/writer.h"
+#include "loop/loop_thread.h"
+
+/* TSan is slow: tests do a part of their work under it. */
+#if defined(__SANITIZE_THREAD__)
+enum { TEST_SCALE = 8 };
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+enum { TEST_SCALE = 8 };
+#else
+enum { TEST_SCALE = 1 };
+#endif
+#else
+enum { TEST_SCALE = 1 };
+#endif
+
+enum test_backing { BACK_NONE, BACK_RAW, BACK_QCOW2 };
+
+/* What is tested, and with it how. */
+struct test_cell {
+	unsigned version;
+	unsigned cluster_bits;
+	unsigned refcount_bits;         /* 0: QEMU's default */
+	enum test_backing backing;
+	uint64_t size;
+	bool writethrough;
+	bool discard;
+	unsigned broken;                /* enum writer_break */
+};
+
+enum { TEST_WORKERS = 12, TEST_ACTIVE_MAX = 2 * TEST_WORKERS };
+
+struct test_range {
+	uint64_t off, len;              /* len 0: unused */
+};
+
+/* What a byte may be. */
+enum { KNOWN, OLD_OR_NEW, ANYTHING };
+
+struct test_disk {
+	struct test_cell cell;
+	uint64_t seed;
+	struct loop *loops[2];
+	struct loop_thread threads[2];  /* with two loops; one alone is turned by loop_call() */
+	unsigned nloops;
+	struct workers *workers;
+	struct test_mem *file, *raw, *lower;    /* a reference each: they survive the nodes */
+	struct qcow2_cache *cache;
+	struct node *top;
+	struct port *port;
+	struct writer *w;
+	bool may_fail;
+	/* Shared by the loops' threads. */
+	pthread_mutex_t lock;
+	struct test_range active[TEST_ACTIVE_MAX];
+	/* Whoever has the range of a byte may touch what is noted of it. */
+	uint64_t modelled;              /* bytes: all or none */
+	uint8_t *model, *other, *doubt; /* what it is, what it may be as well, whether */
+};
+
+struct test_disk *test_disk_new(const struct test_cell *cell, enum loop_backend backend,
+				unsigned nloops, uint64_t seed);
+void test_disk_free(struct test_disk *d);
+
+/* For loop_call(); @arg is the disk. On the first loop: */
+int test_disk_open(void *arg);
+int test_disk_close(void *arg);
+/* Opens what is left read-only: it is what the model says, and the check finds nothing. */
+int test_disk_verify(void *arg);
+/* On each loop: */
+int test_disk_open_port(void *arg);
+int test_disk_close_port(void *arg);
+int test_disk_flush(void *arg);
+
+/* What test_disk_work(), for loop_call(), gets: how much the workers of a loop do. */
+struct test_work {
+	struct test_disk *d;
+	unsigned rounds;
+	uint64_t seed;
+};
+
+int test_disk_work(void *arg);
+
+/* A request, for one fiber that waits for it. */
+struct test_ask {
+	struct req req;
+	struct fiber *fiber;
+	bool is_done;
+	int res;
+};
+
+int test_ask_wait(struct test_disk *d, struct test_ask *a);
+
+/* Fails the test where @got is not what [@off, @off + @len) may be. */
+void test_model_check(struct test_disk *d, const uint8_t *got, uint64_t off, uint64_t len);
+/* [@off, @off + @len) was to become @bytes (NULL: zeros); @res says whether it did. */
+void test_model_write(struct test_disk *d, uint64_t off, const uint8_t *bytes, uint64_t len,
+		      int res);
+void test_model_discard(struct test_disk *d, uint64_t off, uint64_t len, int res);
+
+#endif

@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/write.c - requests that change the image.
+ *
+ * A write that hits, one run of clusters that are the image's own, is translated and forwarded on
+ * its own loop, like a read. Everything else goes to the home loop and back: the request stays
+ * counted at its port, and the fiber that serves it there sends its data straight from its memory.
+ *
+ * The fiber cuts it into parts. What may be written in place by now is; the rest goes to new
+ * clusters: neighbours in the guest become neighbours in the file as far as the reserve allows,
+ * and one write takes them all. Up to WRITE_PARTS_MAX parts are under way.
+ *
+ * Two gates bound the fibers: one for those that write, another for those that wait for a commit,
+ * so that as many as possible share it. A write in place that must be durable is so by itself if no
+ * entry is volatile (pending.h); else it needs the commit, too.
+ *
+ * Invariants:
+ *	X3  a request that is answered with an error leaves each of its sectors old or new, and no
+ *	    cluster of it half mapped;
+ *	X4  a write, zero or discard with FUA, and any in writethrough mode, is durable when it is
+ *	    answered: its data and what maps it. */
+#include "fmt/qcow2/write.h"
+
+#include <errno.h>
+
+#include "fmt/qcow2/l2.h"
+#include "fmt/qcow2/writer.h"
+
+struct frame;
+
+/* A part under way. */
+struct part {
+	struct req req;
+	struct frame *frame;
+	uint64_t off, len;              /* of the guest; len 0: in place */
+	struct pending *joined;         /* what it joined, and */
+	struct span first[2];           /* was the first to cover there */
+	bool is_busy;
+};
+
+/* A request that is served: the fiber's own, on its stack. */
+struct frame {
+	struct writer *w;
+	const struct req *from;
+	struct fiber *fiber;
+	unsigned busy;
+	int res;                        /* the first error */
+	struct part parts[WRITE_PARTS_MAX];
+};
+
+void writes_init(struct writes *ws)
+{
+	fiber_gate_init(&ws->gate, WRITE_GATE);
+	fiber_gate_init(&ws->commit_gate, WRITE_COMMIT_GATE);
+}
+
+/* ---- parts ---- */
+
+static void part_done(struct req *req, int res)
+{
+	struct part *p = container_of(req, struct part, req);
+	struct frame *f = p->frame;
+
+	if (p->joined)
+		pending_joined(p->joined, p->first, res);
+	else if (p->len)
+		pendings_written(&f->w->pendings, p->off, p->len, res);
+	else
+		commit_note(&f->w->commit);
+	if (res && !f->res)
+		f->res = res;
+	p->is_busy = false;
+	f->busy--;
+	fiber_wake(f->fiber);
+}
+
+static struct part *part_get_wait(struct frame *f)
+{
+	unsigned i = 0;
+
+	while (f->busy == WRITE_PARTS_MAX)
+		fiber_park();
+	while (f->parts[i].is_busy)
+		i++;
+	return &f->parts[i];
+}
+
+/* Writes @len bytes from @at of the request on to @host_off of the file. */
+static void part_send(struct part *p, uint64_t at, uint64_t len, uint64_t host_off)
+{
+	struct frame *f = p->frame;
+
+	p->is_busy = true;
+	f->busy++;
+	req_part(f->from, at, len, &p->req);
+	p->req.kind = REQ_WRITE;
+	p->req.flags = 0;               /* a commit follows where it is to be durable */
+	p->req.off = host_off;
+	p->req.done = part_done;
+	chan_submit(f->w->file, &p->req);
+}
+
+/* ---- new clusters ---- */
+
+/* What fault() could not do, or what has to be waited for first. */
+enum fault { FAULT_SENT, FAULT_MERGE, FAULT_CLOSE, FAULT_ROOM, FAULT_FILL };
+
+/* One step of a request. */
+struct step {
+	uint64_t at;                    /* in the request */
+	uint64_t off, len;              /* of the guest: what is left */
+	uint64_t done;                  /* bytes that are taken care of */
+	struct pending *merge;          /* FAULT_MERGE */
+};
+
+int write_corrupt(struct writer *w, uint64_t entry, uint64_t off)
+{
+	w->dead = qcow2_corrupt(w->q, "L2 entry %#llx of guest offset %#llx is invalid",
+				(unsigned long long)entry, (unsigned long long)off);
+	return w->dead;
+}
+
+/* A zero cluster whose place in the file is its own: data goes there. */
+static bool is_kept(const struct writer *w, uint64_t entry, uint64_t guest)
+{
+	return map_entry(w->q, entry, guest).kind == EXT_ZERO && (entry & QCOW2_COPIED) &&
+	       entry & QCOW2_OFFSET_MASK;
+}
+
+/* How many clusters from @run->guest on want new places in the same way: run->is_kept says
+ * which. */
+static unsigned count_run(const struct writer *w, const struct l2_at *at, const struct step *s,
+			  const struct pending_run *run, unsigned max)
+{
+	uint64_t first = l2_entry(w, at, run->guest), end = MIN(s->off + s->len, at->end);
+	bool is_zero = fill_is_zero(w, first, run->guest);
+	unsigned n = 1;
+
+	for (; n < max; n++) {
+		uint64_t guest = run->guest + n * w->cluster, entry;
+
+		if (guest >= end || pending_find(&w->pendings, guest))
+			break;
+		entry = l2_entry(w, at, guest);
+		if (map_is_own(w->q, entry) ||
+		    map_entry(w->q, entry, guest).kind == EXT_CORRUPT ||
+		    fill_is_zero(w, entry, guest) != is_zero ||
+		    is_kept(w, entry, guest) != run->is_kept)
+			break;
+		if (run->is_kept && (entry & QCOW2_OFFSET_MASK) != run->host + n * w->cluster)
+			break;
+	}
+	return n;
+}
+
+/* Is it cheaper to write all of @p's cluster at once than to wait for more writes to it? */
+static bool shall_merge(const struct frame *f, const struct pending *p)
+{
+	const struct writer *w = f->w;
+	bool is_durable = w->writethrough || f->from->flags & REQ_FUA;
+
+	if (f->from->len != p->covered.hi - p->covered.lo)
+		return false;
+	/* A stream comes from one of the edges, or goes to one. */
+	if (!is_durable && (!p->covered.lo || p->covered.hi == w->cluster))
+		return false;
+	return pending_can_merge(p, f->from);
+}
+
+/* New places for the clusters at s->off. Never waits. An enum fault, or -errno. */
+static int fault_new(struct frame *f, struct part *part, struct l2_at *at, struct step *s)
+{
+	struct writer *w = f->w;
+	struct pendings *ps = &w->pendings;
+	struct pending_run run = { .guest = align_down(s->off, w->cluster) };
+	uint64_t entry = l2_entry(w, at, run.guest), lo = s->off - run.guest, hi;
+	bool is_zero = fill_is_zero(w, entry, run.guest);
+	struct alloc_run taken;
+	int rc;
+
+	if (map_entry(w->q, entry, run.guest).kind == EXT_CORRUPT)
+		return write_corrupt(w, entry, s->off);
+	if (ps->n == PENDING_MAX)
+		return FAULT_ROOM;
+	run.is_kept = is_kept(w, entry, run.guest);
+	run.host = entry & QCOW2_OFFSET_MASK;
+	run.n = count_run(w, at, s, &run, MIN((unsigned)PENDING_RUN_MAX, PENDING_MAX - ps->n));
+	if (!run.is_kept) {
+		if (!alloc_take(&w->alloc, run.n, &taken))
+			return FAULT_FILL;
+		run.host = taken.first * w->cluster;
+		run.n = (unsigned)taken.n;
+		run.is_fresh = taken.is_fresh;
+	}
+	hi = MIN(lo + s->len, run.n * w->cluster);
+	s->done = hi - lo;
+	if (is_zero && run.is_fresh) {
+		pendings_map_zero(ps, at, &run);
+		part_send(part, s->at, s->done, run.host + lo);
+		return FAULT_SENT;
+	}
+	rc = pendings_open(ps, at, &run, lo, hi);
+	if (rc) {
+		if (!run.is_kept)
+			alloc_untake(&w->alloc, taken.first, taken.n, true);
+		return rc;
+	}
+	s->merge = pending_find(ps, run.guest);
+	if (shall_merge(f, s->merge))
+		return FAULT_MERGE;
+	part->off = s->off;
+	part->len = s->done;
+	part_send(part, s->at, s->done, run.host + lo);
+	return FAULT_SENT;
+}
+
+/* Another write to a cluster that is pending. */
+static int fault_join(const struct frame *f, struct part *part, struct pending *p, struct step *s)
+{
+	uint64_t lo = s->off - p->guest;
+	struct span span = { lo, MIN(lo + s->len, f->w->cluster) };
+
+	if (!pending_join(p, span, part->first))
+		return FAULT_CLOSE;
+	part->joined = p;
+	s->done = span.hi - span.lo;
+	part_send(part, s->at, s->done, p->host + lo);
+	return FAULT_SENT;
+}
+
+/* The slice of s->off is in @at and may be changed. */
+static int fault(struct frame *f, struct part *part, struct l2_at *at, struct step *s)
+{
+	struct writer *w = f->w;
+	struct pending *p = pending_find(&w->pendings, align_down(s->off, w->cluster));
+	struct ext e;
+
+	if (w->dead)
+		return w->dead;
+	if (p)
+		return fault_join(f, part, p, s);
+	pendings_cache_slice(&w->pendings, at);
+	e = map_write_run(w->q, s->off, s->len);
+	if (e.kind != EXT_DATA)
+		return fault_new(f, part, at, s);
+	s->done = e.len;
+	part_send(part, s->at, e.len, e.host_off);
+	return FAULT_SENT;
+}
+
+/* Makes room for another pending cluster. */
+static int room_wait(struct pendings *ps)
+{
+	const struct pending *oldest;
+
+	if (!ps->nopen) {
+		fiber_queue_wait(&ps->room);
+		return 0;
+	}
+	oldest = list_entry(ps->open.next, struct pending, open_link);
+	return pendings_close_wait(ps, oldest->guest, 1);
+}
+
+/* One step, from where the mapping cache could not tell. *@s: what was done, if anything. */
+static int fault_wait(struct frame *f, struct part *part, struct step *s)
+{
+	struct writer *w = f->w;
+	struct l2_at at;
+	int rc = mark_set_wait(w);
+
+	if (!rc)
+		rc = l2_get_wait(w, s->off, true, &at);
+	if (rc)
+		return rc;
+	rc = fault(f, part, &at, s);
+	l2_put(w, &at);
+	switch (rc) {
+	case FAULT_MERGE:
+		return pending_merge_wait(s->merge, f->from);
+	case FAULT_CLOSE:
+		return pendings_close_wait(&w->pendings, s->off, 1);
+	case FAULT_ROOM:
+		return room_wait(&w->pendings);
+	case FAULT_FILL:
+		return alloc_fill_wait(&w->alloc);
+	default:
+		return rc;
+	}
+}
+
+int write_range_wait(struct writer *w, const struct req *req)
+{
+	struct step s = { .at = 0 };
+	struct frame f;
+
+	f.w = w;
+	f.from = req;
+	f.fiber = fiber_self();
+	f.busy = 0;
+	f.res = 0;
+	for (unsigned i = 0; i < WRITE_PARTS_MAX; i++) {
+		f.parts[i].frame = &f;
+		f.parts[i].is_busy = false;
+	}
+	for (; s.at < req->len && !f.res; s.at += s.done) {
+		struct part *part = part_get_wait(&f);
+		struct ext e = map_write_run(w->q, req->off + s.at, req->len - s.at);
+
+		part->len = 0;
+		part->joined = NULL;
+		s.off = req->off + s.at;
+		s.len = req->len - s.at;
+		s.done = 0;
+		if (e.kind == EXT_DATA) {
+			s.done = e.len;
+			part_send(part, s.at, e.len, e.host_off);
+		} else {
+			int rc = fault_wait(&f, part, &s);
+
+			f.res = f.res ? f.res : rc;
+		}
+	}
+	while (f.busy)
+		fiber_park();
+	return f.res;
+}
+
+/* ---- requests on the home loop ---- */
+
+static struct writer *writer_of(const struct req *req)
+{
+	return qcow2_of(req->ch->node)->writer;
+}
+
+/* Answers @req, which came from any loop. */
+static void answer(struct req *req, int res)
+{
+	struct chan *ch = req->ch;
+
+	if (loop_is_current(ch->loop))
+		req_finish(ch, req, res);
+	else
+		req_post_finish(ch, req, res);
+}
+
+int write_commit_wait(struct writer *w)
+{
+	struct pendings *ps = &w->pendings;
+	uint64_t nmapped = ps->nmapped;
+	int rc;
+
+	/* Other loops write in place and do not tell. */
+	commit_note(&w->commit);
+	rc = commit_wait(&w->commit);
+	/* Pending ones that the commit closed count as well: only none means none. */
+	if (!rc && nmapped == ps->nmapped)
+		atomic_store_explicit(&ps->is_volatile, false, memory_order_relaxed);
+	return rc;
+}
+
+static void commit_fiber(struct task *t)
+{
+	struct req *req = container_of(t, struct req, task);
+	struct writer *w = writer_of(req);
+	int rc = write_commit_wait(w);
+
+	fiber_gate_leave(w->home, &w->writes.commit_gate);
+	answer(req, rc);
+}
+
+/* @req is done but for its being durable, where it shall be (X4). */
+static void end(struct writer *w, struct req *req, int res)
+{
+	if (res || !(w->writethrough || req->flags & REQ_FUA)) {
+		answer(req, res);
+		return;
+	}
+	req->task.fn = commit_fiber;
+	fiber_gate_start(w->home, &w->writes.commit_gate, &req->task);
+}
+
+/* What must be so before anything is written. */
+static int begin_wait(struct writer *w)
+{
+	int rc = w->dead;
+
+	if (rc || atomic_load_explicit(&w->writes.may_write, memory_order_relaxed))
+		return rc;
+	/* Q5: bits that a write makes untrue, even one in place. */
+	if (w->q->header.version >= 3 && w->q->header.autoclear)
+		rc = mark_set_wait(w);
+	if (!rc)
+		atomic_store_explicit(&w->writes.may_write, true, memory_order_release);
+	return rc;
+}
+
+int write_throttle_wait(struct writer *w)
+{
+	return w->meta.ndirty > 2 * META_DIRTY_MAX ? commit_wait(&w->commit) : 0;
+}
+
+static int serve_wait(struct writer *w, struct req *req)
+{
+	int rc = begin_wait(w);
+
+	if (!rc)
+		rc = write_throttle_wait(w);
+	if (rc)
+		return rc;
+	switch ((enum req_kind)req->kind) {
+	case REQ_WRITE:
+		return write_range_wait(w, req);
+	case REQ_ZERO:
+		return zero_range_wait(w, req->off, req->len, req->flags);
+	case REQ_DISCARD:
+		return discard_range_wait(w, req->off, req->len);
+	default:
+		return -EINVAL;
+	}
+}
+
+static void serve_fiber(struct task *t)
+{
+	struct req *req = container_of(t, struct req, task);
+	struct writer *w = writer_of(req);
+	int rc = serve_wait(w, req);
+
+	fiber_gate_leave(w->home, &w->writes.gate);
+	end(w, req, rc);
+}
+
+/* On the home loop: where a request that came by post begins. */
+static void arrive(struct task *t)
+{
+	struct req *req = container_of(t, struct req, task);
+	struct writer *w = writer_of(req);
+
+	if (req->kind == REQ_FLUSH) {
+		t->fn = commit_fiber;
+		fiber_gate_start(w->home, &w->writes.commit_gate, t);
+	} else {
+		t->fn = serve_fiber;
+		fiber_gate_start(w->home, &w->writes.gate, t);
+	}
+}
+
+static void send_home(struct chan *ch, struct req *req)
+{
+	struct loop *home = ch->node->home;
+
+	req->ch = ch;
+	req->task.fn = arrive;
+	if (ch->loop == home)
+		arrive(&req->task);
+	else
+		loop_post(home, &req->task);
+}
+
+static void submit_write(struct chan *ch, struct req *req)
+{
+	const struct qcow2 *q = qcow2_of(ch->node);
+	struct writer *w = q->writer;
+	struct ext e = map_write_run(q, req->off, req->len);
+
+	if (e.kind != EXT_DATA || e.len < req->len ||
+	    !atomic_load_explicit(&w->writes.may_write, memory_order_acquire) ||
+	    atomic_load_explicit(&w->dead, memory_order_relaxed)) {
+		send_home(ch, req);
+		return;
+	}
+	if (w->writethrough || req->flags & REQ_FUA) {
+		if (atomic_load_explicit(&w->pendings.is_volatile, memory_order_relaxed)) {
+			send_home(ch, req);
+			return;
+		}
+		req->flags |= REQ_FUA;
+	}
+	req->off = e.host_off;          /* the hot path: forward, and forget */
+	chan_submit(ch->child[CHILD_FILE], req);
+}
+
+void qcow2_submit_write(struct chan *ch, struct req *req)
+{
+	bool is_written = qcow2_of(ch->node)->writer;
+
+	if (!is_written)
+		req_finish(ch, req, req->kind == REQ_FLUSH ? 0 : -EROFS);
+	else if (req->kind == REQ_WRITE)
+		submit_write(ch, req);
+	else
+		send_home(ch, req);
+}

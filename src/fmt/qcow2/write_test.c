@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+/* Images written at random, by many at a time, and compared with a model byte by byte: at once,
+ * after a reopen for reading, and by the check, which must find nothing. Versions, clusters,
+ * backing files and errors in all combinations; on a simulated loop and on two real ones. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <pthread.h>
+
+#include "fmt/qcow2/qcow2.h"
+#include "fmt/qcow2/test_disk.h"
+
+static const uint64_t sizes[] = {
+	[9] = 200 * 1000, [10] = 400 * 1000, [12] = 1000 * 1000, [16] = 3 * 1000 * 1000,
+	[21] = 13 * 1000 * 1000,
+};
+
+static void random_cell(const struct test_cell *cell, uint64_t seed, unsigned rounds)
+{
+	struct test_disk *d = test_disk_new(cell, LOOP_SIM, 1, seed);
+
+	/* The second time over what the first one left. */
+	for (unsigned i = 0; i < 2; i++) {
+		struct test_work a = { d, rounds, seed * 2 + i };
+
+		loop_call(d->loops[0], test_disk_open, d);
+		loop_call(d->loops[0], test_disk_open_port, d);
+		loop_call(d->loops[0], test_disk_work, &a);
+		assert_int_equal(loop_call(d->loops[0], test_disk_flush, d), 0);
+		loop_call(d->loops[0], test_disk_close_port, d);
+		loop_call(d->loops[0], test_disk_close, d);
+		loop_call(d->loops[0], test_disk_verify, d);
+	}
+	test_disk_free(d);
+}
+
+static void w5_w6_w8_x4_y4_writes_agree_with_the_model(void **state)
+{
+	static const unsigned bits[] = { 9, 12, 16, 21 };
+	static const unsigned refcount_bits[] = { 16, 1, 64, 8 };
+	uint64_t seed = 1;
+
+	for (unsigned version = 2; version <= 3; version++) {
+		for (unsigned i = 0; i < ARRAY_SIZE(bits); i++) {
+			for (enum test_backing b = BACK_NONE; b <= BACK_QCOW2; b++, seed++) {
+				struct test_cell c = { .version = version, .cluster_bits = bits[i],
+					.backing = b, .discard = seed % 2,
+					.writethrough = seed % 5 == 0,
+					.size = align_up(sizes[bits[i]], 512),
+					.refcount_bits = version == 3 ? refcount_bits[seed % 4]
+								      : 16 };
+
+				random_cell(&c, seed, 60 / TEST_SCALE + 5);
+			}
+		}
+	}
+}
+
+/* What a fault of the file, or of what is below it, leaves: errors for those who asked meanwhile,
+ * each byte old or new, and afterwards an image in which nothing is wrong. */
+static void with_faults(const struct test_cell *cell, uint64_t seed, int nth, unsigned kinds)
+{
+	struct test_disk *d = test_disk_new(cell, LOOP_SIM, 1, seed);
+	struct test_work a = { d, 25, seed };
+	int rc;
+
+	d->may_fail = true;
+	loop_call(d->loops[0], test_disk_open, d);
+	loop_call(d->loops[0], test_disk_open_port, d);
+	loop_call(d->loops[0], test_disk_work, &a);
+	for (unsigned round = 0; round < 2; round++) {
+		struct test_mem *m = round && d->raw ? d->raw : d->file;
+
+		m->fail_with = seed % 2 ? -EIO : -ENOSPC;
+		m->fail_kinds = kinds;
+		m->fails_on = seed % 3 == 0;
+		atomic_store(&m->fail_after, nth);
+		a.seed++;
+		loop_call(d->loops[0], test_disk_work, &a);
+		loop_call(d->loops[0], test_disk_flush, d);
+		atomic_store(&m->fail_after, -1);
+	}
+	/* The first one may be answered by a commit that failed. */
+	rc = loop_call(d->loops[0], test_disk_flush, d);
+	if (rc)
+		rc = loop_call(d->loops[0], test_disk_flush, d);
+	assert_int_equal(rc, 0);
+	loop_call(d->loops[0], test_disk_close_port, d);
+	loop_call(d->loops[0], test_disk_close, d);
+	loop_call(d->loops[0], test_disk_verify, d);
+	test_disk_free(d);
+}
+
+static void q9_w7_x3_errors_leave_old_or_new(void **state)
+{
+	static const unsigned kinds[] = { 0, 1 << REQ_WRITE, 1 << REQ_READ, 1 << REQ_FLUSH,
+					  1 << REQ_WRITE | 1 << REQ_ZERO };
+	static const unsigned bits[] = { 9, 12, 16 };
+
+	for (unsigned i = 0; i < 240 / TEST_SCALE; i++) {
+		struct test_cell c = { .version = 3, .cluster_bits = bits[i % 3],
+				  .backing = i / 3 % 3, .writethrough = i % 7 == 0,
+				  .size = align_up(sizes[bits[i % 3]] / 4, 512) };
+
+		with_faults(&c, 1000 + i, (int)(i * 7 % 97), kinds[i % 5]);
+	}
+}
+
+/* ---- two loops ---- */
+
+struct caller {
+	struct loop *loop;
+	struct test_work args;
+};
+
+static void *call_workers(void *arg)
+{
+	struct caller *c = arg;
+
+	loop_call(c->loop, test_disk_work, &c->args);
+	return NULL;
+}
+
+/* Writes in place on either loop, misses and faults by post, reads of clusters that are replaced
+ * and used again meanwhile. */
+static void two_loops_write_one_disk(void **state)
+{
+	for (unsigned i = 0; i < 6; i++) {
+		struct test_cell c = { .version = 3, .cluster_bits = i % 2 ? 12 : 16,
+				  .backing = i % 3, .discard = i % 2,
+				  .writethrough = i == 4, .size = 600 * 1024 };
+		struct test_disk *d = test_disk_new(&c, LOOP_AUTO, 2, 500 + i);
+		struct caller callers[2];
+		pthread_t threads[2];
+
+		loop_call(d->loops[0], test_disk_open, d);
+		for (unsigned j = 0; j < 2; j++)
+			loop_call(d->loops[j], test_disk_open_port, d);
+		for (unsigned j = 0; j < 2; j++) {
+			callers[j] = (struct caller){ d->loops[j], { d, 200 / TEST_SCALE,
+								     70 + 2 * i + j } };
+			pthread_create(&threads[j], NULL, call_workers, &callers[j]);
+		}
+		for (unsigned j = 0; j < 2; j++)
+			pthread_join(threads[j], NULL);
+		assert_int_equal(loop_call(d->loops[1], test_disk_flush, d), 0);
+		for (unsigned j = 0; j < 2; j++)
+			loop_call(d->loops[j], test_disk_close_port, d);
+		loop_call(d->loops[0], test_disk_close, d);
+		loop_call(d->loops[0], test_disk_verify, d);
+		test_disk_free(d);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(w5_w6_w8_x4_y4_writes_agree_with_the_model),
+		cmocka_unit_test(q9_w7_x3_errors_leave_old_or_new),
+		cmocka_unit_test(two_loops_write_one_disk),
+	};
+
+	return cmocka_run_group_tests_name("qcow2_write", tests, NULL, NULL);
+}

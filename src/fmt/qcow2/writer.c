@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+#include "fmt/qcow2/writer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "fmt/qcow2/qcow2.h"
+
+/* What this version can read, but not write. */
+static int check_features(const struct qcow2_header *h, struct err *err)
+{
+	const char *what = NULL;
+
+	if (h->incompatible & QCOW2_INCOMPAT_DIRTY)
+		what = "refcounts that were left to be repaired (the dirty bit)";
+	else if (qcow2_has_extended_l2(h))
+		what = "extended L2 entries";
+	else if (qcow2_has_data_file(h))
+		what = "an external data file";
+	else if (h->nb_bitmaps)
+		what = "persistent bitmaps";
+	if (!what)
+		return 0;
+	err_set(err, ENOTSUP, "The image has %s, which byre does not write in this version", what);
+	err_hint(err, "open it read-only, or copy it with qemu-img convert");
+	return -ENOTSUP;
+}
+
+int writer_open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct writer **ret,
+		     struct err *err)
+{
+	struct writer *w;
+	int rc = check_features(&q->header, err);
+
+	if (rc)
+		return rc;
+	w = calloc(1, sizeof(*w));
+	if (!w)
+		return err_set_errno(err, ENOMEM, "writer");
+	w->q = q;
+	w->home = q->node.home;
+	w->file = q->node.home_chan->child[CHILD_FILE];
+	w->cluster = qcow2_cluster_size(&q->header);
+	w->writethrough = opts->writethrough;
+	w->discard = opts->discard;
+	w->broken = opts->broken;
+	commit_init(&w->commit);
+	meta_init(&w->meta, w->file, &w->commit, q->slice_bytes);
+	pendings_init(&w->pendings, w);
+	writes_init(&w->writes);
+	rc = refs_open_wait(&w->refs, w, err);
+	if (!rc)
+		rc = alloc_open_wait(&w->alloc, w, err);
+	if (!rc && q->header.is_in_use && reclaim_start(&w->reclaim, w))
+		rc = err_set_errno(err, ENOMEM, "walk after a crash");
+	if (rc) {
+		writer_free(w);
+		return rc;
+	}
+	*ret = w;
+	return 0;
+}
+
+/* Everything but the mark. */
+static int settle_wait(struct writer *w)
+{
+	int rc = commit_wait(&w->commit), rc2;
+
+	if (rc)
+		return rc;
+	/* What was freed, and what was never taken: one more commit. */
+	alloc_settle_wait(&w->alloc);
+	rc = alloc_close_wait(&w->alloc);
+	rc2 = commit_wait(&w->commit);
+	rc = rc ? rc : rc2;
+	return rc ? rc : reclaim_again_wait(&w->reclaim);
+}
+
+int writer_settle_wait(struct writer *w, struct err *err)
+{
+	int rc = 0;
+
+	reclaim_finish_wait(&w->reclaim);
+	if (w->q->header.is_in_use && !w->reclaim.is_owed)
+		rc = mark_set_wait(w);          /* so that it is taken away */
+	if (w->mark.is_set || w->commit.is_noted || w->meta.ndirty) {
+		rc = rc ? rc : settle_wait(w);
+		if (!rc && !w->reclaim.is_owed)                         /* R6 */
+			rc = mark_clear_wait(w);
+	}
+	pendings_stop_wait(&w->pendings);
+	/* What leaves quarantine may start a commit, and that may send more there. */
+	do {
+		alloc_settle_wait(&w->alloc);
+		commit_stop_wait(&w->commit);
+	} while (w->alloc.quarantine.is_releasing);
+	if (rc)
+		return err_set_errno(err, -rc, "'%s': writing metadata back failed; clusters may "
+				     "be leaked", w->q->node.name);
+	return 0;
+}
+
+void writer_free(struct writer *w)
+{
+	if (!w)
+		return;
+	pendings_fini(&w->pendings);
+	reclaim_fini(&w->reclaim);
+	alloc_fini(&w->alloc);
+	refs_fini(&w->refs);
+	meta_fini(&w->meta);
+	free(w);
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/writer.h - an image that is open for writing: what the files that change it share.
+ *
+ *	meta.c     metadata in memory, page by page; the one function that changes it
+ *	l2.c       L1 and L2 entries: finding, making and copying tables
+ *	refs.c     refcounts: their table and blocks, the search for free clusters
+ *	alloc.c    clusters for the asking: the reserve; where metadata lies (cluster_set.c)
+ *	quarantine.c  what is freed rests there
+ *	commit.c   makes changes durable, in an order that no crash can hurt
+ *	pending.c  new clusters between their first write and their place in an L2 table
+ *	fill.c     the old content of clusters that are replaced
+ *	write.c    requests that write; zero.c: those that zero and discard
+ *	mark.c     the mark of an image in use; reclaim.c: the walk where it was left behind
+ *	writer.c   opening and closing
+ *
+ * All of a writer belongs to the image's home loop; its functions run there, in fibers where they
+ * end in `_wait`. Other loops write in place what map_write_run() lets them, and post the rest.
+ *
+ * The asymmetry that all of it rests on: a refcount that is too high leaks a cluster, one that is
+ * too low corrupts the image. So increments (REF+) are made ahead, a batch at a time, and are
+ * durable before they are needed; decrements (REF-) wait until nothing durable names the cluster.
+ *
+ * Invariants, for every state that a crash may leave:
+ *	Q1  every cluster that an L2 entry on disk names has a refcount on disk > 0;
+ *	Q2  data that was flushed is read back; unflushed sectors are old or new, never what else
+ *	    was once in their cluster;
+ *	Q3  COPIED is set on disk only where the refcount on disk is 1;
+ *	Q4  a cluster in quarantine is neither written nor handed out;
+ *	Q5  unknown header extensions survive; unknown autoclear bits are cleared before the first
+ *	    change;
+ *	Q6  damage is -EUCLEAN and latches the image read-only; no cluster that holds metadata
+ *	    is ever handed out;
+ *	Q7  a field of the header, of L1 or of the refcount table changes only after what it names
+ *	    is durable; the old structure is freed only after that; the change lies in one sector;
+ *	Q8  a new refcount block is durable, then its table entry, before a cluster that it covers
+ *	    is used;
+ *	Q9  a failed write or sync never counts as done. */
+#ifndef FMT_QCOW2_WRITER_H
+#define FMT_QCOW2_WRITER_H
+
+#include "fmt/qcow2/alloc.h"
+#include "fmt/qcow2/commit.h"
+#include "fmt/qcow2/image.h"
+#include "fmt/qcow2/meta.h"
+#include "fmt/qcow2/pending.h"
+#include "fmt/qcow2/reclaim.h"
+#include "fmt/qcow2/refs.h"
+#include "fmt/qcow2/write.h"
+
+/* Rules to leave out, for tests that show that a broken rule is seen. */
+enum writer_break {
+	BREAK_Q1_NO_REFS = 1 << 0,      /* phase A writes no refcounts */
+	BREAK_Q1_EARLY_REF_MINUS = 1 << 1,      /* REF- without waiting for the commit */
+	BREAK_Q2_NO_SYNC_A = 1 << 2,    /* phase B does not wait for phase A */
+	BREAK_Q2_ALWAYS_ZERO = 1 << 3,  /* every new cluster is taken for zero */
+	BREAK_Q2_EARLY_MAP = 1 << 4,    /* mapped before its data is written */
+	BREAK_Q2_JOIN_LATE = 1 << 5,    /* a flush joins a commit that is cut already */
+	BREAK_Q3_COPIED = 1 << 6,       /* shared clusters are written in place */
+	BREAK_Q4_NO_COMMIT = 1 << 7,    /* quarantine does not wait for the commit */
+	BREAK_Q4_NO_EPOCH = 1 << 8,     /* nor for the requests that began before */
+	BREAK_Q5_AUTOCLEAR = 1 << 9,    /* unknown autoclear bits stay */
+	BREAK_Q6_OVERLAP = 1 << 10,     /* metadata may be handed out */
+	BREAK_Q7_SWITCH = 1 << 11,      /* the header names a table that is not durable */
+	BREAK_Q8_GROW = 1 << 12,        /* a refcount block is used before it is durable */
+	BREAK_Q9_IGNORE = 1 << 13,      /* a failed metadata write is taken for done */
+	BREAK_X4_VOLATILE = 1 << 14,    /* a write in place never needs a commit to be durable */
+};
+
+struct mark {
+	bool is_set;                    /* the image may be changed: the mark is durable, or there
+					 * is no room for one */
+	bool is_busy;
+	uint64_t off;                   /* of the mark in the file; 0: none */
+	struct fiber_queue waiting;
+};
+
+struct writer {
+	struct qcow2 *q;
+	struct chan *file;              /* the home loop's chan of the image file */
+	struct loop *home;
+	uint64_t cluster;               /* bytes */
+	bool writethrough;              /* [const] a write is answered when it is durable; any
+					 * loop may look */
+	bool discard;                   /* freed clusters are given back to the file's medium */
+	unsigned broken;                /* enum writer_break; tests */
+	_Atomic int dead;               /* 0, or why nothing can be changed any more (-EUCLEAN); any
+					 * loop looks, the home loop sets */
+
+	struct meta meta;
+	struct refs refs;
+	struct alloc alloc;
+	struct commit commit;
+	struct pendings pendings;
+	struct writes writes;
+
+	struct mark mark;
+	struct reclaim reclaim;
+};
+
+/* In a fiber of the home loop, at open: reads what allocation needs. *@ret is owned. The image is
+ * not changed before the first write needs it. -ENOTSUP: written images may not have that. */
+struct qcow2_opts;
+int writer_open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct writer **ret,
+		     struct err *err);
+/* In a fiber of the home loop; nobody uses the image. Commits, gives the reserve back, takes the
+ * mark away. The first error; the image is then as after a crash. One that was not changed is not
+ * touched. */
+int writer_settle_wait(struct writer *w, struct err *err);
+void writer_free(struct writer *w);
+
+/* ---- mark.c ---- */
+
+/* Before the first change of the image: clears what must be cleared (Q5), sets the mark, syncs.
+ * Returns at once where that is done. */
+int mark_set_wait(struct writer *w);
+/* All else is durable. */
+int mark_clear_wait(struct writer *w);
+
+#endif
