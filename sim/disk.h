@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/* sim/disk.h - a node whose medium is simulated, and a log of all that happens to it.
+ *
+ * A request is *submitted*, *takes effect*, *is done*: three steps that the world (world.h) lets
+ * happen in any order with those of other requests. A sync makes durable what was done before the
+ * sync was submitted, and nothing else (crash.h). So does a write with FUA, for itself.
+ *
+ * What a medium can be:
+ *	a file      never-written bytes are zeros; grows, and a crash may take the growth back;
+ *	            what was discarded reads as zeros
+ *	a device    never-written and discarded bytes are garbage; its size is fixed
+ *
+ * A failing request leaves the first part of its range changed, as the seed decides, and the
+ * rest as it was. After a failed sync all later ones fail, as those of drv/file do. */
+#ifndef SIM_DISK_H
+#define SIM_DISK_H
+
+#include "blk/blk.h"
+#include "sim/pages.h"
+#include "sim/world.h"
+
+enum sim_event_kind { SIM_SUBMIT, SIM_EFFECT, SIM_DONE };
+
+enum sim_op_kind { SIM_WRITE, SIM_ZERO, SIM_DISCARD, SIM_SYNC };
+
+#define SIM_NEVER UINT32_MAX
+
+/* A request that changes something. The three numbers are those of its events. */
+struct sim_op {
+	enum sim_op_kind kind;
+	bool is_fua;
+	bool is_data;                   /* of the guest; for the dump, and for fates */
+	int res;
+	uint32_t submit, effect, done;
+	uint64_t off, len;              /* what it did: less than asked for where it failed */
+	uint64_t garbage;               /* DISCARD: what it leaves there; 0: zeros */
+	/* WRITE: bytes. From the effect on, those of all sectors that it touches, as
+	 * they were afterwards: [wide_off, wide_off + wide_len). */
+	uint8_t *bytes;
+	uint64_t wide_off, wide_len;
+};
+
+struct sim_event {
+	enum sim_event_kind kind;
+	uint32_t op;
+};
+
+struct sim_log {
+	struct sim_op *ops;
+	struct sim_event *events;
+	uint32_t nops, nevents, ops_room, events_room;
+	/* Optional: is called after each event. */
+	void (*probe)(void *arg);
+	void *probe_arg;
+};
+
+/* Requests of @kinds (1 << enum sim_op_kind, or these) are counted; from the nth on (1 is the
+ * first) @count of them fail. */
+enum { SIM_READS = 1 << 8, SIM_METADATA = 1 << 9 /* writes that are not the guest's data */ };
+struct sim_fault {
+	unsigned kinds;
+	int error;                      /* positive errno */
+	uint64_t nth, count;            /* nth 0: never */
+	uint64_t seen, struck;
+};
+
+struct sim_disk_opts {
+	const char *name;
+	struct world *world;            /* NULL: every request is answered at once */
+	struct loop *home;
+	bool is_device;
+	uint64_t size;                  /* bytes */
+	struct sim_pages *pages;        /* borrowed: the medium */
+	struct sim_log *log;            /* borrowed; or NULL */
+	struct sim_fault *fault;        /* borrowed; or NULL */
+	bool (*is_data)(const void *bytes, uint64_t len);       /* optional, for op.is_data */
+	bool read_only;
+	uint64_t seed;
+};
+
+/* In a fiber of the home loop. *@ret is owned. */
+int sim_disk_open_wait(const struct sim_disk_opts *opts, struct node **ret);
+
+void sim_log_init(struct sim_log *log);
+void sim_log_fini(struct sim_log *log);
+
+#endif

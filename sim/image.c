@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+#include "sim/image.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "fmt/qcow2/format.h"
+
+struct build {
+	const struct sim_image_opts *o;
+	struct sim_pages *pages;
+	struct model *m;
+	struct sim_image *im;
+	uint64_t cluster, per_table, per_block;
+	uint64_t guest_clusters, l1_entries, l1_clusters;
+	uint64_t blind;                 /* guest clusters mapped before the window */
+	uint64_t reftable_clusters, nblocks;
+	uint64_t next;                  /* the first cluster that is not used */
+	uint64_t l1, snapshot_l1, snapshots, reftable, blocks;  /* clusters */
+	uint64_t first_shared, end_shared;      /* clusters with two references */
+	uint64_t first_stale, end_stale;        /* and with none */
+};
+
+static uint64_t take(struct build *b, uint64_t n)
+{
+	uint64_t at = b->next;
+
+	b->next += n;
+	sim_pages_fill(b->pages, at * b->cluster, n * b->cluster, 0);
+	return at;
+}
+
+static void put64(struct build *b, uint64_t off, uint64_t v)
+{
+	be64_t d = be64_make(v);
+
+	sim_pages_write(b->pages, off, &d, sizeof(d));
+}
+
+static uint64_t own_clusters(const struct build *b)
+{
+	return b->o->own_every ? div_round_up(b->o->window / b->cluster, b->o->own_every) : 0;
+}
+
+/* How much comes before the window, so that the refcount blocks are as full as is wished. */
+static void plan_blind(struct build *b)
+{
+	uint64_t per_block = b->per_block, full = b->o->full_blocks * per_block - b->o->spare, used;
+
+	do {
+		uint64_t guest = b->blind + b->o->window / b->cluster;
+		uint64_t tables = div_round_up(guest, b->per_table);
+
+		used = 1 + div_round_up((uint64_t)b->o->full_blocks * 8, b->cluster) +
+		       b->o->full_blocks + div_round_up(tables * 8, b->cluster) +
+		       div_round_up(b->blind, b->per_table) + own_clusters(b) +
+		       (b->o->own_every ? div_round_up(b->o->window / b->cluster, b->per_table) +
+					  1 : 0);
+		if (used + b->blind >= full)
+			return;
+		b->blind += MAX((full - used - b->blind) / 2, 1u);
+	} while (true);
+}
+
+static void plan(struct build *b)
+{
+	const struct sim_image_opts *o = b->o;
+
+	b->cluster = 1ULL << o->cluster_bits;
+	b->per_table = b->cluster / 8;
+	b->per_block = b->cluster * 8 >> o->refcount_order;
+	if (o->full_blocks)
+		plan_blind(b);
+	b->im->window_off = b->blind * b->cluster;
+	b->im->guest_size = b->im->window_off + o->window;
+	b->guest_clusters = div_round_up(b->im->guest_size, b->cluster);
+	b->l1_entries = div_round_up(b->guest_clusters, b->per_table);
+	b->l1_clusters = div_round_up(b->l1_entries * 8, b->cluster);
+	model_init(b->m, b->im->window_off, o->window);
+}
+
+/* Maps guest cluster @g, making its table. Tables are recognised by their L1 entry. */
+static uint64_t map(struct build *b, uint64_t g)
+{
+	uint64_t copied = b->o->is_shared ? 0 : QCOW2_COPIED, host, table;
+	uint64_t at = b->l1 * b->cluster + g / b->per_table * 8;
+	be64_t entry;
+
+	sim_pages_read(b->pages, at, &entry, sizeof(entry));
+	table = be64_get(entry) & QCOW2_OFFSET_MASK;
+	if (!table) {
+		table = take(b, 1) * b->cluster;
+		put64(b, at, table | copied);
+		if (b->o->is_shared)
+			put64(b, b->snapshot_l1 * b->cluster + g / b->per_table * 8, table);
+	}
+	host = b->next++ * b->cluster;
+	put64(b, table + g % b->per_table * 8, host | copied);
+	return host;
+}
+
+static void map_all(struct build *b)
+{
+	uint64_t first = b->im->window_off / b->cluster;
+
+	b->first_shared = b->next;
+	for (uint64_t g = 0; g < b->blind; g++)
+		map(b, g);
+	for (uint64_t g = first; b->o->own_every && g < b->guest_clusters; g++) {
+		uint64_t off = g * b->cluster, n = MIN(b->cluster, b->im->guest_size - off), host;
+		uint8_t *buf;
+
+		if ((g - first) % b->o->own_every)
+			continue;
+		host = map(b, g);
+		buf = malloc(n);
+		assert(buf);
+		stamp_fill(b->o->is_backing ? STAMP_BACKING : STAMP_OWN, off, buf, n);
+		sim_pages_write(b->pages, host, buf, n);
+		memset(b->m->initial + (off - b->im->window_off) / SIM_SECTOR,
+		       b->o->is_backing ? MODEL_BACKING : MODEL_OWN, n / SIM_SECTOR);
+		free(buf);
+	}
+	b->end_shared = b->o->is_shared ? b->next : b->first_shared;
+}
+
+/* Content of guest sectors that are elsewhere, or nowhere. */
+static void put_stale(struct build *b)
+{
+	uint8_t *buf = malloc(b->cluster);
+
+	assert(buf);
+	b->first_stale = b->next;
+	b->next += b->o->stale;
+	b->end_stale = b->next;
+	for (uint64_t k = b->first_stale; k < b->end_stale; k++) {
+		stamp_fill(STAMP_STALE, b->im->window_off + (k - b->first_stale) * b->cluster, buf,
+			   b->cluster);
+		sim_pages_write(b->pages, k * b->cluster, buf, b->cluster);
+	}
+	free(buf);
+}
+
+static void put_refcount(struct build *b, uint64_t k, uint64_t count)
+{
+	unsigned order = b->o->refcount_order, bytes = order < 3 ? 1 : 1u << (order - 3);
+	uint64_t at = (b->blocks + k / b->per_block) * b->cluster, i = k % b->per_block;
+	uint8_t byte, wide[8];
+
+	if (order >= 3) {
+		be64_store(wide, count);
+		sim_pages_write(b->pages, at + i * bytes, wide + 8 - bytes, bytes);
+		return;
+	}
+	at += i << order >> 3;
+	sim_pages_read(b->pages, at, &byte, 1);
+	byte |= (uint8_t)(count << (i << order & 7));
+	sim_pages_write(b->pages, at, &byte, 1);
+}
+
+static void put_refcounts(struct build *b)
+{
+	do {
+		b->nblocks++;
+	} while (b->nblocks * b->per_block < b->next + b->nblocks);
+	b->blocks = take(b, b->nblocks);
+	assert(b->nblocks <= b->reftable_clusters * b->per_table);
+	for (uint64_t i = 0; i < b->nblocks; i++)
+		put64(b, b->reftable * b->cluster + i * 8, (b->blocks + i) * b->cluster);
+	for (uint64_t k = 0; k < b->next; k++) {
+		bool is_lost = b->o->is_damaged && k >= b->snapshot_l1 &&
+			       k < b->snapshot_l1 + b->l1_clusters;
+
+		if (!is_lost && (k < b->first_stale || k >= b->end_stale))
+			put_refcount(b, k, k >= b->first_shared && k < b->end_shared ? 2 : 1);
+	}
+}
+
+static void put_snapshot(struct build *b)
+{
+	struct {
+		struct qcow2_snapshot_disk head;
+		struct qcow2_snapshot_extra_disk extra;
+		char id[1], name[1], padding[6];
+	} s = {
+		.head = { .l1_table_offset = be64_make(b->snapshot_l1 * b->cluster),
+			  .l1_size = be32_make((uint32_t)b->l1_entries),
+			  .id_size = be16_make(1), .name_size = be16_make(1),
+			  .extra_size = be32_make(sizeof(s.extra)) },
+		.extra = { .disk_size = be64_make(b->im->guest_size),
+			   .icount = be64_make(UINT64_MAX) },
+		.id = { '1' }, .name = { 's' },
+	};
+
+	sim_pages_write(b->pages, b->snapshots * b->cluster, &s, sizeof(s));
+}
+
+/* Returns where the next one goes. */
+static uint64_t put_ext(struct build *b, uint64_t at, uint32_t type, const void *data, size_t len)
+{
+	struct qcow2_ext_disk e = { be32_make(type), be32_make((uint32_t)len) };
+
+	sim_pages_write(b->pages, at, &e, sizeof(e));
+	sim_pages_write(b->pages, at + sizeof(e), data, len);
+	return at + sizeof(e) + align_up(len, 8);
+}
+
+static void put_header(struct build *b)
+{
+	const struct sim_image_opts *o = b->o;
+	uint64_t head = o->version == 2 ? QCOW2_HEADER_V2_BYTES : QCOW2_HEADER_V3_BYTES, at = head;
+	struct qcow2_header_disk d = {
+		.magic = be32_make(QCOW2_MAGIC), .version = be32_make(o->version),
+		.cluster_bits = be32_make(o->cluster_bits), .size = be64_make(b->im->guest_size),
+		.l1_size = be32_make((uint32_t)b->l1_entries),
+		.l1_table_offset = be64_make(b->l1 * b->cluster),
+		.refcount_table_offset = be64_make(b->reftable * b->cluster),
+		.refcount_table_clusters = be32_make((uint32_t)b->reftable_clusters),
+		.nb_snapshots = be32_make(o->is_shared),
+		.snapshots_offset = be64_make(b->snapshots * b->cluster),
+		.refcount_order = be32_make(o->refcount_order),
+		.autoclear_features = be64_make(o->is_odd ? SIM_AUTOCLEAR_UNKNOWN : 0),
+		.header_length = be32_make((uint32_t)head),
+	};
+
+	if (o->backing_format)
+		at = put_ext(b, at, QCOW2_EXT_BACKING_FORMAT, o->backing_format,
+			     strlen(o->backing_format));
+	if (o->is_odd)
+		at = put_ext(b, at, SIM_EXT_UNKNOWN, "nobody knows", 12);
+	at = put_ext(b, at, QCOW2_EXT_END, "", 0);
+	if (o->backing_name) {
+		d.backing_file_offset = be64_make(at);
+		d.backing_file_size = be32_make((uint32_t)strlen(o->backing_name));
+		sim_pages_write(b->pages, at, o->backing_name, strlen(o->backing_name));
+	}
+	sim_pages_write(b->pages, 0, &d, head);
+}
+
+void sim_image_make(const struct sim_image_opts *o, struct sim_pages *pages, struct model *m,
+		    struct sim_image *ret)
+{
+	struct build b = { .o = o, .pages = pages, .m = m, .im = ret };
+
+	assert(is_aligned(o->window, SIM_SECTOR));
+	plan(&b);
+	take(&b, 1);
+	b.reftable_clusters = MAX(div_round_up((uint64_t)o->full_blocks * 8, b.cluster), 1u);
+	b.reftable = take(&b, b.reftable_clusters);
+	b.l1 = take(&b, b.l1_clusters);
+	if (o->is_shared) {
+		b.snapshot_l1 = take(&b, b.l1_clusters);
+		b.snapshots = take(&b, 1);
+	}
+	map_all(&b);
+	put_stale(&b);
+	put_refcounts(&b);
+	if (o->is_shared)
+		put_snapshot(&b);
+	put_header(&b);
+	ret->file_size = b.next * b.cluster;
+	ret->damaged_off = b.snapshot_l1 * b.cluster;
+	ret->damaged_len = b.l1_clusters * b.cluster;
+}

@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: MIT */
+#include "sim/oracle.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/err.h"
+#include "fmt/qcow2/check.h"
+#include "fmt/qcow2/format.h"
+#include "fmt/qcow2/qcow2.h"
+#include "fmt/qcow2/writer.h"
+
+enum { PIECE = 64 << 10, HEADER_READ = 512, WALK_SECONDS_MAX = 10000 };
+
+struct job {
+	struct oracle *o;
+	struct trace *t;
+	struct sim_pages *pages;
+	uint64_t size;
+	uint32_t k;
+	uint64_t seed;
+	bool is_clean;                  /* nothing may be leaked, all that was done is there */
+	struct node *node;
+	struct qcow2_cache *cache;
+};
+
+void oracle_init(struct oracle *o, uint64_t seed)
+{
+	*o = (struct oracle){ .buf = malloc(PIECE) };
+	assert(o->buf);
+	world_init(&o->w, 1, seed);
+}
+
+void oracle_fini(struct oracle *o)
+{
+	world_fini(&o->w);
+	free(o->buf);
+}
+
+__attribute__((format(printf, 2, 3)))
+static void say(struct oracle *o, const char *fmt, ...)
+{
+	size_t n = strlen(o->why);
+	va_list ap;
+
+	if (n > sizeof(o->why) / 2)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(o->why + n, sizeof(o->why) - n, fmt, ap);
+	va_end(ap);
+}
+
+/* ---- the header ---- */
+
+static bool header_is(const struct job *j, uint64_t off, const void *want, uint64_t len)
+{
+	uint8_t found[HEADER_READ];
+
+	sim_pages_read(j->pages, off, found, len);
+	return !memcmp(found, want, len);
+}
+
+/* The list of extensions of @pages, each with its head; bytes without the end. */
+static uint64_t extensions(const struct trace *t, const struct sim_pages *pages, uint8_t *ret)
+{
+	bool is_v2 = t->o.image.version == 2;
+	uint64_t at = is_v2 ? QCOW2_HEADER_V2_BYTES : QCOW2_HEADER_V3_BYTES, n = 0;
+
+	sim_pages_read(pages, 0, ret, HEADER_READ);
+	memmove(ret, ret + at, HEADER_READ - at);
+	while (n + 8 <= HEADER_READ - at && be32_load(ret + n) != QCOW2_EXT_END)
+		n += 8 + align_up((uint64_t)be32_load(ret + n + 4), 8);
+	return MIN(n, HEADER_READ - at);
+}
+
+static void judge_header(struct job *j)
+{
+	const struct sim_image_opts *io = &j->t->o.image;
+	uint8_t was[HEADER_READ], is[HEADER_READ], field[8];
+	uint64_t nwas = extensions(j->t, &j->t->start, was), nis = extensions(j->t, j->pages, is);
+
+	if (nis < nwas || memcmp(was, is, nwas))
+		say(j->o, "the header's extensions have changed; ");
+	else if (j->is_clean && nis != nwas)
+		say(j->o, "after a clean close the header has another extension; ");
+	if (io->backing_name) {
+		sim_pages_read(j->pages, 8, field, sizeof(field));
+		if (be64_load(field) > (1ULL << io->cluster_bits) - 4 ||
+		    !header_is(j, be64_load(field), io->backing_name, strlen(io->backing_name)))
+			say(j->o, "the backing file's name is lost; ");
+	}
+	sim_pages_read(j->pages, 88, field, sizeof(field));
+	if (io->is_odd && j->k > j->t->first_change &&
+	    (be64_load(field) & SIM_AUTOCLEAR_UNKNOWN))
+		say(j->o, "changed with an unknown autoclear bit set; ");
+}
+
+/* ---- content ---- */
+
+static bool piece_is_touched(const struct model *m, uint64_t off, uint64_t len)
+{
+	for (uint64_t s = 0; s < len; s += SIM_SECTOR)
+		if (model_is_touched(m, off + s))
+			return true;
+	return false;
+}
+
+static void judge_content_wait(struct job *j)
+{
+	struct model *m = &j->t->model;
+	uint64_t n;
+
+	for (uint64_t at = 0; at < m->len; at += n) {
+		uint64_t off = m->off + at;
+
+		n = MIN((uint64_t)PIECE, m->len - at);
+		/* The rest now and then. */
+		if (!j->is_clean && !piece_is_touched(m, off, n) && (at / PIECE + j->k) % 16)
+			continue;
+		int rc = chan_read_wait(j->node->home_chan, off, j->o->buf, n);
+
+		if (rc) {
+			say(j->o, "reading at %#llx: %s; ", (unsigned long long)off, strerror(-rc));
+			return;
+		}
+		for (uint64_t s = 0; s < n; s += SIM_SECTOR) {
+			if (model_check_crash(m, off + s, j->o->buf + s, j->k))
+				continue;
+			say(j->o, "%s; ", m->why);
+			return;
+		}
+	}
+}
+
+/* A snapshot never changes. */
+static void judge_snapshot_wait(struct job *j)
+{
+	const struct model *m = &j->t->model;
+	uint8_t want[SIM_SECTOR];
+	uint64_t n;
+
+	for (uint64_t at = 0; at < m->len; at += n) {
+		n = MIN((uint64_t)PIECE, m->len - at);
+		int rc = chan_read_wait(j->node->home_chan, m->off + at, j->o->buf, n);
+
+		for (uint64_t s = 0; !rc && s < n; s += SIM_SECTOR) {
+			memset(want, 0, sizeof(want));
+			if (m->initial[(at + s) / SIM_SECTOR] == MODEL_OWN)
+				stamp_fill(STAMP_OWN, m->off + at + s, want, sizeof(want));
+			if (!memcmp(want, j->o->buf + s, sizeof(want)))
+				continue;
+			say(j->o, "the snapshot has changed at %#llx; ",
+			    (unsigned long long)(m->off + at + s));
+			return;
+		}
+		if (rc) {
+			say(j->o, "reading the snapshot: %s; ", strerror(-rc));
+			return;
+		}
+	}
+}
+
+/* ---- the check ---- */
+
+static void hear(void *arg, bool is_named, char *text)
+{
+	struct job *j = arg;
+
+	if (!strncmp(text, "Leaked", 6) && !j->is_clean)
+		return;
+	say(j->o, "%s; ", text);
+}
+
+/* The most that may be leaked: what is, or was, in the reserve; what was taken, and what was freed,
+ * since the last commit that has ended took its cut, or was under way then. A commit that ends well
+ * makes durable what was so when the one before it ended. */
+static uint64_t leaks_max(const struct job *j)
+{
+	const struct trace *t = j->t;
+	/* New refcount blocks and tables count for themselves; and everybody may be making an L2
+	 * table whose cluster is in no list. */
+	uint64_t more = t->o.nfibers + (t->o.kind == TRACE_GROWTH ? 8 : 0);
+	const struct trace_probe *k, *then;
+	uint64_t reserved;
+	uint32_t i = MIN(j->k, t->log.nevents);
+
+	if (j->is_clean || !i)
+		return 0;
+	if (t->o.fault.struck)
+		return UINT64_MAX;
+	k = then = &t->probes[i - 1];
+	for (reserved = k->reserved; i > 1 && then[-1].session == k->session &&
+				     then[-1].commits + 1 >= k->commits; i--) {
+		then--;
+		reserved = MAX(reserved, then->reserved);
+	}
+	return reserved + k->taken - then->taken + then->pending + k->freed - then->freed +
+	       then->quarantined + more;
+}
+
+static void judge_check_wait(struct job *j)
+{
+	const struct qcow2_check_say s = { .fn = hear, .arg = j };
+	struct qcow2_check found;
+	int rc = qcow2_check_wait(j->node, &s, &found, NULL);
+
+	if (rc)
+		say(j->o, "the check ends with %s; ", strerror(-rc));
+	if (rc)
+		return;
+	j->o->leaks = found.leaks;
+	j->o->leaks_max = leaks_max(j);
+	j->o->leaked += found.leaks != 0;
+	j->o->most_leaks = MAX(j->o->most_leaks, found.leaks);
+	if (found.corruptions || found.check_errors)
+		say(j->o, "%llu corruptions, %llu check errors; ",
+		    (unsigned long long)found.corruptions, (unsigned long long)found.check_errors);
+	if (found.leaks > j->o->leaks_max)
+		say(j->o, "%llu clusters are leaked, %llu at most should be; ",
+		    (unsigned long long)found.leaks, (unsigned long long)j->o->leaks_max);
+}
+
+/* ---- opening ---- */
+
+/* Opens what @j says. False: said why not. */
+static bool open_wait(struct job *j, struct qcow2_opts qo)
+{
+	struct sim_disk_opts so = { .name = "image", .home = j->o->w.loops[0],
+				    .is_device = j->t->o.is_device, .size = j->size,
+				    .pages = j->pages, .read_only = !qo.writable };
+	struct err err = { 0 };
+	struct node *file;
+	int rc = sim_disk_open_wait(&so, &file);
+
+	assert(rc == 0);
+	rc = trace_open_wait(j->t, j->o->w.loops[0], NULL, file, &qo, &j->cache, &j->node, &err);
+	if (rc)
+		say(j->o, "it cannot be opened: %s; ", err.text);
+	return !rc;
+}
+
+static void close_wait(struct job *j)
+{
+	struct err err = { 0 };
+	struct node *file = j->node->child[CHILD_FILE];
+
+	if (node_settle_wait(j->node, &err))
+		say(j->o, "closing: %s; ", err.text);
+	j->size = atomic_load(&file->size);
+	node_put_wait(j->node);
+	qcow2_cache_free(j->cache);
+}
+
+static int judge(void *arg)
+{
+	struct job *j = arg;
+
+	judge_header(j);
+	if (!open_wait(j, (struct qcow2_opts){ 0 }))
+		return 0;
+	judge_check_wait(j);
+	judge_content_wait(j);
+	close_wait(j);
+	if (!j->t->o.image.is_shared ||
+	    !open_wait(j, (struct qcow2_opts){ .snapshot = "1" }))
+		return 0;
+	judge_snapshot_wait(j);
+	close_wait(j);
+	return 0;
+}
+
+/* Gives the walk that reclaims leaks its time. */
+static void walk_wait(struct job *j)
+{
+	const struct reclaim *r = &qcow2_of(j->node)->writer->reclaim;
+	unsigned n = 0;
+
+	while (r->is_running && n++ < WALK_SECONDS_MAX)
+		fiber_sleep_wait(NS_PER_SEC);
+	if (r->is_running)
+		say(j->o, "the walk does not end; ");
+}
+
+/* After judge(): @j->is_clean is not set, the image may leak. */
+static int write_and_judge(void *arg)
+{
+	struct job *j = arg;
+	struct model *m = &j->t->model;
+	struct prng p = { j->seed };
+	int rc = 0;
+
+	if (!open_wait(j, (struct qcow2_opts){ .writable = true, .discard = prng_below(&p, 2) }))
+		return 0;
+	/* What is there already, so that the judge finds what he expects. */
+	for (unsigned i = 0; i < 4 && !rc; i++) {
+		uint64_t off = m->off + align_down(prng_below(&p, m->len), SIM_SECTOR);
+		uint64_t len = MIN(SIM_SECTOR * (1 + prng_below(&p, 32)), m->off + m->len - off);
+
+		rc = chan_read_wait(j->node->home_chan, off, j->o->buf, len);
+		if (!rc)
+			rc = chan_write_wait(j->node->home_chan, off, j->o->buf, len);
+		if (!rc && i == 1)
+			rc = chan_flush_wait(j->node->home_chan);
+	}
+	if (rc)
+		say(j->o, "writing on: %s; ", strerror(-rc));
+	walk_wait(j);
+	close_wait(j);
+	j->is_clean = true;
+	return judge(j);
+}
+
+static bool run(struct job *j, int (*fn)(void *arg))
+{
+	j->o->why[0] = 0;
+	j->o->images++;
+	if (world_call(&j->o->w, 0, fn, j))
+		say(j->o, "somebody waits for ever; ");
+	return !j->o->why[0];
+}
+
+bool oracle_judge(struct oracle *o, struct trace *t, struct sim_pages *pages, uint64_t size,
+		  uint32_t k)
+{
+	struct job j = { .o = o, .t = t, .pages = pages, .size = size, .k = k };
+
+	return run(&j, judge);
+}
+
+bool oracle_judge_closed(struct oracle *o, struct trace *t)
+{
+	struct job j = { .o = o, .t = t, .pages = &t->medium, .size = t->size,
+			 .k = t->log.nevents, .is_clean = true };
+
+	return run(&j, judge);
+}
+
+bool oracle_reopen(struct oracle *o, struct trace *t, struct sim_pages *pages, uint64_t size,
+		   uint32_t k, uint64_t seed)
+{
+	struct job j = { .o = o, .t = t, .pages = pages, .size = size, .k = k, .seed = seed };
+
+	o->reopened++;
+	return run(&j, write_and_judge);
+}

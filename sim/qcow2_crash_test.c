@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: MIT */
+/* Power cuts while qcow2 images are written: none may hurt. And for each rule of the writer, that a
+ * writer which leaves it out is caught.
+ *
+ *	BYRE_SIM_TRACES=500 BYRE_SIM_IMAGES=60 (a trace)        how much
+ *	BYRE_SIM_SEED=1                                         where seeds begin
+ *	BYRE_SIM_REOPEN=8                                       one of so many is written on
+ *	BYRE_SIM_TEST='q4_*'                                    only these
+ *	BYRE_SIM_CASE=SEED:EVENT:FATE                           one case, with its log
+ *	BYRE_SIM_BROKEN=0x4                                     the same, with a rule left out
+ *	BYRE_SIM_FAULTS=1                                       and with faults */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/bits.h"
+#include "base/log.h"
+#include "fmt/qcow2/writer.h"
+#include "sim/campaign.h"
+
+enum { BROKEN_TRACES = 40 * TRACE_CELLS, BROKEN_IMAGES = 24 };
+
+static uint64_t number(const char *name, uint64_t otherwise)
+{
+	const char *text = getenv(name);
+
+	return text && *text ? strtoull(text, NULL, 0) : otherwise;
+}
+
+static void silent(enum log_level level, const char *line)
+{
+}
+
+static void run(struct campaign *c)
+{
+	if (!campaign_run(c))
+		fail_msg("%s", c->why);
+	print_message("%u traces, %llu events, %llu power cuts (%llu written on), %llu left leaks, "
+		      "%llu at most\n", c->ran, (unsigned long long)c->events,
+		      (unsigned long long)c->judged, (unsigned long long)c->reopened,
+		      (unsigned long long)c->leaked, (unsigned long long)c->most_leaks);
+}
+
+/* Q1, Q2, Q3, Q4, Q5, Q7, Q8 of writer.h. */
+static void no_power_cut_hurts(void **state)
+{
+	struct campaign c = {
+		.first_seed = number("BYRE_SIM_SEED", 0), .step = 1,
+		.traces = (unsigned)number("BYRE_SIM_TRACES", TRACE_CELLS),
+		.images = (unsigned)number("BYRE_SIM_IMAGES", 16),
+		.reopen_every = (unsigned)number("BYRE_SIM_REOPEN", 8),
+	};
+
+	print_message("seeds from %llu\n", (unsigned long long)c.first_seed);
+	run(&c);
+}
+
+/* ---- faults ---- */
+
+static void add_fault(struct trace_opts *o, uint64_t seed)
+{
+	static const unsigned kinds[] = { 1 << SIM_WRITE, SIM_METADATA, 1 << SIM_SYNC, SIM_READS,
+					  1 << SIM_ZERO | 1 << SIM_DISCARD };
+	struct prng p = { mix64(seed) };
+
+	o->fault = (struct sim_fault){ .kinds = kinds[prng_below(&p, ARRAY_SIZE(kinds))],
+				       .error = prng_below(&p, 2) ? ENOSPC : EIO,
+				       .nth = 1 + prng_below(&p, 40),
+				       .count = 1 + prng_below(&p, 3) };
+	if (o->fault.kinds & (SIM_READS | 1 << SIM_SYNC))
+		o->fault.error = EIO;
+}
+
+static void q9_what_fails_is_not_done(void **state)
+{
+	struct campaign c = {
+		.first_seed = number("BYRE_SIM_SEED", 0), .step = 1, .change = add_fault,
+		.traces = (unsigned)(1 + number("BYRE_SIM_TRACES", TRACE_CELLS) / 4),
+		.images = (unsigned)number("BYRE_SIM_IMAGES", 16),
+	};
+
+	run(&c);
+}
+
+/* ---- damage ---- */
+
+/* How often something was written to where the snapshot's L1 table lies, which has no refcounts. */
+static unsigned writes_to_table(uint64_t seed, unsigned broken)
+{
+	struct trace *t = malloc(sizeof(*t));
+	struct trace_opts o;
+	unsigned n = 0;
+
+	assert_non_null(t);
+	trace_opts_init(&o, seed);
+	o.image.is_damaged = true;
+	o.broken = broken;
+	o.fault.struck = 1;             /* requests may fail */
+	trace_run(t, &o);
+	for (uint32_t i = 0; i < t->log.nops; i++) {
+		const struct sim_op *op = &t->log.ops[i];
+
+		n += op->kind != SIM_SYNC && ranges_overlap(op->off, op->len, t->im.damaged_off,
+							    t->im.damaged_len);
+	}
+	trace_fini(t);
+	free(t);
+	return n;
+}
+
+static void q6_metadata_is_never_handed_out(void **state)
+{
+	unsigned broken = 0;
+
+	for (unsigned i = 0; i < 24; i++) {
+		unsigned cells = TRACE_SIZES * WORLD_LOOPS_MAX;
+		uint64_t seed = i / cells * TRACE_CELLS + TRACE_SHARED * cells + i % cells;
+
+		assert_int_equal(writes_to_table(seed, 0), 0);
+		broken += writes_to_table(seed, BREAK_Q6_OVERLAP) > 0;
+	}
+	assert_true(broken > 12);
+}
+
+/* ---- rules left out ---- */
+
+static unsigned broken;
+
+static void leave_out(struct trace_opts *o, uint64_t seed)
+{
+	o->broken = broken;
+}
+
+/* As q9_what_fails_is_not_done() where only metadata fails. */
+static void leave_out_with_faults(struct trace_opts *o, uint64_t seed)
+{
+	add_fault(o, seed);
+	o->fault.kinds = SIM_METADATA;
+	o->broken = broken;
+}
+
+/* Requests that wait long in clusters that are freed and taken again meanwhile. */
+static void leave_out_and_race(struct trace_opts *o, uint64_t seed)
+{
+	o->is_racy = true;
+	o->nfibers = 10;
+	o->nops = 400;
+	o->reopen_after = 0;
+	o->broken = broken;
+}
+
+/* The traces of @kind, or all (TRACE_KINDS), must betray a writer that leaves @rule out. */
+static void expect_caught(enum writer_break rule, enum trace_kind kind)
+{
+	struct campaign c = { .step = 7, .traces = BROKEN_TRACES, .images = BROKEN_IMAGES,
+			      .change = leave_out };
+
+	if (kind != TRACE_KINDS) {
+		c.first_seed = (uint64_t)kind * TRACE_SIZES * WORLD_LOOPS_MAX;
+		c.step = TRACE_CELLS;
+	}
+	if (rule == BREAK_Q9_IGNORE)
+		c.change = leave_out_with_faults;
+	if (rule == BREAK_Q4_NO_EPOCH)
+		c.change = leave_out_and_race;
+	broken = rule;
+	if (campaign_run(&c))
+		fail_msg("%u traces, %llu power cuts: nothing noticed", c.ran,
+			 (unsigned long long)c.judged);
+	print_message("caught by trace %u: %s\n", c.ran, c.why);
+}
+
+static void q1_no_refcounts_is_caught(void **state)
+{
+	expect_caught(BREAK_Q1_NO_REFS, TRACE_KINDS);
+}
+
+static void q1_early_decrements_are_caught(void **state)
+{
+	expect_caught(BREAK_Q1_EARLY_REF_MINUS, TRACE_KINDS);
+}
+
+static void q2_a_missing_sync_is_caught(void **state)
+{
+	expect_caught(BREAK_Q2_NO_SYNC_A, TRACE_KINDS);
+}
+
+static void q2_taking_all_for_zero_is_caught(void **state)
+{
+	expect_caught(BREAK_Q2_ALWAYS_ZERO, TRACE_KINDS);
+}
+
+static void q2_mapping_before_writing_is_caught(void **state)
+{
+	expect_caught(BREAK_Q2_EARLY_MAP, TRACE_KINDS);
+}
+
+static void q2_joining_late_is_caught(void **state)
+{
+	expect_caught(BREAK_Q2_JOIN_LATE, TRACE_KINDS);
+}
+
+static void q3_writing_to_shared_clusters_is_caught(void **state)
+{
+	expect_caught(BREAK_Q3_COPIED, TRACE_SHARED);
+}
+
+static void q4_reuse_before_the_commit_is_caught(void **state)
+{
+	expect_caught(BREAK_Q4_NO_COMMIT, TRACE_KINDS);
+}
+
+static void q4_reuse_under_requests_is_caught(void **state)
+{
+	expect_caught(BREAK_Q4_NO_EPOCH, TRACE_DISCARD);
+}
+
+static void q4_requests_that_race_hurt_nobody(void **state)
+{
+	struct campaign c = { .first_seed = number("BYRE_SIM_SEED", 0), .step = 1, .images = 8,
+			      .traces = TRACE_CELLS / 2, .change = leave_out_and_race };
+
+	broken = 0;
+	run(&c);
+}
+
+static void q5_an_old_autoclear_bit_is_caught(void **state)
+{
+	expect_caught(BREAK_Q5_AUTOCLEAR, TRACE_KINDS);
+}
+
+static void q7_a_table_used_too_early_is_caught(void **state)
+{
+	expect_caught(BREAK_Q7_SWITCH, TRACE_GROWTH);
+}
+
+static void q8_a_block_used_too_early_is_caught(void **state)
+{
+	expect_caught(BREAK_Q8_GROW, TRACE_GROWTH);
+}
+
+static void q9_an_ignored_error_is_caught(void **state)
+{
+	expect_caught(BREAK_Q9_IGNORE, TRACE_KINDS);
+}
+
+/* ---- one case ---- */
+
+static void change_one(struct trace_opts *o, uint64_t seed)
+{
+	if (number("BYRE_SIM_FAULTS", 0))
+		add_fault(o, seed);
+	if (number("BYRE_SIM_BROKEN", 0) == BREAK_Q9_IGNORE)
+		leave_out_with_faults(o, seed);
+	o->broken = (unsigned)number("BYRE_SIM_BROKEN", 0);
+}
+
+static int show(const char *text)
+{
+	struct campaign c = { .change = change_one,
+			      .reopen_every = (unsigned)number("BYRE_SIM_REOPEN", 8) };
+	unsigned long long seed, fate = 0;
+	unsigned k = UINT32_MAX;
+
+	if (sscanf(text, "%llu:%u:%llu", &seed, &k, &fate) < 1)
+		return 2;
+	campaign_show(&c, seed, k, fate);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(no_power_cut_hurts),
+		cmocka_unit_test(q9_what_fails_is_not_done),
+		cmocka_unit_test(q6_metadata_is_never_handed_out),
+		cmocka_unit_test(q1_no_refcounts_is_caught),
+		cmocka_unit_test(q1_early_decrements_are_caught),
+		cmocka_unit_test(q2_a_missing_sync_is_caught),
+		cmocka_unit_test(q2_taking_all_for_zero_is_caught),
+		cmocka_unit_test(q2_mapping_before_writing_is_caught),
+		cmocka_unit_test(q2_joining_late_is_caught),
+		cmocka_unit_test(q3_writing_to_shared_clusters_is_caught),
+		cmocka_unit_test(q4_reuse_before_the_commit_is_caught),
+		cmocka_unit_test(q4_reuse_under_requests_is_caught),
+		cmocka_unit_test(q4_requests_that_race_hurt_nobody),
+		cmocka_unit_test(q5_an_old_autoclear_bit_is_caught),
+		cmocka_unit_test(q7_a_table_used_too_early_is_caught),
+		cmocka_unit_test(q8_a_block_used_too_early_is_caught),
+		cmocka_unit_test(q9_an_ignored_error_is_caught),
+	};
+	const char *one = getenv("BYRE_SIM_CASE");
+
+	if (one)
+		return show(one);
+	if (getenv("BYRE_SIM_TEST"))
+		cmocka_set_test_filter(getenv("BYRE_SIM_TEST"));
+	/* Damage, in this program, is what a rule left out leaves. */
+	log_set_sink(silent);
+	return cmocka_run_group_tests_name("qcow2_crash", tests, NULL, NULL);
+}

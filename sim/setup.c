@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/* sim/setup.c - what a trace's seed means, and the images that it begins with. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/err.h"
+#include "base/prng.h"
+#include "fmt/qcow2/qcow2.h"
+#include "sim/trace.h"
+
+static const char *const kind_names[TRACE_KINDS] = {
+	"fresh", "raw backing file", "qcow2 backing file", "recycled clusters", "growth",
+	"discard", "zeroes", "snapshot",
+};
+static const unsigned sizes[TRACE_SIZES] = { 9, 12, 16, 21 };
+
+/* Enough for several L2 tables of the smallest clusters, and some clusters of the largest. */
+static uint64_t draw_window(struct prng *p, unsigned cluster_bits)
+{
+	static const uint64_t max[TRACE_SIZES] = { 256 * KiB, 1 * MiB, 2 * MiB, 12 * MiB };
+	unsigned i = 0;
+	uint64_t n;
+
+	while (sizes[i] != cluster_bits)
+		i++;
+	n = max[i] / 4 + align_down(prng_below(p, max[i] - max[i] / 4), 1ULL << cluster_bits);
+	/* Often the disk ends within a cluster. */
+	return align_down(n, SIM_SECTOR) - (prng_below(p, 2) ? 0 : SIM_SECTOR * prng_below(p, 16));
+}
+
+static void draw_growth(struct prng *p, struct sim_image_opts *im)
+{
+	uint64_t per_table = (1ULL << im->cluster_bits) / 8;
+
+	im->version = 3;
+	im->refcount_order = 6;
+	im->spare = (unsigned)prng_below(p, 24);
+	im->full_blocks = 1;
+	/* Small clusters: the table is full as well. */
+	if (im->cluster_bits == 9 && prng_below(p, 2))
+		im->full_blocks = (unsigned)per_table;
+}
+
+static void draw_image(struct prng *p, struct trace_opts *o)
+{
+	struct sim_image_opts *im = &o->image;
+
+	im->version = prng_below(p, 4) ? 3 : 2;
+	im->refcount_order = im->version == 2 ? 4 : (unsigned)prng_below(p, 7);
+	im->is_odd = im->version == 3 && !prng_below(p, 4);
+	if (prng_below(p, 3) == 0)
+		im->own_every = 1 + (unsigned)prng_below(p, 4);
+	if (prng_below(p, 4) == 0)
+		im->stale = 1 + (unsigned)prng_below(p, 12);
+	switch (o->kind) {
+	case TRACE_RAW_BACKING:
+	case TRACE_QCOW2_BACKING:
+		o->backing_size = im->window;
+		if (prng_below(p, 3) == 0)
+			o->backing_size = SIM_SECTOR * (1 + prng_below(p, im->window / SIM_SECTOR));
+		im->backing_name = "base";
+		im->backing_format = o->kind == TRACE_RAW_BACKING ? "raw" : "qcow2";
+		o->backing_bits = prng_below(p, 2) ? im->cluster_bits : 9 + 3 *
+							       (unsigned)prng_below(p, 3);
+		break;
+	case TRACE_RECYCLED:
+		im->stale = 8 + (unsigned)prng_below(p, im->cluster_bits > 16 ? 4 : 40);
+		break;
+	case TRACE_GROWTH:
+		im->own_every = 0;
+		im->stale = 0;
+		draw_growth(p, im);
+		break;
+	case TRACE_DISCARD:
+	case TRACE_ZEROES:
+		im->own_every = 1 + (unsigned)prng_below(p, 2);
+		break;
+	case TRACE_SHARED:
+		im->is_shared = true;
+		im->own_every = 1 + (unsigned)prng_below(p, 2);
+		im->refcount_order = MAX(im->refcount_order, 1u);
+		break;
+	case TRACE_FRESH:
+	case TRACE_KINDS:
+		break;
+	}
+}
+
+void trace_opts_init(struct trace_opts *o, uint64_t seed)
+{
+	unsigned cell = (unsigned)(seed % TRACE_CELLS);
+	struct prng p = { mix64(seed + 1) };
+
+	*o = (struct trace_opts){ .seed = seed };
+	o->nloops = 1 + cell % WORLD_LOOPS_MAX;
+	cell /= WORLD_LOOPS_MAX;
+	o->image.cluster_bits = sizes[cell % TRACE_SIZES];
+	o->kind = (enum trace_kind)(cell / TRACE_SIZES);
+	o->image.window = draw_window(&p, o->image.cluster_bits);
+	draw_image(&p, o);
+	o->is_device = prng_below(&p, 3) == 0;
+	o->writethrough = prng_below(&p, 5) == 0;
+	o->gives_back = prng_below(&p, 2);
+	o->nfibers = prng_below(&p, 3) ? 1 + (unsigned)prng_below(&p, 6) : 1;
+	o->nfibers = MAX(o->nfibers, o->nloops);
+	o->nops = 20 + (unsigned)prng_below(&p, 60);
+	if (o->image.cluster_bits > 16)
+		o->nops = 8 + (unsigned)prng_below(&p, 14);
+	if (prng_below(&p, 3) == 0)
+		o->reopen_after = 1 + (unsigned)prng_below(&p, o->nops);
+}
+
+void trace_describe(const struct trace_opts *o, char *ret, size_t size)
+{
+	const struct sim_image_opts *im = &o->image;
+
+	snprintf(ret, size, "seed %llu: %s, version %u, clusters of %llu, refcounts of %u bits, "
+		 "%u loop%s, %u fibers, %s%s%s%s%s",
+		 (unsigned long long)o->seed, kind_names[o->kind], im->version,
+		 1ULL << im->cluster_bits, 1u << im->refcount_order, o->nloops,
+		 o->nloops > 1 ? "s" : "", o->nfibers, o->is_device ? "device" : "file",
+		 o->writethrough ? ", writethrough" : "", o->gives_back ? ", discard" : "",
+		 im->stale ? ", stale clusters" : "", o->fault.nth ? ", faults" : "");
+}
+
+/* ---- opening ---- */
+
+static int open_backing_wait(const struct trace *t, struct loop *l, struct world *w,
+			     struct qcow2_cache *cache, struct node **ret, struct err *err)
+{
+	struct sim_disk_opts so = { .name = "base", .world = w, .home = l, .read_only = true,
+				    .size = t->backing_file_size, .seed = t->o.seed,
+				    .pages = (struct sim_pages *)(uintptr_t)&t->backing };
+	struct qcow2_opts qo = { .cache = cache };
+	struct node *file;
+	int rc = sim_disk_open_wait(&so, &file);
+
+	if (rc || t->o.kind != TRACE_QCOW2_BACKING) {
+		*ret = file;
+		return rc;
+	}
+	rc = qcow2_open_wait(file, &qo, ret, err);
+	if (rc)
+		node_put_wait(file);
+	return rc;
+}
+
+int trace_open_wait(const struct trace *t, struct loop *l, struct world *w, struct node *file,
+		    const struct qcow2_opts *opts, struct qcow2_cache **ret_cache,
+		    struct node **ret, struct err *err)
+{
+	struct qcow2_opts qo = *opts;
+	struct node *below;
+	int rc;
+
+	qo.cache = qcow2_cache_new(0, l);
+	assert(qo.cache);
+	rc = qcow2_open_wait(file, &qo, ret, err);
+	if (rc) {
+		node_put_wait(file);
+		qcow2_cache_free(qo.cache);
+		return rc;
+	}
+	if (t->o.backing_size) {
+		rc = open_backing_wait(t, l, w, qo.cache, &below, err);
+		if (!rc)
+			rc = node_attach_wait(*ret, CHILD_BACKING, below, err);
+		assert(rc == 0);
+	}
+	*ret_cache = qo.cache;
+	return 0;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/* sim/trace.h - a guest at work on a qcow2 image over a simulated disk, all of it from a seed.
+ *
+ * A seed's remainder by TRACE_CELLS is its *cell*: what the image is like, the size of its clusters
+ * and whether one loop or two work on it. The rest of the seed decides everything else. One or
+ * more fibers a loop write, zero, discard, read, flush and sleep; what they read is compared
+ * with the model at once. Now and then the image is closed and opened again.
+ *
+ * What a trace leaves is the disk's log, from which crash.h makes what a power cut would leave, and
+ * the model, which knows what a guest may find there: oracle.h. */
+#ifndef SIM_TRACE_H
+#define SIM_TRACE_H
+
+#include "sim/disk.h"
+#include "sim/image.h"
+#include "sim/model.h"
+#include "sim/pages.h"
+
+enum trace_kind {
+	TRACE_FRESH,
+	TRACE_RAW_BACKING,
+	TRACE_QCOW2_BACKING,
+	TRACE_RECYCLED,                 /* free clusters hold what others wrote */
+	TRACE_GROWTH,                   /* of refcount blocks, and of their table */
+	TRACE_DISCARD,
+	TRACE_ZEROES,
+	TRACE_SHARED,                   /* with a snapshot */
+	TRACE_KINDS,
+};
+
+enum { TRACE_SIZES = 4, TRACE_CELLS = TRACE_KINDS * TRACE_SIZES * WORLD_LOOPS_MAX };
+
+struct trace_opts {
+	uint64_t seed;
+	enum trace_kind kind;
+	unsigned nloops;
+	struct sim_image_opts image;
+	uint64_t backing_size;          /* bytes; 0: no backing file */
+	unsigned backing_bits;          /* clusters of a qcow2 backing file */
+	bool is_device;
+	bool writethrough;
+	bool gives_back;                /* what is freed is discarded */
+	unsigned nfibers;
+	unsigned nops;                  /* of all fibers */
+	unsigned reopen_after;          /* operations; 0: never */
+	bool is_racy;                   /* requests overlap as much as they like, and starve */
+	unsigned broken;                /* enum writer_break */
+	struct sim_fault fault;
+};
+
+/* What the writer held when event i of the log had happened. */
+struct trace_probe {
+	unsigned session;               /* how often the image was opened */
+	uint64_t commits;               /* that have ended; the rest counts clusters */
+	uint64_t reserved, quarantined, pending;        /* now */
+	uint64_t taken, freed;                          /* ever */
+};
+
+struct trace {
+	struct trace_opts o;
+	struct sim_image im;
+	struct model model;
+	struct sim_pages start, medium, backing;
+	uint64_t start_size, size;
+	uint64_t backing_file_size;
+	struct sim_log log;
+	struct trace_probe *probes;
+	uint32_t probes_room;
+	unsigned sessions;
+	uint32_t first_change;          /* the first event of what is not the header's */
+	bool is_closed;                 /* cleanly: nothing may be left of the writer's use */
+	int close_res;
+	char why[512];                  /* empty: all that was read was right */
+};
+
+void trace_opts_init(struct trace_opts *o, uint64_t seed);
+/* "seed 17: zeroes, clusters of 4096, 2 loops, ..." */
+void trace_describe(const struct trace_opts *o, char *ret, size_t size);
+/* Runs it all. False: t->why. @t is to be finished in any case. */
+bool trace_run(struct trace *t, const struct trace_opts *o);
+void trace_fini(struct trace *t);
+
+/* In a fiber: opens the image in @file, and what is below it, on loop @l. @opts without cache.
+ * *@ret and *@ret_cache are owned; @file is taken. */
+struct qcow2_opts;
+struct qcow2_cache;
+struct err;
+int trace_open_wait(const struct trace *t, struct loop *l, struct world *w, struct node *file,
+		    const struct qcow2_opts *opts, struct qcow2_cache **ret_cache,
+		    struct node **ret, struct err *err);
+
+#endif
