@@ -13,6 +13,8 @@ _byre_serve()
 			-- "$cur") ;;
 	--discard)
 		mapfile -t COMPREPLY < <(compgen -W "unmap ignore" -- "$cur") ;;
+	--detect-zeroes)
+		mapfile -t COMPREPLY < <(compgen -W "off on unmap" -- "$cur") ;;
 	--backend)
 		mapfile -t COMPREPLY < <(compgen -W "uring posix" -- "$cur") ;;
 	--allow)
@@ -25,8 +27,8 @@ _byre_serve()
 	*)
 		if [[ $cur == -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -W "-f --format --name -r --read-only --cache
-				--discard --snapshot -U --force-share --nbd --loops --allow --cache-size
-				--stats --backend --pid-file -h --help" -- "$cur")
+				--discard --detect-zeroes --snapshot -U --force-share --nbd --loops
+				--allow --cache-size --stats --backend --pid-file -h --help" -- "$cur")
 		else
 			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		fi ;;

@@ -203,9 +203,9 @@ static int check_image(const struct bench_args *a, const struct img *img)
 		return tool_error("Could not open '%s': aio=native was specified, but it requires "
 				  "cache.direct=on, which was not specified.", a->name);
 	if (a->o.writes && img->port->read_only)
-		return tool_error("Could not open '%s': this version writes raw images only",
-				  a->name);
-	if (a->o.writes && !a->img.format && !a->img.image_opts && strncmp(a->name, "json:", 5))
+		return tool_error("Could not open '%s': Block node is read-only", a->name);
+	if (a->o.writes && !strcmp(img_format(img), "raw") && !a->img.format &&
+	    !a->img.image_opts && strncmp(a->name, "json:", 5))
 		fprintf(stderr, "WARNING: Image format was not specified for '%s' and probing "
 			"guessed raw.\n         Automatically detecting the format is dangerous "
 			"for raw images, write operations on block 0 will be restricted.\n"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* cmd/cmd_create.c - `byre create`: a new raw image.
+/* cmd/cmd_create.c - `byre create`: the command line, and new raw images (create_qcow2.c: others).
  *
  * The file is opened without truncating it and locked first, so that an image in use is not lost
  * to a slip of the hand. Its first block is written where nothing else is preallocated: programs
@@ -19,9 +19,9 @@
 #include "base/err.h"
 #include "base/size.h"
 #include "blk/blk.h"
+#include "cmd/create.h"
 #include "cmd/tool.h"
 #include "ctl/image_name.h"
-#include "ctl/option_list.h"
 #include "drv/file/file.h"
 #include "loop/work.h"
 
@@ -37,11 +37,11 @@ enum { SECTOR = 512, FIRST_BLOCK = 4096, ZEROS = 1 << 20, EXTENT_HINT_DEFAULT = 
 static const struct opt create_opts[] = {
 	TOOL_OPT_OBJECT,
 	TOOL_OPT_QUIET,
-	{ 'f', "format", "FMT", "the format: raw, which is the default", OPT_FORMAT },
+	{ 'f', "format", "FMT", "the format: raw, which is the default, or qcow2", OPT_FORMAT },
 	{ 'o', "options", "OPTIONS", "key=value,...; 'help' shows them", OPT_OPTIONS },
-	{ 'b', "backing", "FILENAME", "refused: raw images have no backing file", OPT_BACKING },
-	{ 'F', "backing-format", "FMT", "refused, too", OPT_BACKING_FORMAT },
-	{ 'u', "backing-unsafe", NULL, "do not look at a backing file", OPT_BACKING_UNSAFE },
+	{ 'b', "backing", "FILENAME", "the backing file (qcow2)", OPT_BACKING },
+	{ 'F', "backing-format", "FMT", "its format", OPT_BACKING_FORMAT },
+	{ 'u', "backing-unsafe", NULL, "do not look at the backing file", OPT_BACKING_UNSAFE },
 	TOOL_OPT_HELP,
 };
 
@@ -53,20 +53,6 @@ static const struct tool_grammar create_tool = {
 	.nopts = ARRAY_SIZE(create_opts),
 };
 
-struct args {
-	const char *format;
-	const char *operands[3];        /* FILENAME, SIZE, and one that should not be there */
-	unsigned noperands;             /* at most so many are kept */
-	const char *filename;
-	bool has_size;                  /* as an operand */
-	uint64_t size;
-	const char *backing, *backing_format;
-	char *options_text;             /* owned; all of -o, or NULL */
-	struct option_list options;
-	bool is_quiet;
-	bool is_done;                   /* --help: nothing else counts */
-};
-
 enum prealloc { PREALLOC_OFF, PREALLOC_FALLOC, PREALLOC_FULL };
 
 /* What is to be made. */
@@ -76,33 +62,30 @@ struct plan {
 	const char *path;
 	uint64_t size;                  /* as asked for; the file gets whole sectors */
 	enum prealloc prealloc;
-	bool is_nocow;
-	bool has_extent_hint;
-	uint64_t extent_hint;
+	struct create_hints hints;
 	int fd;                         /* on the way */
 	struct err *err;
 };
 
 /* ---- making it ---- */
 
-/* Hints to the file system, which may not know them. */
-static void give_hints(const struct plan *p)
+void create_give_hints(int fd, const struct create_hints *h)
 {
 	struct fsxattr x;
 	int flags;
 
-	if (p->is_nocow && !ioctl(p->fd, FS_IOC_GETFLAGS, &flags)) {
+	if (h->is_nocow && !ioctl(fd, FS_IOC_GETFLAGS, &flags)) {
 		flags |= FS_NOCOW_FL;
-		(void)!ioctl(p->fd, FS_IOC_SETFLAGS, &flags);
+		(void)!ioctl(fd, FS_IOC_SETFLAGS, &flags);
 	}
-	if ((p->has_extent_hint && !p->extent_hint) || ioctl(p->fd, FS_IOC_FSGETXATTR, &x))
+	if ((h->has_extent_hint && !h->extent_hint) || ioctl(fd, FS_IOC_FSGETXATTR, &x))
 		return;
 	x.fsx_xflags |= FS_XFLAG_EXTSIZE;
-	x.fsx_extsize = p->has_extent_hint ? (uint32_t)p->extent_hint : EXTENT_HINT_DEFAULT;
-	(void)!ioctl(p->fd, FS_IOC_FSSETXATTR, &x);
+	x.fsx_extsize = h->has_extent_hint ? (uint32_t)h->extent_hint : EXTENT_HINT_DEFAULT;
+	(void)!ioctl(fd, FS_IOC_FSSETXATTR, &x);
 }
 
-static int write_zeros(int fd, uint64_t len)
+int create_write_zeros(int fd, uint64_t len)
 {
 	char *zeros = calloc(1, ZEROS);
 	uint64_t off = 0;
@@ -126,11 +109,11 @@ static int preallocate(const struct plan *p, uint64_t size)
 
 	switch (p->prealloc) {
 	case PREALLOC_OFF:
-		return write_zeros(p->fd, MIN(size, (uint64_t)FIRST_BLOCK));
+		return create_write_zeros(p->fd, MIN(size, (uint64_t)FIRST_BLOCK));
 	case PREALLOC_FALLOC:
 		return size ? -posix_fallocate(p->fd, 0, (off_t)size) : 0;
 	case PREALLOC_FULL:
-		rc = write_zeros(p->fd, size);
+		rc = create_write_zeros(p->fd, size);
 		return rc || !fsync(p->fd) ? rc : -errno;
 	}
 	return 0;
@@ -141,11 +124,11 @@ static int fill(const struct plan *p)
 	uint64_t size = align_up(p->size, SECTOR);
 	int rc;
 
-	if (p->extent_hint > UINT32_MAX)
+	if (p->hints.extent_hint > UINT32_MAX)
 		return err_set(p->err, EINVAL, "Extent size hint is too large");
 	if (ftruncate(p->fd, 0) < 0)
 		return err_set_errno(p->err, errno, "Could not create '%s'", p->path);
-	give_hints(p);
+	create_give_hints(p->fd, &p->hints);
 	if (p->size > INT64_MAX)
 		return err_set_errno(p->err, EINVAL, "Could not resize file");
 	if (ftruncate(p->fd, (off_t)size) < 0) {
@@ -237,7 +220,7 @@ static int check_prealloc(const struct option_item *o, struct plan *p, struct er
 }
 
 /* The size, from the operand or the options. */
-static int find_size(const struct args *a, const struct option_item *o, uint64_t *ret,
+static int find_size(const struct create_args *a, const struct option_item *o, uint64_t *ret,
 		     struct err *err)
 {
 	if (a->has_size && o)
@@ -260,11 +243,12 @@ static int check_format(const char *f, struct err *err)
 		return 0;
 	if (image_name_check_format(f, NULL) == -EINVAL)
 		return err_set(err, EINVAL, "Unknown file format '%s'", f);
-	return err_set(err, ENOTSUP, "this version creates raw images only, not '%s'", f);
+	return err_set(err, ENOTSUP, "byre creates qcow2 and raw images, not '%s'", f);
 }
 
 /* The operands and options, as far as they can be judged without a look at the disk. */
-static int make_plan(struct args *a, struct image_name *name, struct plan *p, struct err *err)
+static int make_plan(struct create_args *a, struct image_name *name, struct plan *p,
+		     struct err *err)
 {
 	const struct option_item *size, *prealloc, *nocow, *hint, *unused;
 	int rc = check_format(a->format, err);
@@ -288,10 +272,10 @@ static int make_plan(struct args *a, struct image_name *name, struct plan *p, st
 	rc = find_size(a, size, &p->size, err);
 	if (rc)
 		return rc;
-	p->has_extent_hint = hint;
-	rc = option_bool(nocow, "", &p->is_nocow, err);
+	p->hints.has_extent_hint = hint;
+	rc = option_bool(nocow, "", &p->hints.is_nocow, err);
 	if (!rc)
-		rc = option_size(hint, "", &p->extent_hint, err);
+		rc = option_size(hint, "", &p->hints.extent_hint, err);
 	if (!rc && !strncmp(a->filename, "json:", 5))
 		rc = err_set(err, EINVAL, "Unknown protocol 'json'");
 	if (!rc && a->filename[0])
@@ -304,14 +288,14 @@ static int make_plan(struct args *a, struct image_name *name, struct plan *p, st
 		       (int64_t)p->size, nocow ? " nocow=" : "", nocow ? nocow->value : "",
 		       prealloc ? " preallocation=" : "", prealloc ? prealloc->value : "");
 	if (!a->is_quiet && hint)
-		printf(" extent_size_hint=%" PRId64, (int64_t)p->extent_hint);
+		printf(" extent_size_hint=%" PRId64, (int64_t)p->hints.extent_hint);
 	if (!a->is_quiet)
 		putchar('\n');
 	rc = check_prealloc(prealloc, p, err);
 	return rc ? err_wrap(err, rc, "%s", a->filename) : 0;
 }
 
-static int create(struct args *a)
+static int create(struct create_args *a)
 {
 	struct image_name name = { 0 };
 	struct err err = { 0 };
@@ -340,7 +324,7 @@ static int create(struct args *a)
 /* ---- the command line ---- */
 
 /* Returns what opts_next() did, or OPTS_ERROR. */
-static int take_option(struct args *a, int id, const char *value)
+static int take_option(struct create_args *a, int id, const char *value)
 {
 	switch (id) {
 	case OPTS_OPERAND:
@@ -365,13 +349,16 @@ static int take_option(struct args *a, int id, const char *value)
 	case OPT_BACKING_FORMAT:
 		a->backing_format = value;
 		break;
+	case OPT_BACKING_UNSAFE:
+		a->is_backing_unsafe = true;
+		break;
 	case OPT_OBJECT:
 		return tool_object(value) ? OPTS_ERROR : id;
 	}
 	return id;
 }
 
-static int take_size(struct args *a, const char *text)
+static int take_size(struct create_args *a, const char *text)
 {
 	int rc = tool_size(text, &a->size);
 
@@ -399,15 +386,19 @@ static bool asks_help(const char *options)
 	return false;
 }
 
-static int run(struct args *a)
+static int run(struct create_args *a)
 {
+	bool is_qcow2 = !strcmp(a->format, "qcow2");
 	struct err err = { 0 };
 
 	a->filename = a->operands[0];
 	if (a->options_text && asks_help(a->options_text)) {
-		if (check_format(a->format, &err))
+		if (!is_qcow2 && check_format(a->format, &err))
 			return tool_fail(&err);
-		print_options_help(a->filename);
+		if (is_qcow2)
+			create_qcow2_help(a->filename);
+		else
+			print_options_help(a->filename);
 		return EXIT_OK;
 	}
 	if (!a->filename)
@@ -418,12 +409,12 @@ static int run(struct args *a)
 		return tool_fail_usage(&create_tool, "Unexpected argument: %s", a->operands[2]);
 	if (a->options_text && option_list_parse(a->options_text, NULL, &a->options, &err))
 		return tool_fail(&err);
-	return create(a);
+	return is_qcow2 ? create_qcow2(a) : create(a);
 }
 
 int cmd_create(int argc, char **argv)
 {
-	struct args a = { .format = "raw" };
+	struct create_args a = { .format = "raw" };
 	const char *value;
 	int id, rc = EXIT_ERROR;
 

@@ -7,7 +7,6 @@
 
 #include "base/bits.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "blk/port.h"
 #include "export/nbd/nbd.h"
 #include "loop/fiber.h"
@@ -71,6 +70,7 @@ static int open_graph_wait(void *arg)
 		.cache = d->image->cache,
 		.read_only = d->image->read_only,
 		.discard = !d->image->ignore_discard,
+		.detect_zeroes = d->image->detect_zeroes,
 		.no_lock = d->image->force_share,
 		.cache_bytes = o->cache_bytes,
 		.allow = o->allow,
@@ -80,8 +80,8 @@ static int open_graph_wait(void *arg)
 
 	if (rc)
 		return rc;
-	rc = port_new(d->graph.top, d->image->read_only || d->graph.top->read_only, &d->port,
-		      c->err);
+	rc = port_new(graph_head(&d->graph), d->image->read_only || d->graph.top->read_only,
+		      &d->port, c->err);
 	if (!rc)
 		d->port->ignore_discard = d->image->ignore_discard;
 	return rc;
@@ -124,7 +124,6 @@ static int open_disk(struct serve *s, struct serve_disk *d, struct err *err)
 
 static int open_disks(struct serve *s, struct err *err)
 {
-	bool is_told = false;
 	int rc = 0;
 
 	s->disks = calloc(s->opts->nimages, sizeof(*s->disks));
@@ -136,11 +135,6 @@ static int open_disks(struct serve *s, struct err *err)
 		d->image = &s->opts->images[i];
 		d->home = s->loops[i % s->nloops].loop;
 		rc = open_disk(s, d, err);
-		if (!rc && d->port->read_only && !d->image->read_only && !is_told) {
-			log_info("'%s': this version serves qcow2 images read-only",
-				 d->image->path);
-			is_told = true;
-		}
 	}
 	return rc;
 }

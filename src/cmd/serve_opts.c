@@ -16,6 +16,7 @@ enum {
 	OPT_READ_ONLY,
 	OPT_CACHE,
 	OPT_DISCARD,
+	OPT_DETECT_ZEROES,
 	OPT_SNAPSHOT,
 	OPT_FORCE_SHARE,
 	OPT_NBD,                        /* from here on: for all */
@@ -36,6 +37,9 @@ static const struct opt image_opts[] = {
 	{ 0, "cache", "MODE", "writeback (default), none, writethrough, directsync\n"
 			      "or unsafe, as QEMU names them", OPT_CACHE },
 	{ 0, "discard", "MODE", "unmap (default): discards free space; or ignore", OPT_DISCARD },
+	{ 0, "detect-zeroes", "MODE", "writes of zeros are off (default): written; on: zeroed;\n"
+				      "unmap: zeroed, and their space given back",
+	  OPT_DETECT_ZEROES },
 	{ 0, "snapshot", "NAME", "serve an internal snapshot (name or id), read-only",
 	  OPT_SNAPSHOT },
 	{ 'U', "force-share", NULL, "neither take nor check image locks; read-only",
@@ -90,6 +94,19 @@ static int parse_discard(const char *value, bool *ret_ignore, struct err *err)
 	return 0;
 }
 
+static int parse_zeroes(const char *value, enum graph_zeroes *ret, struct err *err)
+{
+	if (!strcmp(value, "off"))
+		*ret = GRAPH_ZEROES_OFF;
+	else if (!strcmp(value, "on"))
+		*ret = GRAPH_ZEROES_ON;
+	else if (!strcmp(value, "unmap"))
+		*ret = GRAPH_ZEROES_UNMAP;
+	else
+		return bad_choice("detect-zeroes", value, "on, unmap, off", err);
+	return 0;
+}
+
 static int parse_backend(const char *value, enum loop_backend *ret, struct err *err)
 {
 	if (!strcmp(value, "uring"))
@@ -123,6 +140,8 @@ static int image_option(struct serve_image *next, int id, const char *value, str
 		return file_cache_parse(value, &next->cache, err);
 	case OPT_DISCARD:
 		return parse_discard(value, &next->ignore_discard, err);
+	case OPT_DETECT_ZEROES:
+		return parse_zeroes(value, &next->detect_zeroes, err);
 	case OPT_SNAPSHOT:
 		next->snapshot = value;
 		return 0;

@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "drv/file/file.h"
+#include "ctl/graph.h"
 #include "loop/loop.h"
 
 struct err;
@@ -29,6 +29,7 @@ struct serve_image {
 	enum file_cache cache;
 	bool read_only;
 	bool ignore_discard;
+	enum graph_zeroes detect_zeroes;
 	bool force_share;               /* then read_only too */
 	bool has_name;                  /* --name was given */
 };

@@ -13,6 +13,7 @@
 #include "blk/blk.h"
 #include "ctl/confine.h"
 #include "ctl/image_name.h"
+#include "drv/zeroes/zeroes.h"
 #include "fmt/qcow2/qcow2.h"
 #include "fmt/raw/probe.h"
 #include "fmt/raw/raw.h"
@@ -142,13 +143,37 @@ static void named_open_work(void *arg)
 	}
 }
 
+/* The cache mode that was said of a file. */
+static enum file_cache cache_mode(const struct opening *o, const struct image_name *image)
+{
+	return image && image->has_cache ? image->cache : o->opts->cache;
+}
+
+/* Where the format over it makes writes durable, the file need not. */
+static enum file_cache without_sync(enum file_cache cache)
+{
+	switch (cache) {
+	case FILE_CACHE_WRITETHROUGH:
+		return FILE_CACHE_WRITEBACK;
+	case FILE_CACHE_DIRECTSYNC:
+		return FILE_CACHE_NONE;
+	default:
+		return cache;
+	}
+}
+
+static bool is_writethrough(enum file_cache cache)
+{
+	return without_sync(cache) != cache;
+}
+
 static struct file_opts file_opts(const struct opening *o, const char *path, int fd, bool writable,
 				  const struct image_name *image)
 {
 	struct file_opts fo = {
 		.path = path,
 		.fd = fd,
-		.cache = o->opts->cache,
+		.cache = cache_mode(o, image),
 		.writable = writable,
 		.discard = writable && o->opts->discard,
 		.no_lock = o->opts->no_lock,
@@ -156,8 +181,6 @@ static struct file_opts file_opts(const struct opening *o, const char *path, int
 		.qemu_words = o->opts->qemu_words,
 	};
 
-	if (image && image->has_cache)
-		fo.cache = image->cache;
 	/* Sharing by force is for readers. */
 	if (image && (image->no_lock || (image->is_share_forced && !writable)))
 		fo.no_lock = true;
@@ -237,6 +260,8 @@ static int open_qcow2_wait(struct opening *o, const struct layer *l, struct node
 		.metadata_only = o->opts->metadata_only,
 		.for_check = o->opts->for_check && l->is_top,
 		.snapshot = l->is_top ? o->opts->snapshot : NULL,
+		.writethrough = l->writable && is_writethrough(cache_mode(o, l->image)),
+		.discard = l->writable && o->opts->discard,
 	};
 	/* Unlike raw bytes, tables make no sense while somebody changes them. */
 	struct file_opts fo = file_opts(o, l->path, -1, l->writable, l->image);
@@ -456,19 +481,23 @@ static int open_chain_wait(struct opening *o, struct err *err)
 
 /* ---- the top ---- */
 
-static int open_top_file_wait(struct opening *o, bool writable, struct node **ret, struct err *err)
+static int open_top_file_wait(struct opening *o, const struct layer *l, struct node **ret,
+			      struct err *err)
 {
-	struct file_opts fo = file_opts(o, o->opts->path, -1, writable, o->opts->image);
-	int rc = file_open_wait(&fo, o->home, ret, err);
+	struct file_opts fo = file_opts(o, o->opts->path, -1, l->writable, o->opts->image);
+	int rc;
 
-	if (writable && (rc == -EACCES || rc == -EPERM || rc == -EROFS) &&
+	if (l->writable && !strcmp(l->format, "qcow2"))
+		fo.cache = without_sync(fo.cache);
+	rc = file_open_wait(&fo, o->home, ret, err);
+	if (l->writable && (rc == -EACCES || rc == -EPERM || rc == -EROFS) &&
 	    !eaccess(o->opts->path, R_OK))
 		err_hint(err, "use --read-only to serve it without writing");
 	return rc;
 }
 
-/* Only raw images are written. Which it is may be known only after a look at the file, so where
- * nobody said, the file is first opened for reading. */
+/* How a file is opened to be written depends on its format, which may be known only after a look at
+ * it: where nobody said, it is first opened for reading. */
 static int open_top_wait(struct opening *o, struct err *err)
 {
 	struct layer l = {
@@ -481,7 +510,7 @@ static int open_top_wait(struct opening *o, struct err *err)
 	int rc;
 
 	if (!l.format) {
-		rc = open_top_file_wait(o, false, &file, err);
+		rc = open_top_file_wait(o, &l, &file, err);
 		if (rc)
 			return rc;
 		rc = probe_wait(file, &l.format, err);
@@ -494,11 +523,11 @@ static int open_top_wait(struct opening *o, struct err *err)
 		goto fail;
 	if (rc)
 		return rc;
-	l.writable = strcmp(l.format, "qcow2") && !o->opts->read_only;
+	l.writable = !o->opts->read_only && !o->opts->snapshot;
 	if (l.is_probed && l.writable)
 		node_put_wait(file);
 	if (!l.is_probed || l.writable)
-		rc = open_top_file_wait(o, l.writable, &file, err);
+		rc = open_top_file_wait(o, &l, &file, err);
 	if (rc)
 		return rc;
 	rc = open_format_wait(o, &l, file, &o->g.top, err);
@@ -537,6 +566,22 @@ static int prepare(struct opening *o, struct err *err)
 	return rc;
 }
 
+static int add_filter_wait(struct opening *o, struct err *err)
+{
+	bool unmap = o->opts->detect_zeroes == GRAPH_ZEROES_UNMAP && o->opts->discard;
+	struct node *top = node_get(o->g.top);
+	int rc = zeroes_open_wait(top, unmap, &o->g.filter, err);
+
+	if (rc)
+		node_put_wait(top);
+	return rc;
+}
+
+struct node *graph_head(const struct graph *g)
+{
+	return g->filter ? g->filter : g->top;
+}
+
 int graph_open_wait(const struct graph_opts *opts, struct loop *home, struct graph *ret,
 		    struct err *err)
 {
@@ -547,6 +592,8 @@ int graph_open_wait(const struct graph_opts *opts, struct loop *home, struct gra
 		rc = open_top_wait(&o, err);
 	if (!rc)
 		rc = open_chain_wait(&o, err);
+	if (!rc && opts->detect_zeroes != GRAPH_ZEROES_OFF && !o.g.top->read_only)
+		rc = add_filter_wait(&o, err);
 	confine_free(o.roots);
 	free(o.seen);
 	if (rc) {
@@ -559,8 +606,10 @@ int graph_open_wait(const struct graph_opts *opts, struct loop *home, struct gra
 
 int graph_close_wait(struct graph *g, struct err *err)
 {
-	int rc = g->top ? node_settle_wait(g->top, err) : 0;
+	int rc;
 
+	node_put_wait(g->filter);
+	rc = g->top ? node_settle_wait(g->top, err) : 0;
 	node_put_wait(g->top);
 	qcow2_cache_free(g->cache);
 	*g = (struct graph) { 0 };

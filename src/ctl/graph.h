@@ -32,6 +32,13 @@ struct qcow2_cache;
 
 enum { GRAPH_LAYERS_MAX = 10000 };      /* images in a chain */
 
+/* What becomes of writes of zeros (drv/zeroes). */
+enum graph_zeroes {
+	GRAPH_ZEROES_OFF,               /* they are written */
+	GRAPH_ZEROES_ON,                /* zeroed */
+	GRAPH_ZEROES_UNMAP,             /* zeroed, and with @discard space is given back */
+};
+
 struct graph_opts {
 	const char *path;
 	const char *format;             /* "qcow2", "raw"; NULL: probed */
@@ -39,6 +46,7 @@ struct graph_opts {
 	enum file_cache cache;
 	bool read_only;
 	bool discard;                   /* discards reach the file */
+	enum graph_zeroes detect_zeroes;
 	bool no_lock;                   /* no image locks; only with read_only */
 	size_t cache_bytes;             /* of mapping cache, for all layers together */
 	const char *const *allow;       /* folders where named files may lie, besides the image's */
@@ -56,7 +64,8 @@ struct graph_opts {
 
 /* A disk: the top of its graph and what all layers share. */
 struct graph {
-	struct node *top;               /* owned */
+	struct node *top;               /* owned; the image */
+	struct node *filter;            /* owned; over it, what a port shall hold; NULL: none */
 	struct qcow2_cache *cache;      /* owned; NULL where no layer is qcow2 */
 	unsigned layers;                /* images in the chain */
 };
@@ -64,6 +73,8 @@ struct graph {
 /* In a fiber of @home, which becomes the home of all nodes. 0 or -errno; @ret only on success. */
 int graph_open_wait(const struct graph_opts *opts, struct loop *home, struct graph *ret,
 		    struct err *err);
+/* What a port shall hold. */
+struct node *graph_head(const struct graph *g);
 /* In a fiber of that loop, with no port open on it: writes back, closes, frees. The first error of
  * writing back; closed it is all the same. A zeroed graph is fine. */
 int graph_close_wait(struct graph *g, struct err *err);

@@ -346,7 +346,16 @@ static void g2_what_an_image_names_is_not_written(void **state)
 	write_file("data", "DATA", 4, DISK_BYTES);
 	write_qcow2("with-data", NULL, NULL, "data");
 	write_file("b", "B", 1, DISK_BYTES);
+	write_qcow2("over", "b", "raw", NULL);
+	must_open(&c, "over");
+	assert_false(c.g.top->read_only);
+	assert_true(c.g.top->child[CHILD_BACKING]->read_only);
+	assert_true(c.g.top->child[CHILD_BACKING]->child[CHILD_FILE]->read_only);
+	close_graph(&c);
+
 	write_qcow2("with-both", "b", "raw", "data");
+	must_fail(&c, "with-both", -ENOTSUP, "data file");
+	c.opts.read_only = true;
 	must_open(&c, "with-both");
 	assert_true(c.g.top->read_only);
 	assert_true(c.g.top->child[CHILD_DATA]->read_only);
@@ -357,6 +366,22 @@ static void g2_what_an_image_names_is_not_written(void **state)
 	close_graph(&c);
 	write_qcow2("no-data", NULL, NULL, "gone");
 	must_fail(&c, "no-data", -ENOENT, "data file");
+}
+
+/* The image is what it was; a port holds what lies over it. */
+static void writes_of_zeros_are_found_where_asked_for(void **state)
+{
+	struct call c = { .opts.detect_zeroes = GRAPH_ZEROES_UNMAP };
+
+	write_file("disk.raw", "plain", 5, DISK_BYTES);
+	must_open(&c, "disk.raw");
+	assert_string_equal(c.g.top->ops->name, "raw");
+	assert_string_equal(graph_head(&c.g)->ops->name, "detect-zeroes");
+	close_graph(&c);
+	c.opts.read_only = true;
+	must_open(&c, "disk.raw");
+	assert_ptr_equal(graph_head(&c.g), c.g.top);
+	close_graph(&c);
 }
 
 static void g3_a_probed_raw_image_stays_raw(void **state)
@@ -423,6 +448,7 @@ int main(void)
 		cmocka_unit_test(a_deep_chain_opens_and_closes),
 		cmocka_unit_test(failures_in_the_middle_leave_nothing_behind),
 		cmocka_unit_test(g2_what_an_image_names_is_not_written),
+		cmocka_unit_test(writes_of_zeros_are_found_where_asked_for),
 		cmocka_unit_test(g3_a_probed_raw_image_stays_raw),
 	};
 
