@@ -52,25 +52,32 @@ if [ -x "$qemu10" ]; then
 	peers+=(qemu10-nbd-uring qemu10-storage-daemon-uring)
 fi
 
+# Set by those that write: IMAGE is served writable.
+writable=''
+
 # qsd_node IMAGE AIO: the block device for qemu-storage-daemon.
 qsd_node()
 {
-	printf '{"driver":"qcow2","node-name":"d","read-only":true,"file":{"driver":"file",'
-	printf '"filename":"%s","read-only":true,"aio":"%s"}}' "$1" "$2"
+	local read_only=true
+	[ -z "$writable" ] || read_only=false
+	printf '{"driver":"qcow2","node-name":"d","read-only":%s,"file":{"driver":"file",' \
+		$read_only
+	printf '"filename":"%s","read-only":%s,"aio":"%s"}}' "$1" $read_only "$2"
 }
 
-# command_of PEER IMAGE: prints the command that serves IMAGE read-only on $sock, a word a line.
+# command_of PEER IMAGE: prints the command that serves IMAGE on $sock, a word a line.
 command_of()
 {
-	local newer=() aio=threads
+	local newer=() aio=threads reading=(--read-only) export=type=nbd,id=e,node-name=d,name=
+	[ -z "$writable" ] || { reading=(); export+=,writable=on; }
 	[ "${1#qemu10}" = "$1" ] || newer=("$qemu10")
 	[ "${1%-uring}" = "$1" ] || aio=io_uring
 	case $1 in
-	byre) set -- "$BYRE" serve --nbd "unix:$sock" "$2" ;;
-	*-nbd*) set -- qemu-nbd -t -r -e 8 -k "$sock" --aio=$aio -f qcow2 "$2" ;;
+	byre) set -- "$BYRE" serve --nbd "unix:$sock" "${reading[@]}" "$2" ;;
+	*-nbd*) set -- qemu-nbd -t "${reading[@]}" -e 8 -k "$sock" --aio=$aio -f qcow2 "$2" ;;
 	*) set -- qemu-storage-daemon \
 		--nbd-server "addr.type=unix,addr.path=$sock,max-connections=0" \
-		--blockdev "$(qsd_node "$2" $aio)" --export type=nbd,id=e,node-name=d,name= ;;
+		--blockdev "$(qsd_node "$2" $aio)" --export "$export" ;;
 	esac
 	printf '%s\n' "${newer[@]}" "$@"
 }
@@ -121,9 +128,10 @@ measure_fio()
 	import json, sys
 	job = json.load(open(sys.argv[1]))["jobs"][0]
 	assert job["error"] == 0, "fio failed"
-	ops = job["read"]["total_ios"]
+	side = job["write" if job["write"]["total_ios"] else "read"]
+	ops = side["total_ios"]
 	seconds = int(sys.argv[3]) / int(sys.argv[4])
-	print(sys.argv[2], round(job["read"]["iops"]), round(seconds / ops * 1e6, 2))
+	print(sys.argv[2], round(side["iops"]), round(seconds / ops * 1e6, 2))
 	END
 }
 

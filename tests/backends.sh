@@ -16,13 +16,13 @@ has_ring()
 }
 
 # Which is used: asked for, or found to be forbidden.
-start_byre posix --backend posix "$W/disk.qcow2"
+start_byre posix --backend posix --read-only "$W/disk.qcow2"
 ! has_ring "${byres[posix]}" || fail "--backend posix uses io_uring"
 same_content "$W/source" raw "$(uri posix)"
 stop_byre posix
 if python3 -c 'import os, ctypes, sys; p = ctypes.create_string_buffer(120)
 sys.exit(ctypes.CDLL(None).syscall(425, 4, p) < 0)'; then
-	start_byre uring "$W/disk.qcow2"
+	start_byre uring --read-only "$W/disk.qcow2"
 	has_ring "${byres[uring]}" || fail "io_uring is there, and byre does not use it"
 	same_content "$W/source" raw "$(uri uring)"
 	stop_byre uring
@@ -35,7 +35,7 @@ for why in EPERM ENOSYS; do
 		>"$W/forbidden"
 	chmod +x "$W/forbidden"
 	BYRE=$W/forbidden
-	start_byre $why "$W/disk.qcow2"
+	start_byre $why --read-only "$W/disk.qcow2"
 	! has_ring "${byres[$why]}" || fail "the filter does not work"
 	same_content "$W/source" raw "$(uri $why)"
 	stop_byre $why

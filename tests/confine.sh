@@ -25,7 +25,7 @@ serves()
 {
 	local name=$1
 	shift
-	start_byre "$name" "$@" "$W/pool/$name.qcow2"
+	start_byre "$name" "$@" --read-only "$W/pool/$name.qcow2"
 	same_content "$W/content" raw "$(uri "$name")"
 	stop_byre "$name"
 }
@@ -38,7 +38,7 @@ overlay prefixed file:base.qcow2
 for name in beside below dotted full prefixed; do
 	serves $name
 done
-(cd "$W/pool" && start_byre relative beside.qcow2 && stop_byre relative)
+(cd "$W/pool" && start_byre relative --read-only beside.qcow2 && stop_byre relative)
 
 overlay up ../other/base.qcow2
 overlay absolute "$W/other/base.qcow2"
@@ -76,8 +76,8 @@ byre_refuses "itself.qcow2" "$W/pool/itself.qcow2"
 # External data files are held to the same.
 qemu-img create -q -f qcow2 -o data_file="$W/pool/data.raw" "$W/pool/data.qcow2" 1M
 qemu-io -f qcow2 -c "write -P 7 0 1M" "$W/pool/data.qcow2" >/dev/null
-start_byre data "$W/pool/data.qcow2"
+start_byre data --read-only "$W/pool/data.qcow2"
 same_content "$W/pool/data.qcow2" qcow2 "$(uri data)"
 qemu-img create -q -f qcow2 -o data_file="$W/other/data.raw" "$W/pool/away.qcow2" 1M
-byre_refuses "--allow" "$W/pool/away.qcow2"
-start_byre away --allow "$W/other" "$W/pool/away.qcow2"
+byre_refuses "--allow" --read-only "$W/pool/away.qcow2"
+start_byre away --allow "$W/other" --read-only "$W/pool/away.qcow2"

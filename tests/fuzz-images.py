@@ -141,7 +141,8 @@ class Server:
 
 
 def start_byre(args, path, snapshot):
-    argv = [args.byre, "serve", "--nbd", f"unix:{args.dir}/byre.sock", "-f", "qcow2"]
+    argv = [args.byre, "serve", "--nbd", f"unix:{args.dir}/byre.sock", "-f", "qcow2",
+            "--read-only"]
     argv += os.environ.get("BYRE_SERVE_OPTIONS", "").split()
     argv += (["--snapshot", snapshot] if snapshot else []) + [path]
     return Server(argv, f"{args.dir}/byre.sock", f"{args.dir}/byre.log")

@@ -15,7 +15,7 @@ for size in $sizes; do
 		n=$((n + 1))
 		random_file "$W/src.$n" "$size" $n
 		qemu-img convert -f raw -O qcow2 -o cluster_size=$cluster "$W/src.$n" "$W/i.$n"
-		args+=(--name "q$n" "$W/i.$n")
+		args+=(--read-only --name "q$n" "$W/i.$n")
 	done
 	args+=(--name "r$size" -f raw --read-only "$W/src.$n")
 done
@@ -41,8 +41,8 @@ qemu-img create -q -f qcow2 "$W/huge.qcow2" 64T
 qemu-io -f qcow2 -c "write -P 0x77 35184372088832 64k" -c "write -P 0x78 70368744112128 64k" \
 	"$W/huge.qcow2" >"$W/log"
 truncate -s 7T "$W/huge.raw"
-start_byre extremes --name none "$W/none.qcow2" --name huge "$W/huge.qcow2" --name raw -f raw \
-	--read-only "$W/huge.raw"
+start_byre extremes --read-only --name none "$W/none.qcow2" \
+	--read-only --name huge "$W/huge.qcow2" --name raw -f raw --read-only "$W/huge.raw"
 [ "$(nbdinfo --size "$(uri extremes none)")" = 0 ] || fail "an image of no bytes"
 [ "$(nbdinfo --size "$(uri extremes huge)")" = 70368744177664 ] || fail "64 TiB"
 qemu-io -r -f raw "$(uri extremes huge)" -c "read -P 0x77 35184372088832 64k" \
@@ -74,11 +74,11 @@ byre_refuses "bit 9|unknown|unsupported" "$W/bit9.qcow2"
 changed bit63 72 8000000000000000
 byre_refuses "bit 63|unknown|unsupported" "$W/bit63.qcow2"
 changed corrupt 72 0000000000000002
-start_byre corrupt "$W/corrupt.qcow2"                   # marked corrupt: reading is allowed
+start_byre corrupt --read-only "$W/corrupt.qcow2"       # marked corrupt: reading is allowed
 same_content "$W/src.20" raw "$(uri corrupt)"
 stop_byre corrupt
 changed dirty 72 0000000000000001
-start_byre dirty "$W/dirty.qcow2"                       # lazy refcounts: nothing to a reader
+start_byre dirty --read-only "$W/dirty.qcow2"           # lazy refcounts: nothing to a reader
 same_content "$W/src.20" raw "$(uri dirty)"
 stop_byre dirty
 changed version 4 00000004
@@ -130,7 +130,7 @@ with open(sys.argv[1], "r+b") as f:
     f.seek(l2 + 8 * 3)
     f.write(struct.pack(">Q", 1 << 63 | 0x7ffffffff0000))
 END
-start_byre damaged "$W/damaged.qcow2"
+start_byre damaged --read-only "$W/damaged.qcow2"
 PYTHONPATH=$here python3 - "$(uri damaged)" "$W/src.20" <<-'END'
 import errno, sys, nbd
 c = nbd.Nbd(sys.argv[1])

@@ -71,8 +71,8 @@ stop_byre writer
 qemu-io -f raw -c "write 0 512" "$W/raw" >"$W/log"      # and after it, all is free again
 
 # byre reads it: QEMU may read, a second byre too, writing nobody.
-start_byre first "$W/top.qcow2"
-start_byre second "$W/top.qcow2"
+start_byre first --read-only "$W/top.qcow2"
+start_byre second --read-only "$W/top.qcow2"
 qemu-img info "$W/top.qcow2" >"$W/log" || fail "QEMU cannot read what byre reads"
 qemu_is_refused qcow2 "$W/top.qcow2"
 qemu_is_refused qcow2 "$W/base.qcow2"

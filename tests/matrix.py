@@ -274,7 +274,8 @@ def start_byre(byre, folder, disks):
     argv, sock = [byre, "serve"], os.path.join(folder, "byre.sock")
     argv += os.environ.get("BYRE_SERVE_OPTIONS", "").split()
     for name, path, snapshot in disks:
-        argv += ["--name", name] + (["--snapshot", "first"] if snapshot else []) + [path]
+        argv += ["--read-only", "--name", name]
+        argv += (["--snapshot", "first"] if snapshot else []) + [path]
     return Server(argv + ["--nbd", f"unix:{sock}"], sock, os.path.join(folder, "byre.log"))
 
 

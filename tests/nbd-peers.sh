@@ -66,9 +66,9 @@ for loops in 1 2; do
 	stop_byre "loops$loops"
 done
 
-# A qcow2 image: read-only, and the same to each.
+# A qcow2 image, read-only: the same to each.
 qemu-img convert -f raw -O qcow2 "$W/source" "$W/disk.qcow2"
-start_byre qcow2 --loops 2 "$W/disk.qcow2"
+start_byre qcow2 --loops 2 --read-only "$W/disk.qcow2"
 info "$(uri qcow2)" $((24 << 20)) ro
 nbdcopy --connections=4 "$(uri qcow2)" - | cmp - "$W/source" || fail "nbdcopy of a qcow2"
 ! qemu-io -f raw -c "write 0 512" "$(uri qcow2)" >"$W/log" 2>&1 ||
@@ -83,7 +83,7 @@ cp "$W/source" "$W/a"
 : >"$W/empty"
 port=$((20000 + $$ % 20000))
 start_byre tcp --nbd "tcp:127.0.0.1:$port" --name a -f raw "$W/a" \
-	--name e -f raw --read-only "$W/empty" --name q "$W/disk.qcow2"
+	--name e -f raw --read-only "$W/empty" --name q --read-only "$W/disk.qcow2"
 nbdcopy "nbd://127.0.0.1:$port/a" - | cmp - "$W/source" || fail "over TCP"
 [ "$(nbdinfo --size "nbd://127.0.0.1:$port/e")" = 0 ] || fail "an empty disk"
 [ "$(nbdinfo --list --json "$(uri tcp)" | grep -c '"export-name"')" -ge 3 ] || fail "three exports"

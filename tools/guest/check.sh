@@ -121,8 +121,9 @@ flip_byte()
 
 serve()
 {
-	"$BYRE" serve --nbd "unix:$W/sock" --name chain "$W/chain.image" \
-		--name compressed "$W/compressed.image" --name subclusters "$W/subclusters.image" \
+	"$BYRE" serve --nbd "unix:$W/sock" --read-only --name chain "$W/chain.image" \
+		--read-only --name compressed "$W/compressed.image" \
+		--read-only --name subclusters "$W/subclusters.image" \
 		-f raw --name raw "$W/raw.image" >"$W/byre.log" 2>&1 </dev/null &
 	byre=$!
 	for _ in $(seq 200); do
