@@ -12,10 +12,14 @@
  * ends without waiting leaves its stack to the next one of the same turn. What finds no stack
  * stays in the queue until a fiber ends or RETRY_NS have passed.
  *
+ * TSan needs a context a fiber, which is dear to make and to end. Under it a stack keeps its
+ * own, and the next task goes on in fiber_main() where the last one ended.
+ *
  * Invariants:
  *	F1  a fiber runs only below a task of its loop, not inside fiber_start() or fiber_wake();
  *	F2  a wake that comes before the park ends that park; wakes in between count as one;
- *	F3  a stack goes back to the pool only after it was switched off for the last time;
+ *	F3  a stack goes back to the pool only after its task's last instruction, and after it was
+ *	    switched off;
  *	F4  tasks start in the order of fiber_start(); a gate keeps that order;
  *	F5  the memory of a call, a gate or a task is not touched after its last callback began. */
 #include "loop/fiber.h"
@@ -126,6 +130,10 @@ static struct fiber *stack_map(struct fibers *fs)
 
 static void stack_unmap(struct fiber *f)
 {
+#if HAS_TSAN
+	if (f->mark.tsan)
+		__tsan_destroy_fiber(f->mark.tsan);
+#endif
 	valgrind_stack_deregister(f->valgrind_id);
 	munmap(stack_low(f) - GUARD_BYTES, GUARD_BYTES + STACK_BYTES);
 }
@@ -170,9 +178,6 @@ static void fiber_end(struct fiber *f)
 {
 	struct fibers *fs = f->fs;
 
-#if HAS_TSAN
-	__tsan_destroy_fiber(f->mark.tsan);
-#endif
 	fs->live--;
 	stack_put(f);
 	start_queued(fs);
@@ -209,13 +214,15 @@ static void fiber_leave(struct fiber *f)
 /* The first function on a fiber's stack; called by fiber_switch.S. */
 _Noreturn void fiber_main(struct fiber *f)
 {
-	struct task *t = f->start;
-
 	stack_enter(&f->mark, &f->fs->main_mark);
-	t->fn(t);
-	f->start = NULL;
-	fiber_leave(f);
-	abort();                        /* it ended: nobody runs it again */
+	do {
+		struct task *t = f->start;
+
+		t->fn(t);
+		f->start = NULL;
+		fiber_leave(f);
+	} while (HAS_TSAN);             /* else nobody runs it again */
+	abort();
 }
 
 static void go_on(struct task *t)
@@ -244,10 +251,12 @@ static bool start_one(struct fibers *fs)
 	f->is_parked = false;
 	f->is_woken = false;
 	f->mark.fake = NULL;
+	if (!HAS_TSAN || !f->mark.tsan)
+		f->sp = fiber_prepare((void *)align_down((uintptr_t)f, 16), f);
 #if HAS_TSAN
-	f->mark.tsan = __tsan_create_fiber(0);
+	if (!f->mark.tsan)
+		f->mark.tsan = __tsan_create_fiber(0);
 #endif
-	f->sp = fiber_prepare((void *)align_down((uintptr_t)f, 16), f);
 	fs->live++;
 	loop_stat_add(&stats->fibers_started, 1);
 	if (fs->live > stats->fibers_peak)
