@@ -150,10 +150,12 @@ static void put_compressed(struct image *im, uint64_t cluster, const uint8_t *da
 	uint64_t size = 1ULL << im->cluster_bits;
 	uint64_t off = im->next_free + prng_below(im->prng, size - 1);
 	unsigned off_bits = 62 - (im->cluster_bits - 8);
-	struct libdeflate_compressor *c = libdeflate_alloc_compressor(3);
-	size_t n = libdeflate_deflate_compress(c, data, size, im->mem->bytes + off, 2 * size);
+	static struct libdeflate_compressor *c;         /* the one for all: making one is slow */
+	size_t n;
 
-	libdeflate_free_compressor(c);
+	if (!c)
+		c = libdeflate_alloc_compressor(3);
+	n = libdeflate_deflate_compress(c, data, size, im->mem->bytes + off, 2 * size);
 	assert_true(n > 0);
 	im->next_free = align_up(off + n, size);
 	l2_set(im, cluster, QCOW2_COMPRESSED | off |

@@ -113,8 +113,8 @@ static int error_body(void *arg)
 	assert_int_equal(test_image_open_wait(&im), 0);
 	im.mem->fail_kinds = 1U << REQ_READ;
 	im.mem->fail_after = 1;
-	while (im.w->reclaim.is_running)
-		fiber_yield_wait();
+	while (im.w->reclaim.is_running)        /* asleep, or the clock would creep */
+		fiber_queue_wait(&im.w->reclaim.waiting);
 	im.mem->fail_after = -1;
 	test_image_close_wait(&im);
 	assert_true(is_marked(&im));
