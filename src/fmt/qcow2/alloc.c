@@ -33,6 +33,11 @@ bool alloc_is_metadata(const struct alloc *a, uint64_t first, uint64_t n)
 	return cluster_set_has(&a->metadata, first, n);
 }
 
+bool alloc_is_shared_table(const struct alloc *a, uint64_t cluster)
+{
+	return cluster_set_has(&a->overlaps, cluster, 1);
+}
+
 /* Bytes of the file, wherever they begin. */
 static int metadata_add_bytes(struct alloc *a, uint64_t off, uint64_t len)
 {
@@ -40,6 +45,15 @@ static int metadata_add_bytes(struct alloc *a, uint64_t off, uint64_t len)
 
 	return len ? alloc_metadata_add(a, first, div_round_up(off % a->w->cluster + len,
 							       a->w->cluster)) : 0;
+}
+
+static int add_l2_table(struct alloc *a, uint64_t off)
+{
+	uint64_t cluster = off / a->w->cluster;
+
+	if (!alloc_is_metadata(a, cluster, 1))
+		return alloc_metadata_add(a, cluster, 1);
+	return cluster_set_add(&a->overlaps, cluster, 1);
 }
 
 /* The active L2 tables. */
@@ -57,7 +71,7 @@ static int add_l2_tables_wait(struct alloc *a)
 			uint64_t table = be64_load(piece + i) & QCOW2_OFFSET_MASK;
 
 			if (table)
-				rc = alloc_metadata_add(a, table / a->w->cluster, 1);
+				rc = add_l2_table(a, table);
 		}
 	}
 	free(piece);
@@ -105,7 +119,7 @@ static int metadata_fill_wait(struct alloc *a, struct err *err)
 	if (!rc)
 		rc = metadata_add_bytes(a, w->refs.table_off, w->refs.table_entries * 8);
 	for (uint64_t i = 0; i < w->refs.table_used && !rc; i++)
-		if (w->refs.table[i])
+		if (refs_is_block(&w->refs, w->refs.table[i]))
 			rc = alloc_metadata_add(a, w->refs.table[i] / w->cluster, 1);
 	if (!rc)
 		rc = add_l2_tables_wait(a);
@@ -122,6 +136,7 @@ int alloc_open_wait(struct alloc *a, struct writer *w, struct err *err)
 	quarantine_init(&a->quarantine, w);
 	if (file->holes_read_zero)
 		a->fresh_from = div_round_up(atomic_load(&file->size), w->cluster);
+	a->fresh_first = a->fresh_from;
 	return metadata_fill_wait(a, err);
 }
 
@@ -129,6 +144,7 @@ void alloc_fini(struct alloc *a)
 {
 	quarantine_fini(&a->quarantine);
 	cluster_set_fini(&a->metadata);
+	cluster_set_fini(&a->overlaps);
 }
 
 /* ---- the reserve ---- */
@@ -236,6 +252,17 @@ void alloc_not_fresh(struct alloc *a, uint64_t end)
 	a->fresh_from = MAX(a->fresh_from, end);
 }
 
+void alloc_named(struct alloc *a, uint64_t cluster)
+{
+	if (cluster < a->fresh_first)
+		return;
+	if (cluster >= a->fresh_from)
+		alloc_not_fresh(a, cluster + 1);
+	for (unsigned i = 0; i < a->nruns; i++)
+		if (cluster - a->runs[i].first < a->runs[i].n)
+			a->runs[i].is_fresh = false;
+}
+
 /* An entry may reach the disk before the data that makes the file long enough for its cluster, and
  * a cluster behind the end is damage to everybody: so the file ends behind the start of the last
  * cluster of the reserve, and durably so when their refcounts are. */
@@ -260,9 +287,9 @@ static int fill_run_wait(struct alloc *a, uint64_t want)
 	if (rc)
 		return rc;
 	if (alloc_is_metadata(a, run.first, run.n) && !(w->broken & BREAK_Q6_OVERLAP)) {
-		w->dead = qcow2_corrupt(w->q, "metadata at %#llx has no refcount",
-					(unsigned long long)(run.first * w->cluster));
-		return w->dead;
+		return writer_latch(w, qcow2_corrupt(w->q, "metadata at %#llx has no refcount",
+						     (unsigned long long)
+						     (run.first * w->cluster)));
 	}
 	reclaim_touch(&w->reclaim, run.first, run.n);
 	rc = file_grow_wait(a, run.first + run.n - 1);

@@ -50,11 +50,13 @@ struct alloc {
 	bool ran_out;                   /* since the last cut: somebody had to wait for clusters */
 	bool needs_a;                   /* what alloc_cut() will answer */
 	uint64_t fresh_from;            /* clusters from here on were never used; else UINT64_MAX */
+	uint64_t fresh_first;           /* what that was at the open */
 	bool is_filling;
 	int fill_rc;                    /* how the last filling ended */
 	struct fiber_queue waiting;     /* for that to end */
 	struct quarantine quarantine;
-	struct cluster_set metadata;    /* clusters that tables occupy (Q6) */
+	struct cluster_set metadata;    /* clusters that tables occupy (Q6); guard.c says which */
+	struct cluster_set overlaps;    /* those that two tables share, by damage or design */
 	/* Counters that do not depend on the machine. */
 	uint64_t ntaken, nfreed, nfilled;
 };
@@ -81,6 +83,10 @@ void alloc_free(struct alloc *a, uint64_t first, uint64_t n);
 int alloc_metadata_add(struct alloc *a, uint64_t first, uint64_t n);
 void alloc_metadata_del(struct alloc *a, uint64_t first, uint64_t n);
 bool alloc_is_metadata(const struct alloc *a, uint64_t first, uint64_t n);
+/* Does an L2 table in @cluster share it with another table? Then it stays metadata for good. */
+bool alloc_is_shared_table(const struct alloc *a, uint64_t cluster);
+/* guard.c: an entry of the image names @cluster, be it by damage: it is not fresh. */
+void alloc_named(struct alloc *a, uint64_t cluster);
 
 /* refs.c: clusters below @end may have been written to. */
 void alloc_not_fresh(struct alloc *a, uint64_t end);

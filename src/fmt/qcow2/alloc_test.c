@@ -358,6 +358,8 @@ static int overlap_body(void *arg)
 	assert_int_equal(im.w->dead, -EUCLEAN);
 	assert_false(alloc_take(&im.w->alloc, 1, &run));
 	test_image_close_wait(&im);
+	assert_int_equal(test_image_open_wait(&im), -EROFS);
+	assert_true(test_image_was_corrupt(&im));
 
 	im.broken = BREAK_Q6_OVERLAP;
 	assert_int_equal(test_image_open_wait(&im), 0);

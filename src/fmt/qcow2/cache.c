@@ -178,6 +178,24 @@ void cache_set_next(struct qcow2_cache *c, uint64_t key, unsigned part, unsigned
 				      memory_order_release);
 }
 
+bool cache_has_word(const struct qcow2_cache *c, unsigned layer, unsigned step, uint64_t mask,
+		    uint64_t value)
+{
+	size_t slots = (size_t)CACHE_WAYS << c->set_bits, words = c->slice_bytes / 8;
+
+	for (size_t i = 0; i < slots; i++) {
+		uint64_t k = atomic_load_explicit(&c->keys[i], memory_order_relaxed);
+
+		if (k & CACHE_EMPTY || k >> CACHE_LAYER_SHIFT != layer + 1)
+			continue;
+		for (size_t j = 0; j < words; j += step)
+			if ((atomic_load_explicit(&c->words[i * words + j],
+						  memory_order_relaxed) & mask) == value)
+				return true;
+	}
+	return false;
+}
+
 void cache_clear(struct qcow2_cache *c)
 {
 	size_t slots = (size_t)CACHE_WAYS << c->set_bits;

@@ -98,6 +98,10 @@ void cache_insert_marked(struct qcow2_cache *c, uint64_t key, const uint8_t *dis
  * see all of them or none (C1). False: it is not there, or is empty. Home loop. */
 bool cache_store(struct qcow2_cache *c, uint64_t key, unsigned word, unsigned n,
 		 const uint64_t *values);
+/* Has a slice of @layer in the cache a word, every @step one counts, that is @value where @mask is
+ * set? Slow. Home loop. */
+bool cache_has_word(const struct qcow2_cache *c, unsigned layer, unsigned step, uint64_t mask,
+		    uint64_t value);
 /* Empties the cache. Home loop; nobody reads. */
 void cache_clear(struct qcow2_cache *c);
 bool cache_valid(const struct qcow2_cache *c);  /* C2; slow */

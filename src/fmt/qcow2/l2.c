@@ -26,12 +26,12 @@ static int make_pages(struct writer *w, uint64_t off, const uint8_t *bytes)
 	unsigned page = w->meta.page_bytes;
 
 	for (uint64_t at = 0; at < w->cluster; at += page) {
-		struct meta_page *p = meta_new(&w->meta, META_L2, off + at,
-					       bytes ? bytes + at : NULL, true);
+		struct meta_page *p;
+		int rc = meta_new(&w->meta, META_L2, off + at, bytes ? bytes + at : NULL, true, &p);
 
-		if (!p) {
+		if (rc) {
 			meta_forget(&w->meta, off, at);
-			return -ENOMEM;
+			return rc;
 		}
 		meta_put(&w->meta, p);
 	}
@@ -48,10 +48,38 @@ static int take_wait(struct writer *w, struct alloc_run *ret)
 	return rc;
 }
 
+/* Q6: a table in the cluster of @run. All or nothing. Never waits. */
+static int place_table(struct writer *w, const struct alloc_run *run, const uint8_t *bytes)
+{
+	int rc = run->is_fresh ? 0 : guard_table(w, run->first, 1);
+
+	if (!rc)
+		rc = alloc_metadata_add(&w->alloc, run->first, 1);
+	if (rc)
+		return rc;
+	rc = make_pages(w, run->first * w->cluster, bytes);
+	if (rc)
+		alloc_metadata_del(&w->alloc, run->first, 1);
+	if (rc == -EUCLEAN)
+		writer_latch(w, qcow2_corrupt(w->q, "metadata at %#llx has no refcount",
+					      (unsigned long long)(run->first * w->cluster)));
+	return rc;
+}
+
+/* Nothing of the active disk names @table any more: it is the snapshots' alone, and their
+ * references keep it. One that L1 names twice stays, and leaks at worst. */
+static void leave_table(struct writer *w, uint64_t table)
+{
+	if (alloc_is_shared_table(&w->alloc, table / w->cluster))
+		return;
+	alloc_metadata_del(&w->alloc, table / w->cluster, 1);
+	alloc_free(&w->alloc, table / w->cluster, 1);
+}
+
 /* Puts a new table, or a copy of the shared one, into the L1 entry in @l1, if that is @old yet. */
 static int make_table_wait(struct writer *w, struct meta_page *l1, uint64_t l1_off, uint64_t old)
 {
-	uint64_t shared = old & QCOW2_OFFSET_MASK, table;
+	uint64_t shared = old & QCOW2_OFFSET_MASK;
 	struct alloc_run run;
 	uint8_t *bytes = NULL;
 	int rc = take_wait(w, &run);
@@ -61,33 +89,25 @@ static int make_table_wait(struct writer *w, struct meta_page *l1, uint64_t l1_o
 	if (shared) {
 		bytes = aligned_alloc(META_BYTES_MAX, align_up(w->cluster, META_BYTES_MAX));
 		rc = bytes ? meta_read_wait(&w->meta, shared, bytes, w->cluster) : -ENOMEM;
+		run.is_fresh = false;           /* a slice may have come meanwhile that names it */
 	}
-	table = run.first * w->cluster;
 	/* Nothing below gives way. */
 	if (rc || meta_value(&w->meta, l1, l1_off, 8) != old) {
 		alloc_untake(&w->alloc, run.first, 1, run.is_fresh);
 		free(bytes);
 		return rc;
 	}
-	rc = alloc_metadata_add(&w->alloc, run.first, 1);
-	if (!rc) {
-		rc = make_pages(w, table, bytes);
-		if (rc)
-			alloc_metadata_del(&w->alloc, run.first, 1);
-	}
+	rc = place_table(w, &run, bytes);
 	free(bytes);
 	if (rc) {
 		alloc_untake(&w->alloc, run.first, 1, run.is_fresh);
 		return rc;
 	}
 	meta_change(&w->meta, l1, &(struct meta_record){ META_L1, 8, l1_off, old,
-							 table | QCOW2_COPIED });
+							 run.first * w->cluster | QCOW2_COPIED });
 	w->commit.needs_a = true;
-	if (shared) {
-		/* From now on it is the snapshots' alone: their references keep it. */
-		alloc_metadata_del(&w->alloc, shared / w->cluster, 1);
-		alloc_free(&w->alloc, shared / w->cluster, 1);
-	}
+	if (shared)
+		leave_table(w, shared);
 	return 0;
 }
 
@@ -99,8 +119,8 @@ static int slice_get_wait(struct writer *w, struct meta_page *l1, uint64_t l1_of
 	int rc = meta_get_wait(&w->meta, META_L2, at->table, &p);
 
 	if (rc == -EUCLEAN)
-		return qcow2_corrupt(w->q, "L2 table %#llx overlaps other metadata",
-				     (unsigned long long)at->table);
+		return writer_latch(w, qcow2_corrupt(w->q, "L2 table %#llx overlaps other metadata",
+						     (unsigned long long)at->table));
 	if (rc)
 		return rc;
 	if (meta_value(&w->meta, l1, l1_off, 8) != entry) {
@@ -124,7 +144,7 @@ int l2_get_wait(struct writer *w, uint64_t guest_off, bool make, struct l2_at *r
 	assert(guest_off / qcow2_l2_coverage(&q->header) < q->l1_entries);
 	rc = meta_get_wait(&w->meta, META_L1, l1_off, &l1);
 	if (rc == -EUCLEAN)
-		return qcow2_corrupt(q, "the L1 table overlaps other metadata");
+		return writer_latch(w, qcow2_corrupt(q, "the L1 table overlaps other metadata"));
 	if (rc)
 		return rc;
 	do {
@@ -136,6 +156,12 @@ int l2_get_wait(struct writer *w, uint64_t guest_off, bool make, struct l2_at *r
 			rc = qcow2_corrupt(q, "L2 table offset %#llx unaligned (L1 index: %#llx)",
 					   (unsigned long long)table, (unsigned long long)
 					   (guest_off / qcow2_l2_coverage(&q->header)));
+			writer_latch(w, rc);
+		} else if (make && is_own(w, entry) &&
+			   alloc_is_shared_table(&w->alloc, table / w->cluster)) {
+			rc = qcow2_corrupt(q, "L2 table %#llx overlaps other metadata",
+					   (unsigned long long)table);
+			writer_latch(w, rc);
 		} else if (make && !is_own(w, entry)) {
 			rc = make_table_wait(w, l1, l1_off, entry);
 			rc = rc ? rc : -EAGAIN;

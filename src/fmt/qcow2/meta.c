@@ -197,19 +197,20 @@ struct meta_page *meta_try_get(struct meta *m, uint64_t off)
 	return p;
 }
 
-struct meta_page *meta_new(struct meta *m, enum meta_kind kind, uint64_t off, const void *bytes,
-			   bool is_dirty)
+int meta_new(struct meta *m, enum meta_kind kind, uint64_t off, const void *bytes, bool is_dirty,
+	     struct meta_page **ret)
 {
 	struct meta_page *p = find(m, off);
 
 	assert(is_aligned(off, m->page_bytes));
+	if (p && (p->pins || p->is_loading))
+		return -EUCLEAN;
 	if (p) {                        /* of a table that was here once */
-		assert(!p->pins && !p->is_loading);
 		p->kind = kind;
 	} else {
 		p = page_new(m, kind, off);
 		if (!p)
-			return NULL;
+			return -ENOMEM;
 		clean_add(m, p);
 	}
 	if (bytes)
@@ -221,7 +222,8 @@ struct meta_page *meta_new(struct meta *m, enum meta_kind kind, uint64_t off, co
 	p->clean_since = ++m->seq;      /* who reads the file now may have read what was there */
 	if (is_dirty)
 		mark_dirty(m, p);
-	return p;
+	*ret = p;
+	return 0;
 }
 
 void meta_put(struct meta *m, struct meta_page *p)
@@ -235,14 +237,19 @@ void meta_put(struct meta *m, struct meta_page *p)
 	trim(m);
 }
 
-void meta_forget(struct meta *m, uint64_t off, uint64_t len)
+int meta_forget(struct meta *m, uint64_t off, uint64_t len)
 {
+	for (uint64_t at = off; at < off + len; at += m->page_bytes) {
+		const struct meta_page *p = find(m, at);
+
+		if (p && p->pins)
+			return -EUCLEAN;
+	}
 	for (uint64_t at = off; at < off + len; at += m->page_bytes) {
 		struct meta_page *p = find(m, at);
 
 		if (!p)
 			continue;
-		assert(!p->pins);
 		list_del(&p->bucket);
 		if (p->is_dirty) {
 			list_del(&p->link);
@@ -256,6 +263,7 @@ void meta_forget(struct meta *m, uint64_t off, uint64_t len)
 		else
 			page_free(p);
 	}
+	return 0;
 }
 
 uint64_t meta_value(const struct meta *m, const struct meta_page *p, uint64_t off, unsigned width)

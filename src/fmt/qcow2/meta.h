@@ -94,14 +94,16 @@ int meta_get_wait(struct meta *m, enum meta_kind kind, uint64_t off, struct meta
 /* The same if it is in memory, or NULL. Never waits. */
 struct meta_page *meta_try_get(struct meta *m, uint64_t off);
 /* The page at @off as @bytes (NULL: zeros), whatever the file holds: a new table's. Pinned. Dirty,
- * or clean where the file has these bytes already. NULL: no memory. */
-struct meta_page *meta_new(struct meta *m, enum meta_kind kind, uint64_t off, const void *bytes,
-			   bool is_dirty);
+ * or clean where the file has these bytes already. 0, -ENOMEM; -EUCLEAN where the page is in use as
+ * that of another table, which damaged refcounts can bring about. */
+int meta_new(struct meta *m, enum meta_kind kind, uint64_t off, const void *bytes, bool is_dirty,
+	     struct meta_page **ret);
 void meta_put(struct meta *m, struct meta_page *p);
 /* Forgets all pages within [@off, @off + @len), dirty or not: their cluster is freed, and what is
- * written there later is somebody else's. None is pinned. If a commit is writing one of them, it
- * goes on doing so: the cluster rests in quarantine longer than that. */
-void meta_forget(struct meta *m, uint64_t off, uint64_t len);
+ * written there later is somebody else's. If a commit is writing one of them, it goes on
+ * doing so: the cluster rests in quarantine longer than that. -EUCLEAN: one is in use, and none was
+ * forgotten. */
+int meta_forget(struct meta *m, uint64_t off, uint64_t len);
 
 /* The value of @width bytes at byte @off of the file, which @p holds. */
 uint64_t meta_value(const struct meta *m, const struct meta_page *p, uint64_t off, unsigned width);

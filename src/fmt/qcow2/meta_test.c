@@ -198,7 +198,7 @@ static int forget_body(void *arg)
 	meta_init(m, wd->mem->node.home_chan, &wd->w.commit, PAGE);
 
 	/* A new table is of phase A until it is written, then of phase B. */
-	p = meta_new(m, META_L2, 4 * PAGE, NULL, true);
+	assert_int_equal(meta_new(m, META_L2, 4 * PAGE, NULL, true, &p), 0);
 	meta_put(m, p);
 	assert_int_equal(meta_cut(m, META_PHASE_B_L2, &cut), 0);
 	assert_null(cut);
@@ -215,7 +215,7 @@ static int forget_body(void *arg)
 	/* Forgotten while it is written: another may be made there at once. */
 	meta_forget(m, 4 * PAGE, PAGE);
 	assert_null(meta_try_get(m, 4 * PAGE));
-	p = meta_new(m, META_REFBLOCK, 4 * PAGE, NULL, false);
+	assert_int_equal(meta_new(m, META_REFBLOCK, 4 * PAGE, NULL, false, &p), 0);
 	meta_put(m, p);
 	meta_cut_end(cut, 0);
 	/* As another kind, it is damage. */

@@ -90,6 +90,7 @@ void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *wor
 {
 	uint64_t bytes = 1ULL << ps->w->q->slice_shift;
 
+	guard_slice(ps->w, words);
 	/* A damaged image may hold what looks like a mark: then it is as damaged as it was. */
 	for (size_t at = 0; at < ps->w->q->slice_bytes; at += 8)
 		if (be64_load(words + at) == CACHE_PENDING)

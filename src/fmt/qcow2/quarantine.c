@@ -153,8 +153,8 @@ static int release_wait(struct quarantine *q, uint64_t first, uint64_t n)
 	struct writer *w = q->w;
 
 	if (!w->dead && alloc_is_metadata(&w->alloc, first, n))
-		w->dead = qcow2_corrupt(w->q, "a cluster of the disk at %#llx is metadata, too",
-					(unsigned long long)(first * w->cluster));
+		writer_latch(w, qcow2_corrupt(w->q, "a cluster of the disk at %#llx is metadata, "
+					      "too", (unsigned long long)(first * w->cluster)));
 	if (w->dead)
 		return w->dead;
 	if (w->discard)

@@ -61,16 +61,22 @@ static void set_full(struct refs *r, uint64_t b, bool is_full)
 
 /* ---- opening ---- */
 
-static int table_check(const struct refs *r, uint64_t i, uint64_t off, struct err *err)
+bool refs_is_block(const struct refs *r, uint64_t off)
 {
-	uint64_t block = off & ~(uint64_t)(SECTOR - 1);         /* the lowest bits are reserved */
+	return off && is_aligned(off, r->w->cluster) && off <= QCOW2_OFFSET_MASK;
+}
 
-	if (is_aligned(block, r->w->cluster) && block <= QCOW2_OFFSET_MASK)
+/* Damage counts when it is met: @cluster's count is needed, whose entry in the table is not 0. */
+static int block_check(struct refs *r, uint64_t cluster)
+{
+	struct writer *w = r->w;
+
+	if (refs_is_block(r, block_of(r, cluster)))
 		return 0;
-	err_set(err, EUCLEAN, "entry %llu of the refcount table is damaged (%#llx)",
-		(unsigned long long)i, (unsigned long long)off);
-	err_hint(err, "repair it with 'qemu-img check -r all', or open it read-only");
-	return -EUCLEAN;
+	return writer_latch(w, qcow2_corrupt(w->q, "entry %#llx of the refcount table is invalid "
+					     "(%#llx)",
+					     (unsigned long long)(cluster >> r->block_bits),
+					     (unsigned long long)block_of(r, cluster)));
 }
 
 int refs_open_wait(struct refs *r, struct writer *w, struct err *err)
@@ -93,12 +99,8 @@ int refs_open_wait(struct refs *r, struct writer *w, struct err *err)
 	if (rc)
 		return err_set_errno(err, -rc, "cannot read the refcount table");
 	for (uint64_t i = 0; i < r->table_entries; i++) {
-		uint64_t off = be64_load(&r->table[i]);
-
-		rc = table_check(r, i, off, err);
-		if (rc)
-			return rc;
-		r->table[i] = off & QCOW2_OFFSET_MASK;
+		/* The lowest bits are reserved. */
+		r->table[i] = be64_load(&r->table[i]) & ~(uint64_t)(SECTOR - 1);
 		if (r->table[i])
 			r->table_used = i + 1;
 	}
@@ -119,12 +121,14 @@ void refs_fini(struct refs *r)
 static int page_get_wait(struct refs *r, uint64_t cluster, struct meta_page **ret)
 {
 	struct writer *w = r->w;
-	uint64_t off = count_off(r, cluster);
-	int rc = meta_get_wait(&w->meta, META_REFBLOCK, off, ret);
+	int rc = block_check(r, cluster);
 
+	if (rc)
+		return rc;
+	rc = meta_get_wait(&w->meta, META_REFBLOCK, count_off(r, cluster), ret);
 	if (rc == -EUCLEAN)
-		w->dead = qcow2_corrupt(w->q, "refcount block %#llx overlaps other metadata",
-					(unsigned long long)block_of(r, cluster));
+		writer_latch(w, qcow2_corrupt(w->q, "refcount block %#llx overlaps other metadata",
+					      (unsigned long long)block_of(r, cluster)));
 	return rc;
 }
 
@@ -400,6 +404,14 @@ static void adopt(struct refs *r, struct growth *g)
 	alloc_free(&r->w->alloc, old_off / cluster, old_clusters);
 }
 
+static int overlap(struct refs *r, uint64_t cluster)
+{
+	struct writer *w = r->w;
+
+	return writer_latch(w, qcow2_corrupt(w->q, "metadata at %#llx has no refcount",
+					     (unsigned long long)(cluster * w->cluster)));
+}
+
 /* Makes blocks from index @b on, where there is none. */
 static int grow_wait(struct refs *r, uint64_t b)
 {
@@ -411,19 +423,20 @@ static int grow_wait(struct refs *r, uint64_t b)
 	if (rc)
 		return rc;
 	n = clusters_needed(&g);
-	if (alloc_is_metadata(&w->alloc, g.base, n) && !(w->broken & BREAK_Q6_OVERLAP)) {
-		w->dead = qcow2_corrupt(w->q, "metadata at %#llx has no refcount",
-					(unsigned long long)(g.base * w->cluster));
-		return w->dead;
-	}
+	if (alloc_is_metadata(&w->alloc, g.base, n) && !(w->broken & BREAK_Q6_OVERLAP))
+		rc = overlap(r, g.base);
+	else if (g.base < w->alloc.fresh_from)
+		rc = guard_table(w, g.base, n);
+	if (rc)
+		return rc;
 	rc = prepare(r, &g);
 	if (!rc)
 		rc = alloc_metadata_add(&w->alloc, g.base, n);
 	if (!rc) {
 		alloc_not_fresh(&w->alloc, g.base + n);
 		reclaim_touch(&w->reclaim, g.base, n);
-		meta_forget(&w->meta, g.base * w->cluster, n * w->cluster);
-		rc = write_wait(r, &g);
+		rc = meta_forget(&w->meta, g.base * w->cluster, n * w->cluster);
+		rc = rc ? overlap(r, g.base) : write_wait(r, &g);
 		if (rc)
 			alloc_metadata_del(&w->alloc, g.base, n);
 	}
@@ -491,6 +504,7 @@ int refs_find_wait(struct refs *r, uint64_t want, uint64_t *ret_first, uint64_t 
 			at = end;
 			continue;
 		}
+		rc = block_check(r, at);
 		while (!rc && !n && at < end)
 			rc = scan_piece_wait(r, &at, end, want, &n);
 		/* Behind the part that was searched something may have become free meanwhile. */

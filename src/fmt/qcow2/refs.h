@@ -21,7 +21,8 @@ struct writer;
 
 struct refs {
 	struct writer *w;
-	uint64_t *table;                /* host offsets of blocks, 0: none; owned */
+	uint64_t *table;                /* host offsets of blocks, 0: none; as they were found;
+					 * owned */
 	uint64_t table_off;             /* where it is in the file */
 	uint64_t table_entries;         /* all that its clusters hold */
 	uint64_t table_used;            /* entries behind the last block */
@@ -34,7 +35,9 @@ struct refs {
 	uint8_t *piece;                 /* owned: part of a block that is searched */
 };
 
-/* Reads the table. -EUCLEAN: it cannot be. */
+/* Is @off, an entry of the table, the place of a block? */
+bool refs_is_block(const struct refs *r, uint64_t off);
+/* Reads the table. What is damaged in it is an error only to who needs it. */
 int refs_open_wait(struct refs *r, struct writer *w, struct err *err);
 void refs_fini(struct refs *r);
 

@@ -336,7 +336,7 @@ static int q7_body(void *arg)
 static int damage_body(void *arg)
 {
 	struct test_image im;
-	uint64_t first, n, count = 9;
+	uint64_t count = 9;
 
 	test_image_make(&im, arg, 9, 4, 1 << 20);
 	be64_store(im.mem->bytes + TEST_IMAGE_REFTABLE * 512 + 40, 512 * 7 + 1);
@@ -348,8 +348,44 @@ static int damage_body(void *arg)
 	assert_int_equal(refs_get_wait(&im.w->refs, 255, &count), 0);
 	assert_int_equal(count, 0);
 	test_image_close_wait(&im);
-	be64_store(im.mem->bytes + TEST_IMAGE_REFTABLE * 512 + 40, 1ULL << 60 | 512);
-	assert_int_equal(test_image_open_wait(&im), -EUCLEAN);
+	test_image_free_wait(&im);
+	return 0;
+}
+
+/* Of an entry that is damaged nobody hears who does not need it. */
+static int damaged_entry_body(void *arg)
+{
+	static const uint64_t damage[] = { 1ULL << 60 | 512, 513ULL << 9, 1ULL << 56 };
+	struct test_image im;
+	uint64_t first, n, count;
+
+	for (unsigned i = 0; i < 3; i++) {
+		unsigned bits = i == 1 ? 10 : 9;
+
+		test_image_make(&im, arg, bits, 4, 1 << 20);
+		be64_store(im.mem->bytes + (TEST_IMAGE_REFTABLE << bits) + 40,
+			   damage[i]);
+		assert_int_equal(test_image_open_wait(&im), 0);
+		assert_int_equal(refs_find_wait(&im.w->refs, 1, &first, &n), 0);
+		assert_int_equal(refs_add_wait(&im.w->refs, first, 1, 1), 0);
+		assert_int_equal(commit_wait(&im.w->commit), 0);
+		assert_int_equal(refs_add_wait(&im.w->refs, first, 1, -1), 0);
+		assert_int_equal(refs_get_wait(&im.w->refs, 5ULL << im.w->refs.block_bits, &count),
+				 -EUCLEAN);
+		assert_int_equal(im.w->dead, -EUCLEAN);
+		test_image_close_wait(&im);
+		assert_true(test_image_was_corrupt(&im));
+		test_image_free_wait(&im);
+	}
+	return 0;
+}
+
+static int overlap_body(void *arg)
+{
+	struct test_image im;
+	uint64_t first, n;
+
+	test_image_make(&im, arg, 9, 4, 1 << 20);
 
 	/* A block that is the L1 table, too: the image is not written any more. */
 	be64_store(im.mem->bytes + TEST_IMAGE_REFTABLE * 512 + 40, TEST_IMAGE_L1 * 512);
@@ -363,6 +399,7 @@ static int damage_body(void *arg)
 		meta_put(&im.w->meta, p);
 	}
 	test_image_close_wait(&im);
+	assert_true(test_image_was_corrupt(&im));
 
 	/* The header's own block is missing: its place cannot be taken for a new one. */
 	memset(im.mem->bytes + TEST_IMAGE_REFTABLE * 512, 0, 512);
@@ -493,6 +530,12 @@ static void q7_a_table_is_durable_before_the_header_names_it(void **state)
 static void q6_damaged_tables_are_errors(void **state)
 {
 	run(damage_body);
+	run(overlap_body);
+}
+
+static void q6_a_damaged_entry_counts_when_it_is_needed(void **state)
+{
+	run(damaged_entry_body);
 }
 
 static void the_largest_table_is_the_end(void **state)
@@ -518,6 +561,7 @@ int main(void)
 		cmocka_unit_test(q8_blocks_are_durable_before_their_names),
 		cmocka_unit_test(q7_a_table_is_durable_before_the_header_names_it),
 		cmocka_unit_test(q6_damaged_tables_are_errors),
+		cmocka_unit_test(q6_a_damaged_entry_counts_when_it_is_needed),
 		cmocka_unit_test(the_largest_table_is_the_end),
 		cmocka_unit_test(q9_a_growth_that_failed_can_be_done_again),
 	};

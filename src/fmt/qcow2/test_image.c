@@ -75,6 +75,15 @@ int test_image_close_wait(struct test_image *im)
 	return rc;
 }
 
+bool test_image_was_corrupt(struct test_image *im)
+{
+	struct qcow2_header_disk *h = (void *)im->mem->bytes;
+	uint64_t bits = be64_get(h->incompatible_features);
+
+	h->incompatible_features = be64_make(bits & ~(uint64_t)QCOW2_INCOMPAT_CORRUPT);
+	return bits & QCOW2_INCOMPAT_CORRUPT;
+}
+
 void test_image_free_wait(struct test_image *im)
 {
 	node_put_wait(&im->mem->node);

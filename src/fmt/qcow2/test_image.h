@@ -35,6 +35,8 @@ int test_image_close_wait(struct test_image *im);
 uint64_t test_count_wait(struct test_image *im, uint64_t cluster);
 /* Up to @want clusters, filling the reserve where it is empty; must succeed. */
 struct alloc_run test_take_wait(struct test_image *im, uint64_t want);
+/* Is the header's corrupt bit set? Clears it. */
+bool test_image_was_corrupt(struct test_image *im);
 /* Frees the file. */
 void test_image_free_wait(struct test_image *im);
 

@@ -114,9 +114,9 @@ struct step {
 
 int write_corrupt(struct writer *w, uint64_t entry, uint64_t off)
 {
-	w->dead = qcow2_corrupt(w->q, "L2 entry %#llx of guest offset %#llx is invalid",
-				(unsigned long long)entry, (unsigned long long)off);
-	return w->dead;
+	return writer_latch(w, qcow2_corrupt(w->q, "L2 entry %#llx of guest offset %#llx is "
+					     "invalid", (unsigned long long)entry,
+					     (unsigned long long)off));
 }
 
 /* A zero cluster whose place in the file is its own: data goes there. */
@@ -144,7 +144,7 @@ static unsigned count_run(const struct writer *w, const struct l2_at *at, const 
 		if (map_is_own(w->q, entry) ||
 		    map_entry(w->q, entry, guest).kind == EXT_CORRUPT ||
 		    fill_is_zero(w, entry, guest) != is_zero ||
-		    is_kept(w, entry, guest) != run->is_kept)
+		    is_kept(w, entry, guest) != run->is_kept || !guard_allows(w, entry))
 			break;
 		if (run->is_kept && (entry & QCOW2_OFFSET_MASK) != run->host + n * w->cluster)
 			break;
@@ -179,6 +179,8 @@ static int fault_new(struct frame *f, struct part *part, struct l2_at *at, struc
 
 	if (map_entry(w->q, entry, run.guest).kind == EXT_CORRUPT)
 		return write_corrupt(w, entry, s->off);
+	if (guard_entry(w, entry, s->off))
+		return -EUCLEAN;
 	if (ps->n == PENDING_MAX)
 		return FAULT_ROOM;
 	run.is_kept = is_kept(w, entry, run.guest);

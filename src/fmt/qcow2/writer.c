@@ -95,6 +95,7 @@ int writer_settle_wait(struct writer *w, struct err *err)
 		alloc_settle_wait(&w->alloc);
 		commit_stop_wait(&w->commit);
 	} while (w->alloc.quarantine.is_releasing);
+	writer_latch_wait(w);
 	if (rc)
 		return err_set_errno(err, -rc, "'%s': writing metadata back failed; clusters may "
 				     "be leaked", w->q->node.name);

@@ -11,6 +11,7 @@
  *	fill.c     the old content of clusters that are replaced
  *	write.c    requests that write; zero.c: those that zero and discard
  *	mark.c     the mark of an image in use; reclaim.c: the walk where it was left behind
+ *	guard.c    damage, and what keeps metadata from being written as data
  *	writer.c   opening and closing
  *
  * All of a writer belongs to the image's home loop; its functions run there, in fibers where they
@@ -67,6 +68,8 @@ enum writer_break {
 };
 
 struct mark {
+	struct task corrupt;            /* guard.c: sets the header's corrupt bit */
+	bool is_corrupting;
 	bool is_set;                    /* the image may be changed: the mark is durable, or there
 					 * is no room for one */
 	bool is_busy;
@@ -115,5 +118,22 @@ void writer_free(struct writer *w);
 int mark_set_wait(struct writer *w);
 /* All else is durable. */
 int mark_clear_wait(struct writer *w);
+
+/* ---- guard.c ---- */
+
+/* Q6: the image is damaged where it is to be changed, as qcow2_corrupt() has said. Nothing is
+ * changed any more but the corrupt bit, which is set in the background. Returns @rc, -EUCLEAN. */
+int writer_latch(struct writer *w, int rc);
+/* Waits until it is. */
+void writer_latch_wait(struct writer *w);
+/* @words of a slice are on their way into the mapping cache. */
+void guard_slice(struct writer *w, uint8_t *words);
+/* May what L2 entry @entry names be written or freed? */
+bool guard_allows(const struct writer *w, uint64_t entry);
+/* The same, of guest offset @off: 0, or -EUCLEAN and the image is latched. */
+int guard_entry(struct writer *w, uint64_t entry, uint64_t off);
+/* A table is to lie in these clusters, which were used before: does an entry in the cache name
+ * them? 0 or -EUCLEAN. */
+int guard_table(struct writer *w, uint64_t first, uint64_t n);
 
 #endif

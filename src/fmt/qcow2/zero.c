@@ -62,6 +62,8 @@ static int look_at(const struct change *c, const struct l2_at *at, uint64_t off,
 
 		if (map_entry(w->q, entry, off).kind == EXT_CORRUPT)
 			return write_corrupt(w, entry, off);
+		if (guard_entry(w, entry, off))
+			return -EUCLEAN;
 		needed |= changed(c, entry, off) != entry;
 	}
 	return needed;
@@ -167,6 +169,8 @@ static int part_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flag
 	/* Nothing gives way until something is sent. */
 	if (map_entry(w->q, entry, guest).kind == EXT_CORRUPT)
 		return write_corrupt(w, entry, off);
+	if (guard_entry(w, entry, off))
+		return -EUCLEAN;
 	if (fill_is_zero(w, entry, guest))
 		return 0;
 	if (map_is_own(w->q, entry) && (flags & REQ_FAST_ONLY || len > FILL_ZERO_WRITE_MAX)) {
