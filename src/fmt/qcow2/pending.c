@@ -267,7 +267,7 @@ void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pendi
 	}
 }
 
-/* Nothing of @p was written well: as if it had never been. */
+/* Nothing of @p was written well, or matters any more: as if it had never been. */
 static void pending_drop(struct pending *p)
 {
 	struct pendings *ps = p->ps;
@@ -395,6 +395,38 @@ static int close_one_wait(struct pending *p)
 		p = pending_find(ps, guest);
 	} while (p && p->seq == seq && p->is_closing);
 	return p && p->seq == seq ? p->close_res : 0;
+}
+
+bool pendings_busy(const struct pendings *ps, uint64_t guest_off, uint64_t len)
+{
+	if (!pendings_any(ps, guest_off, len))
+		return false;
+	list_for_each(n, &ps->all) {
+		const struct pending *p = list_entry(n, struct pending, link);
+
+		if ((p->writes || p->is_closing) &&
+		    ranges_overlap(p->guest, ps->w->cluster, guest_off, len))
+			return true;
+	}
+	return false;
+}
+
+void pendings_zero(struct pendings *ps, uint64_t guest, bool keep)
+{
+	struct pending *p = pending_find(ps, guest);
+
+	if (!p)
+		return;
+	assert(!p->writes && !p->is_closing);
+	open_del(p);
+	if (!keep) {
+		pending_drop(p);
+		return;
+	}
+	set_entry(ps, &p->at, p->guest, p->host | QCOW2_ZERO, false);
+	if (!p->is_kept)
+		pendings_free_old(ps, p->old);
+	pending_end(p);
 }
 
 int pendings_close_wait(struct pendings *ps, uint64_t guest_off, uint64_t len)

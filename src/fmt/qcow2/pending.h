@@ -9,7 +9,8 @@
  *
  * Closing: wait for the writes under way, fill what is not covered with the old content (fill.h),
  * then map it: the L2 entry changes and the old cluster is freed. A cluster is closed when it is
- * covered, when a commit is due, when it is read, zeroed or discarded, or when there are too many.
+ * covered, when a commit is due, when it is read, or when there are too many. Where all of it is
+ * zeroed or discarded, what was written is nobody's any more: it is not filled.
  *
  * A write that lies within one cluster and that no stream is likely to follow, or that must be
  * durable at once, is *merged*: the old content is read first, and one write takes all of the
@@ -149,6 +150,12 @@ void pending_joined(struct pending *p, const struct span first[2], int res);
  * and the rest of the cluster at once, and maps it. False: it cannot be done that way. */
 bool pending_can_merge(const struct pending *p, const struct req *req);
 int pending_merge_wait(struct pending *p, const struct req *req);
+
+/* Is a write or a closing under way in any cluster of the range? */
+bool pendings_busy(const struct pendings *ps, uint64_t guest_off, uint64_t len);
+/* The cluster at @guest reads as zeros from now on, if it is pending; none is busy. With @keep, its
+ * new place is its own; else its entry is what it was before the write. */
+void pendings_zero(struct pendings *ps, uint64_t guest, bool keep);
 
 /* Maps @run's clusters, whose old content is zero and which are fresh. */
 void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pending_run *run);

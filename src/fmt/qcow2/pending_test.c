@@ -313,6 +313,54 @@ static void x4_fua_is_durable_and_so_is_what_maps_it(void **state)
 	with_disk(&c, durable_body);
 }
 
+/* Pending clusters are zeroed in these ways: nothing is filled for it. */
+static int zeroed_body(void *arg)
+{
+	static const struct { enum req_kind kind; unsigned flags; } how[] = {
+		{ REQ_ZERO, 0 }, { REQ_ZERO, REQ_MAY_UNMAP }, { REQ_DISCARD, 0 },
+		{ REQ_ZERO, REQ_FUA },
+	};
+	struct test_disk *d = arg;
+	struct pendings *ps = &d->w->pendings;
+	uint64_t taken = d->w->alloc.ntaken, reads = d->raw ? d->raw->ops[REQ_READ] : 0;
+
+	for (uint64_t i = 0; i < ARRAY_SIZE(how); i++) {
+		bool keeps = how[i].kind == REQ_ZERO && !(how[i].flags & REQ_MAY_UNMAP);
+		uint64_t off = i * 3 << 16;
+
+		/* Two of them, and more than they cover. */
+		assert_int_equal(simple_wait(d, REQ_WRITE, 0, off + 65536, 512), 0);
+		assert_int_equal(simple_wait(d, REQ_WRITE, 0, off + 2 * 65536, 512), 0);
+		assert_int_equal(ps->n, 2);
+		assert_int_equal(simple_wait(d, how[i].kind, how[i].flags, off, 3 << 16), 0);
+		assert_int_equal(ps->n, 0);
+		assert_int_equal(ps->nopen, 0);
+		assert_int_equal(map_entry(d->w->q, entry_of(d, off + 65536), off + 65536).kind,
+				 d->cell.backing || keeps ? EXT_ZERO : EXT_BACKING);
+		assert_true(!(entry_of(d, off + 65536) & QCOW2_OFFSET_MASK) == !keeps);
+		assert_int_equal(simple_wait(d, REQ_READ, 0, off, 3 << 16), 0);
+	}
+	assert_int_equal(ps->fills.bytes, 0);
+	if (d->raw)
+		assert_int_equal(d->raw->ops[REQ_READ], reads);
+	assert_true(d->w->alloc.ntaken - taken == 2 * ARRAY_SIZE(how) + 1);     /* and a table */
+	/* One of which a part is zeroed is closed, or joined. */
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 14 << 16, 4096), 0);
+	assert_int_equal(simple_wait(d, REQ_ZERO, 0, (14 << 16) + 4096, 65536 - 4096), 0);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 14 << 16, 65536), 0);
+	return 0;
+}
+
+static void y4_w6_what_is_zeroed_is_not_filled(void **state)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .size = 1 << 20,
+			       .backing = BACK_RAW };
+
+	with_disk(&c, zeroed_body);
+	c.backing = BACK_QCOW2;
+	with_disk(&c, zeroed_body);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -320,6 +368,7 @@ int main(void)
 		cmocka_unit_test(w6_fresh_clusters_are_mapped_at_once),
 		cmocka_unit_test(w8_who_looks_closes),
 		cmocka_unit_test(y4_zeros_and_discards),
+		cmocka_unit_test(y4_w6_what_is_zeroed_is_not_filled),
 		cmocka_unit_test(y5_what_is_nowhere_needs_no_table),
 		cmocka_unit_test(x4_fua_is_durable_and_so_is_what_maps_it),
 	};

@@ -53,7 +53,7 @@ static uint64_t changed(const struct change *c, uint64_t entry, uint64_t guest)
 static int look_at(const struct change *c, const struct l2_at *at, uint64_t off, uint64_t end)
 {
 	struct writer *w = c->w;
-	int needed = 0;
+	int needed = pendings_any(&w->pendings, off, end - off);
 
 	if (!at->page)                  /* all are alike, but for the end of the backing file */
 		return changed(c, 0, off) ? 1 : 0;
@@ -75,8 +75,11 @@ static void change(const struct change *c, struct l2_at *at, uint64_t off, uint6
 	struct writer *w = c->w;
 
 	for (; off < end; off += w->cluster) {
-		uint64_t old = l2_entry(w, at, off), new = changed(c, old, off);
+		uint64_t old, new;
 
+		pendings_zero(&w->pendings, off, w->q->has_zero_flag && !c->unmap);
+		old = l2_entry(w, at, off);
+		new = changed(c, old, off);
 		if (new == old)
 			continue;
 		l2_set(w, at, off, new, false);
@@ -98,7 +101,7 @@ static int slice_wait(const struct change *c, uint64_t off, uint64_t end, uint64
 		if (rc)
 			return rc;
 		*ret = MIN(end, at.end);
-		if (pendings_any(&w->pendings, off, *ret - off)) {
+		if (pendings_busy(&w->pendings, off, *ret - off)) {
 			l2_put(w, &at);
 			rc = pendings_close_wait(&w->pendings, off, *ret - off);
 			if (rc)
