@@ -6,10 +6,12 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/bits.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "cmd/cmd.h"
 #include "cmd/opts.h"
 #include "cmd/tool.h"
@@ -184,8 +186,17 @@ static int run_as_byre(int argc, char **argv)
 	return cmd_fail_usage(NULL, &err);
 }
 
+static void set_log_level(void)
+{
+	const char *level = getenv("BYRE_LOG");
+
+	if (level && !strcmp(level, "debug"))
+		log_set_level(LOG_LEVEL_DEBUG);
+}
+
 int main(int argc, char **argv)
 {
+	set_log_level();
 	tool_set_program(argc ? argv[0] : "byre");
 	return end(tool_is_qemu_img() ? run_as_qemu_img(argc, argv) : run_as_byre(argc, argv));
 }

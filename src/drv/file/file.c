@@ -3,6 +3,7 @@
  *
  * A READ or WRITE that the kernel can take as it is becomes one operation in the request's own io:
  * nothing is allocated, no fiber runs. What else there is:
+ *	batch   a small WRITE through the page cache: file_batch.c;
  *	cut     the request's data is part of its iov, or longer than an operation may be: its
  *		iovecs are copied, CUT_IOVECS at a time, into an array of the chan's;
  *	bounce  O_DIRECT does not take its offset, length or addresses: file_bounce.c.
@@ -222,7 +223,9 @@ static void rw_send(struct file_chan *fc, struct req *req, bool as_is)
 	if (req->kind == REQ_WRITE && fn->is_direct && is_fua(fn, req))
 		io->flags |= IO_DSYNC;
 	io->off = req->off + fr->rel;
-	loop_submit(fc->chan.loop, io);
+	if (req->kind == REQ_READ || fn->is_direct || fn->is_sim ||
+	    !file_batch_take(&fc->batch, io, len))
+		loop_submit(fc->chan.loop, io);
 }
 
 void file_written(struct file_chan *fc, struct req *req, int res)
@@ -360,6 +363,7 @@ int file_chan_open_wait(struct chan *ch, struct err *err)
 	list_init(&fc->in_flight);
 	list_init(&fc->registered);
 	fiber_gate_init(&fc->gate, FILE_FIBERS_MAX);
+	file_batch_init(&fc->batch, ch->loop);
 	for (unsigned i = 0; i < RANGE_LOCKS_MAX; i++)
 		fc->locks[i].fc = fc;
 	open_own_fd_wait(fc, fn);
@@ -388,6 +392,7 @@ void file_chan_close_wait(struct chan *ch)
 	struct file_chan *fc = file_chan(ch);
 
 	assert(list_is_empty(&fc->in_flight) && !fc->is_syncing && !fc->starved);
+	assert(!fc->batch.ngathered && !fc->batch.is_due && !fc->batch.is_running);
 	if (file_node(ch)->is_direct)
 		file_range_unregister_wait(fc);
 	free_chan_wait(fc);

@@ -2,6 +2,7 @@
 /* drv/file/file_impl.h - what the files of this folder share. Nobody else includes it, but tests.
  *
  *	file.c         submit, reads and writes: the data path
+ *	file_batch.c   small writes through the page cache, many at a time
  *	file_sync.c    flushes, joined
  *	file_alloc.c   zero and discard by fallocate
  *	file_map.c     holes
@@ -54,6 +55,17 @@ struct chan_lock {
 	struct req *held, **held_tail;  /* overlapping requests that came later */
 };
 
+/* Small writes of a chan that a worker does in a row; see file_batch.c. */
+struct file_batch {
+	struct loop *loop;
+	struct task task;               /* at the end of the turn, if is_due */
+	struct work work;
+	struct list_node gathered;      /* of struct io */
+	struct list_node batched;       /* the worker's, if is_running */
+	unsigned ngathered;
+	bool is_due, is_running;
+};
+
 struct iov_cut {
 	struct iov_cut *next;
 	struct iovec iov[CUT_IOVECS];
@@ -92,6 +104,8 @@ struct file_chan {
 	struct iov_cut *cuts;           /* free ones */
 	unsigned ncuts;                 /* in all */
 	struct req *starved, **starved_tail;    /* wait for one */
+
+	struct file_batch batch;
 
 	struct io sync_io;
 	bool is_syncing;
@@ -147,6 +161,12 @@ int file_chan_open_wait(struct chan *ch, struct err *err);
 void file_chan_close_wait(struct chan *ch);
 /* Answers @req, whose effect is in the file but for FUA. From an io's done(). */
 void file_written(struct file_chan *fc, struct req *req, int res);
+
+/* file_batch.c */
+void file_batch_init(struct file_batch *b, struct loop *l);
+/* Takes @io, a write of @len bytes through the page cache, instead of loop_submit(). False: it is
+ * too large for that. */
+bool file_batch_take(struct file_batch *b, struct io *io, uint64_t len);
 
 /* file_sync.c: answers @req after an fdatasync that starts from now on. In any callback of the
  * loop. */

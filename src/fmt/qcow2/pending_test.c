@@ -361,6 +361,47 @@ static void y4_w6_what_is_zeroed_is_not_filled(void **state)
 	with_disk(&c, zeroed_body);
 }
 
+/* ---- in place ---- */
+
+static int cluster_body(void *arg)
+{
+	return simple_wait(arg, REQ_WRITE, REQ_FUA, 0, 65536);
+}
+
+static int in_place_body(void *arg)
+{
+	struct test_disk *d = arg;
+	int rc = simple_wait(d, REQ_WRITE, 0, 8192, 4096);
+
+	if (!rc)
+		rc = simple_wait(d, REQ_WRITE, 0, 4096, 4096);
+	return rc ? rc : simple_wait(d, REQ_FLUSH, 0, 0, 0);
+}
+
+static void with_disk_open(struct test_disk *d, int (*body)(void *arg))
+{
+	loop_call(d->loops[0], test_disk_open, d);
+	loop_call(d->loops[0], test_disk_open_port, d);
+	assert_int_equal(loop_call(d->loops[0], body, d), 0);
+	loop_call(d->loops[0], test_disk_close_port, d);
+	loop_call(d->loops[0], test_disk_close, d);
+}
+
+/* No mark, no refcount, no entry: from the open to the close. */
+static void writes_in_place_write_their_data_alone(void **state)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .size = 1 << 20 };
+	struct test_disk *d = test_disk_new(&c, LOOP_SIM, 1, 7);
+	uint64_t writes;
+
+	with_disk_open(d, cluster_body);
+	writes = d->file->ops[REQ_WRITE];
+	with_disk_open(d, in_place_body);
+	assert_int_equal(d->file->ops[REQ_WRITE] - writes, 2);
+	loop_call(d->loops[0], test_disk_verify, d);
+	test_disk_free(d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -370,6 +411,7 @@ int main(void)
 		cmocka_unit_test(y4_zeros_and_discards),
 		cmocka_unit_test(y4_w6_what_is_zeroed_is_not_filled),
 		cmocka_unit_test(y5_what_is_nowhere_needs_no_table),
+		cmocka_unit_test(writes_in_place_write_their_data_alone),
 		cmocka_unit_test(x4_fua_is_durable_and_so_is_what_maps_it),
 	};
 

@@ -102,7 +102,7 @@ static void part_send(struct part *p, uint64_t at, uint64_t len, uint64_t host_o
 /* ---- new clusters ---- */
 
 /* What fault() could not do, or what has to be waited for first. */
-enum fault { FAULT_SENT, FAULT_MERGE, FAULT_CLOSE, FAULT_ROOM, FAULT_FILL };
+enum fault { FAULT_SENT, FAULT_MERGE, FAULT_CLOSE, FAULT_ROOM, FAULT_FILL, FAULT_MARK };
 
 /* One step of a request. */
 struct step {
@@ -243,7 +243,7 @@ static int fault(struct frame *f, struct part *part, struct l2_at *at, struct st
 	pendings_cache_slice(&w->pendings, at);
 	e = map_write_run(w->q, s->off, s->len);
 	if (e.kind != EXT_DATA)
-		return fault_new(f, part, at, s);
+		return w->mark.is_set ? fault_new(f, part, at, s) : FAULT_MARK;
 	s->done = e.len;
 	part_send(part, s->at, e.len, e.host_off);
 	return FAULT_SENT;
@@ -267,15 +267,15 @@ static int fault_wait(struct frame *f, struct part *part, struct step *s)
 {
 	struct writer *w = f->w;
 	struct l2_at at;
-	int rc = mark_set_wait(w);
+	int rc = l2_get_wait(w, s->off, true, &at);
 
-	if (!rc)
-		rc = l2_get_wait(w, s->off, true, &at);
 	if (rc)
 		return rc;
 	rc = fault(f, part, &at, s);
 	l2_put(w, &at);
 	switch (rc) {
+	case FAULT_MARK:
+		return mark_set_wait(w);
 	case FAULT_MERGE:
 		return pending_merge_wait(s->merge, f->from);
 	case FAULT_CLOSE:

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "fmt/qcow2/qcow2.h"
 
 /* What this version can read, but not write. */
@@ -62,19 +63,43 @@ int writer_open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct writ
 	return 0;
 }
 
+/* A commit, if there is anything for it to do. The file itself is synced once more when it
+ * settles. */
+static int commit_rest_wait(struct writer *w)
+{
+	if (w->dead)
+		return w->dead;
+	if (w->commit.is_running || w->commit.is_noted || w->meta.ndirty || w->pendings.n)
+		return commit_wait(&w->commit);
+	return 0;
+}
+
 /* Everything but the mark. */
 static int settle_wait(struct writer *w)
 {
-	int rc = commit_wait(&w->commit), rc2;
+	int rc = commit_rest_wait(w), rc2;
 
 	if (rc)
 		return rc;
 	/* What was freed, and what was never taken: one more commit. */
 	alloc_settle_wait(&w->alloc);
 	rc = alloc_close_wait(&w->alloc);
-	rc2 = commit_wait(&w->commit);
+	rc2 = commit_rest_wait(w);
 	rc = rc ? rc : rc2;
 	return rc ? rc : reclaim_again_wait(&w->reclaim);
+}
+
+/* What bench/ compares with what the kernel saw. */
+static void tell(const struct writer *w)
+{
+	const struct commit_stats *st = &w->commit.stats;
+
+	log_debug("'%s': %llu commits; %llu syncs, %llu left out; %llu bytes of metadata in %llu "
+		  "writes; %llu bytes around data", w->q->node.name,
+		  (unsigned long long)st->commits, (unsigned long long)st->syncs,
+		  (unsigned long long)st->skipped, (unsigned long long)st->meta_bytes,
+		  (unsigned long long)st->meta_writes,
+		  (unsigned long long)w->pendings.fills.bytes);
 }
 
 int writer_settle_wait(struct writer *w, struct err *err)
@@ -88,6 +113,7 @@ int writer_settle_wait(struct writer *w, struct err *err)
 		rc = rc ? rc : settle_wait(w);
 		if (!rc && !w->reclaim.is_owed)                         /* R6 */
 			rc = mark_clear_wait(w);
+		tell(w);
 	}
 	pendings_stop_wait(&w->pendings);
 	/* What leaves quarantine may start a commit, and that may send more there. */
