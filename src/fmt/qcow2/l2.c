@@ -186,5 +186,5 @@ void l2_set(struct writer *w, struct l2_at *at, uint64_t guest_off, uint64_t new
 	if (cache_store(q->cache, key, index, 1, &new))
 		return;
 	if (cache_find(q->cache, key, &is_empty) >= 0)
-		cache_insert(q->cache, key, at->page->bytes);
+		pendings_cache_slice(&w->pendings, at);
 }

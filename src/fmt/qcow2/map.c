@@ -23,7 +23,7 @@ static struct unit decode(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 	if (is_allocated && (!is_aligned(host, 1ULL << q->cluster_bits) ||
 			     (q->has_data_file && host != guest)))
 		return (struct unit){ .kind = EXT_CORRUPT, .host_off = entry };
-	if (entry == CACHE_PENDING)
+	if (entry == CACHE_PENDING && q->writer)
 		return (struct unit){ .kind = EXT_MISS };
 	return (struct unit){ .kind = is_zero ? EXT_ZERO : is_allocated ? EXT_DATA : EXT_BACKING,
 			      .host_off = host, .has_host = is_allocated };
@@ -40,7 +40,7 @@ static struct unit decode_sub(const struct qcow2 *q, uint64_t entry, uint64_t bi
 	struct unit u = decode(q, entry, guest);
 	bool is_allocated = bitmap >> sub & 1, is_zero = bitmap >> (sub + 32) & 1;
 
-	if (entry & QCOW2_COMPRESSED)
+	if (entry & QCOW2_COMPRESSED || u.kind == EXT_MISS)
 		return u;
 	/* A bit of both halves, or data without a place for it. */
 	if ((bitmap & (bitmap >> 32) & 0xffffffff) || (u.kind == EXT_BACKING && (uint32_t)bitmap))

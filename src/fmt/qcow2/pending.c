@@ -83,7 +83,8 @@ static unsigned cache_word_of(const struct pendings *ps, uint64_t guest)
 {
 	const struct qcow2 *q = ps->w->q;
 
-	return (unsigned)((guest & ((1ULL << q->slice_shift) - 1)) >> q->cluster_bits);
+	return (unsigned)((guest & ((1ULL << q->slice_shift) - 1)) >> q->cluster_bits) *
+	       q->entry_words;
 }
 
 void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *words)
@@ -91,7 +92,7 @@ void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *wor
 	uint64_t bytes = 1ULL << ps->w->q->slice_shift;
 
 	/* A damaged image may hold what looks like a mark: then it is as damaged as it was. */
-	for (size_t at = 0; at < ps->w->q->slice_bytes; at += 8)
+	for (size_t at = 0; at < ps->w->q->slice_bytes; at += 8 * ps->w->q->entry_words)
 		if (be64_load(words + at) == CACHE_PENDING)
 			be64_store(words + at, CACHE_PENDING ^ 1ULL << 61);
 	list_for_each(n, &ps->all) {
@@ -106,7 +107,7 @@ static void insert_slice(struct pendings *ps, const struct l2_at *at)
 {
 	memcpy(ps->slice, at->page->bytes, ps->w->q->slice_bytes);
 	pendings_mark_slice(ps, at->first, ps->slice);
-	cache_insert_marked(ps->w->q->cache, cache_key_of(ps, at->first), ps->slice);
+	cache_insert(ps->w->q->cache, cache_key_of(ps, at->first), ps->slice);
 }
 
 void pendings_cache_slice(struct pendings *ps, const struct l2_at *at)
