@@ -514,7 +514,8 @@ void pendings_written(struct pendings *ps, uint64_t off, uint64_t len, int res)
 
 bool pending_join(struct pending *p, struct span s, struct span ret[2])
 {
-	if (p->is_closing || s.lo > p->covered.hi || s.hi < p->covered.lo)
+	/* What failed is filled first, or that would fill what comes now (W7). */
+	if (p->is_closing || p->nfailed || s.lo > p->covered.hi || s.hi < p->covered.lo)
 		return false;
 	ret[0] = (struct span){ s.lo, MIN(s.hi, p->covered.lo) };
 	ret[1] = (struct span){ MAX(s.lo, p->covered.hi), s.hi };
