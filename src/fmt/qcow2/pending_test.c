@@ -51,15 +51,20 @@ static int simple_wait(struct test_disk *d, enum req_kind kind, unsigned flags, 
 	return rc;
 }
 
-static uint64_t entry_of(struct test_disk *d, uint64_t off)
+static struct l2_pair pair_of(struct test_disk *d, uint64_t off)
 {
 	struct l2_at at;
-	uint64_t entry;
+	struct l2_pair pair;
 
 	assert_int_equal(l2_get_wait(d->w, off, false, &at), 0);
-	entry = l2_entry(d->w, &at, off);
+	pair = l2_pair(d->w, &at, off);
 	l2_put(d->w, &at);
-	return entry;
+	return pair;
+}
+
+static uint64_t entry_of(struct test_disk *d, uint64_t off)
+{
+	return pair_of(d, off).entry;
 }
 
 static int stream_body(void *arg)

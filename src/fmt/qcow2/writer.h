@@ -3,6 +3,7 @@
  *
  *	meta.c     metadata in memory, page by page; the one function that changes it
  *	l2.c       L1 and L2 entries: finding, making and copying tables
+ *	units.c    what an L2 entry says of a cluster, or of its subclusters: pure
  *	refs.c     refcounts: their table and blocks, the search for free clusters
  *	alloc.c    clusters for the asking: the reserve; where metadata lies (cluster_set.c)
  *	quarantine.c  what is freed rests there
@@ -64,6 +65,7 @@ enum writer_break {
 	BREAK_Q8_GROW = 1 << 12,        /* a refcount block is used before it is durable */
 	BREAK_Q9_IGNORE = 1 << 13,      /* a failed metadata write is taken for done */
 	BREAK_X4_VOLATILE = 1 << 14,    /* a write in place never needs a commit to be durable */
+	BREAK_Q2_KEPT_FRESH = 1 << 20,  /* a place that is kept is taken for zero */
 };
 
 struct mark {
