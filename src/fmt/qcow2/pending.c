@@ -209,6 +209,7 @@ static struct pending *pending_new(struct pendings *ps, const struct l2_at *at,
 	p->ps = ps;
 	p->guest = run->guest + in_run;
 	p->host = run->host + in_run;
+	assert(!run->is_kept || !run->is_fresh);
 	p->is_fresh = run->is_fresh;
 	p->is_kept = run->is_kept;
 	p->at = *at;
@@ -248,6 +249,7 @@ void pendings_fini(struct pendings *ps)
 		pending_end(p);
 	}
 	fills_fini(&ps->fills);
+	fresh_fini(&ps->fresh);
 }
 
 int pendings_open(struct pendings *ps, const struct l2_at *at, const struct pending_run *run,
@@ -314,11 +316,25 @@ static void set_pair(struct pendings *ps, struct l2_at *at, uint64_t guest, stru
 	l2_set(ps->w, at, guest, new, needs_a);
 }
 
+/* What of the new place of @host's cluster is known to be zeros, when @data are units that are not:
+ * U13. */
+static void note_fresh(struct pendings *ps, uint64_t host, bool is_kept, bool is_fresh,
+		       uint32_t data)
+{
+	uint64_t cluster = host / ps->w->cluster;
+
+	if (is_kept)
+		fresh_written(&ps->fresh, cluster, data);
+	else
+		fresh_set(&ps->fresh, cluster, is_fresh ? units_all(ps->w->q) & ~data : 0);
+}
+
 /* All that is to be data is written (W6). */
 static void pending_map(struct pending *p)
 {
 	struct pendings *ps = p->ps;
 
+	note_fresh(ps, p->host, p->is_kept, p->is_fresh, data_units(p));
 	set_pair(ps, &p->at, p->guest, new_pair(p), true);
 	if (!p->is_kept)
 		pendings_free_old(ps, p->old.pair.entry);
@@ -337,6 +353,7 @@ void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pendi
 					      MIN(hi, in_run + ps->w->cluster) - in_run);
 
 		data |= old.data;
+		note_fresh(ps, run->host + in_run, run->is_kept, true, data);
 		set_pair(ps, at, guest, units_pair(q, (run->host + in_run) | QCOW2_COPIED, data,
 						   old.zero & ~data), false);
 		if (!run->is_kept)
@@ -350,6 +367,7 @@ static void pending_drop(struct pending *p)
 	struct pendings *ps = p->ps;
 
 	show(ps, &p->at, p->guest, 1, &p->old.pair);
+	note_fresh(ps, p->host, p->is_kept, false, data_units(p));
 	if (!p->is_kept)
 		alloc_untake(&ps->w->alloc, p->host / ps->w->cluster, 1, false);
 	pending_end(p);

@@ -19,8 +19,8 @@
  * A write that lies within one cluster and that no stream is likely to follow, or that must be
  * durable at once, is *merged*: the old content is read first, and one write takes all of the
  * cluster. A cluster whose new place is fresh (alloc.h) and whose old content is zero is never
- * pending: it is mapped before its first write, which is one in place then. A place that is kept is
- * never fresh: it may hold what was zeroed, or what a crash left of a write that was never mapped.
+ * pending: it is mapped before its first write, which is one in place then. So are subclusters of a
+ * place that is kept if they are known never to have been written (fresh.h).
  *
  * While a cluster is pending, its entry in the mapping cache has the mark CACHE_PENDING, so that
  * every loop that looks it up asks the home loop (load.c), which closes it first. The page of its
@@ -44,6 +44,7 @@
 #include "base/list.h"
 #include "fmt/qcow2/cache.h"
 #include "fmt/qcow2/fill.h"
+#include "fmt/qcow2/fresh.h"
 #include "fmt/qcow2/l2.h"
 #include "loop/fiber.h"
 
@@ -67,7 +68,7 @@ struct span {
 struct pending_run {
 	uint64_t guest, host;           /* byte offsets */
 	unsigned n;
-	bool is_fresh;                  /* as in struct alloc_run */
+	bool is_fresh;                  /* as in struct alloc_run; or these units of it are */
 	bool is_kept;                   /* they have these places already, without the data */
 };
 
@@ -84,7 +85,8 @@ struct pending {
 	struct span failed[PENDING_FAILED_MAX];         /* W7 */
 	unsigned nfailed;
 	unsigned writes;                /* under way */
-	bool is_fresh, is_kept;         /* as in struct pending_run */
+	bool is_fresh;                  /* as in struct alloc_run */
+	bool is_kept;                   /* as in struct pending_run */
 	bool is_acked;                  /* a write to it has ended well */
 	bool is_lost;                   /* more writes failed than can be remembered: it is never
 					 * mapped, and flushes fail (W7) */
@@ -110,6 +112,7 @@ struct pendings {
 	struct fiber_gate gate;         /* of those that close */
 	struct fiber_queue room;        /* fibers that wait until one is gone */
 	struct fills fills;
+	struct fresh fresh;
 	uint8_t slice[CACHE_SLICE_BYTES_MAX];   /* on its way into the cache */
 	/* Counters that do not depend on the machine. */
 	uint64_t nopened, njoined, nmerged;
@@ -157,8 +160,8 @@ void pending_joined(struct pending *p, const struct span first[2], int res);
 bool pending_can_merge(const struct pending *p, const struct req *req);
 int pending_merge_wait(struct pending *p, const struct req *req);
 
-/* Maps @run's clusters, which are fresh, for a write to bytes [@lo, @hi) of them, where all that
- * becomes data is zero. */
+/* Maps @run's clusters for a write to bytes [@lo, @hi) of them, where all that becomes data shows
+ * zeros and is fresh. */
 void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pending_run *run,
 		       uint64_t lo, uint64_t hi);
 

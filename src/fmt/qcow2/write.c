@@ -126,6 +126,7 @@ struct effect {
 	bool is_hit;                    /* all that it touches is data in its own place */
 	bool is_kept;                   /* the place is its own, but not all is there */
 	bool is_zero;                   /* all that has to be data, and is not there, shows zeros */
+	bool is_fresh;                  /* is_kept, and what is not there was never written */
 };
 
 static struct effect effect_on(const struct writer *w, const struct l2_at *at,
@@ -139,6 +140,8 @@ static struct effect effect_on(const struct writer *w, const struct l2_at *at,
 	e.is_hit = e.old.is_own && !wanted;
 	e.is_kept = e.old.is_own;
 	e.is_zero = !(wanted & ~fill_zero_units(w, &e.old, guest));
+	e.is_fresh = e.is_kept && (w->broken & BREAK_Q2_KEPT_FRESH ||
+		!(wanted & ~fresh_units(&w->pendings.fresh, e.old.host / w->cluster)));
 	return e;
 }
 
@@ -157,7 +160,7 @@ static unsigned count_run(const struct writer *w, const struct l2_at *at, const 
 			break;
 		e = effect_on(w, at, s, guest);
 		if (e.old.is_bad || e.is_hit || e.is_zero != first->is_zero ||
-		    e.is_kept != first->is_kept)
+		    e.is_kept != first->is_kept || e.is_fresh != first->is_fresh)
 			break;
 		if (e.is_kept && e.old.host != run->host + n * w->cluster)
 			break;
@@ -196,7 +199,7 @@ static int fault_new(struct frame *f, struct part *part, struct l2_at *at, struc
 		return FAULT_ROOM;
 	run.is_kept = e.is_kept;
 	run.host = e.old.host;
-	run.is_fresh = e.is_kept && w->broken & BREAK_Q2_KEPT_FRESH;
+	run.is_fresh = e.is_fresh && e.is_zero;
 	run.n = count_run(w, at, s, &run, &e, MIN((unsigned)PENDING_RUN_MAX, PENDING_MAX - ps->n));
 	if (!run.is_kept) {
 		if (!alloc_take(&w->alloc, run.n, &taken))

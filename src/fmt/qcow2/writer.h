@@ -10,6 +10,7 @@
  *	commit.c   makes changes durable, in an order that no crash can hurt
  *	pending.c  new clusters between their first write and their place in an L2 table
  *	fill.c     the old content of clusters that are replaced
+ *	fresh.c    subclusters that were never written
  *	write.c    requests that write; zero.c: those that zero and discard
  *	mark.c     the mark of an image in use; reclaim.c: the walk where it was left behind
  *	writer.c   opening and closing
@@ -65,7 +66,7 @@ enum writer_break {
 	BREAK_Q8_GROW = 1 << 12,        /* a refcount block is used before it is durable */
 	BREAK_Q9_IGNORE = 1 << 13,      /* a failed metadata write is taken for done */
 	BREAK_X4_VOLATILE = 1 << 14,    /* a write in place never needs a commit to be durable */
-	BREAK_Q2_KEPT_FRESH = 1 << 20,  /* a place that is kept is taken for zero */
+	BREAK_Q2_KEPT_FRESH = 1 << 20,  /* what is kept is taken for fresh */
 };
 
 struct mark {
