@@ -216,6 +216,39 @@ static void y4_zeros_and_discards(void **state)
 	with_disk(&c, zero_body);
 }
 
+/* Version 2 has no zero flag. */
+static int zero_v2_body(void *arg)
+{
+	struct test_disk *d = arg;
+	uint64_t cluster = 65536, host;
+
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 0, 4 * cluster), 0);
+	host = entry_of(d, 0);
+	/* What is there is written over; what is nowhere, and has nothing below, stays so. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, 0, 0, cluster), 0);
+	assert_true(entry_of(d, 0) == host);
+	assert_int_equal(simple_wait(d, REQ_ZERO, 0, 4 * cluster, d->cell.size - 4 * cluster), 0);
+	assert_true(d->cell.backing ? entry_of(d, 5 * cluster) & QCOW2_COPIED :
+				      !entry_of(d, 5 * cluster));
+	assert_true(!entry_of(d, 15 * cluster));        /* behind the backing file's end */
+	/* Unmapped where nothing would show through. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, REQ_MAY_UNMAP, cluster + 512, 2 * cluster), 0);
+	assert_true(!entry_of(d, 2 * cluster) == !d->cell.backing);
+	assert_true(entry_of(d, cluster) & QCOW2_COPIED && entry_of(d, 3 * cluster) & QCOW2_COPIED);
+	assert_int_equal(simple_wait(d, REQ_DISCARD, 0, 3 * cluster, cluster), 0);
+	assert_true(!entry_of(d, 3 * cluster) == !d->cell.backing);
+	return 0;
+}
+
+static void y4_zeros_without_a_flag(void **state)
+{
+	struct test_cell c = { .version = 2, .cluster_bits = 16, .size = 1 << 20 };
+
+	with_disk(&c, zero_v2_body);
+	c.backing = BACK_RAW;
+	with_disk(&c, zero_v2_body);
+}
+
 static int vast_body(void *arg)
 {
 	struct test_disk *d = arg;
@@ -418,6 +451,7 @@ int main(void)
 		cmocka_unit_test(w6_fresh_clusters_are_mapped_at_once),
 		cmocka_unit_test(w8_who_looks_closes),
 		cmocka_unit_test(y4_zeros_and_discards),
+		cmocka_unit_test(y4_zeros_without_a_flag),
 		cmocka_unit_test(y5_what_is_nowhere_needs_no_table),
 		cmocka_unit_test(u12_w6_writes_take_the_subclusters_that_they_touch),
 		cmocka_unit_test(u13_subclusters_of_fresh_clusters_are_mapped_at_once),

@@ -5,7 +5,8 @@
  * cluster keeps its place in the file unless the request allows to unmap and no data is left in
  * it. What reads as zeros anyway is left alone, and no table is made for it. Less than a unit is
  * written, where it does not read as zeros, and so are subclusters of a compressed cluster, which
- * has none. Version 2 has no zero flag: zeros are written.
+ * has none. Version 2 has no zero flag: zeros are written, but clusters are unmapped where that is
+ * allowed and there is no backing file.
  *
  * A discard frees whole clusters and sets the zero flag, so that nothing of a backing file shows
  * through. In version 2 it can only unmap, and only without a backing file. Parts of clusters are
@@ -256,6 +257,12 @@ static bool shows_zeros(const struct writer *w, uint64_t guest)
 	return fill_zero_units(w, &nowhere, guest) == units_all(w->q);
 }
 
+/* Is there no backing file? */
+static bool nowhere_is_zero(const struct writer *w)
+{
+	return !w->q->node.child[CHILD_BACKING];
+}
+
 /* Version 2. A range that is nowhere is passed over as fast as with the flag. */
 static int zero_v2_wait(struct writer *w, uint64_t off, uint64_t end, unsigned flags)
 {
@@ -287,7 +294,7 @@ int zero_range_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags
 	uint64_t first = align_up(off, unit), last = whole_end(w, end, unit);
 	int rc;
 
-	if (!w->q->has_zero_flag)
+	if (!w->q->has_zero_flag && !(c.unmap && nowhere_is_zero(w)))
 		return zero_v2_wait(w, off, end, flags);
 	if (first >= last)
 		return parts_wait(w, off, end, flags);
@@ -305,7 +312,7 @@ int discard_range_wait(struct writer *w, uint64_t off, uint64_t len)
 
 	if (first >= last)
 		return 0;
-	if (!w->q->has_zero_flag && w->q->node.child[CHILD_BACKING])
+	if (!w->q->has_zero_flag && !nowhere_is_zero(w))
 		return 0;               /* the backing file would show through */
 	return clusters_wait(&c, first, last);
 }
