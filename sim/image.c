@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/prng.h"
 #include "fmt/qcow2/format.h"
 
 struct build {
@@ -14,6 +15,7 @@ struct build {
 	struct model *m;
 	struct sim_image *im;
 	uint64_t cluster, per_table, per_block;
+	unsigned entry_bytes;           /* of L2 */
 	uint64_t guest_clusters, l1_entries, l1_clusters;
 	uint64_t blind;                 /* guest clusters mapped before the window */
 	uint64_t reftable_clusters, nblocks;
@@ -69,7 +71,8 @@ static void plan(struct build *b)
 	const struct sim_image_opts *o = b->o;
 
 	b->cluster = 1ULL << o->cluster_bits;
-	b->per_table = b->cluster / 8;
+	b->entry_bytes = o->is_extended ? 16 : 8;
+	b->per_table = b->cluster / b->entry_bytes;
 	b->per_block = b->cluster * 8 >> o->refcount_order;
 	if (o->full_blocks)
 		plan_blind(b);
@@ -81,8 +84,9 @@ static void plan(struct build *b)
 	model_init(b->m, b->im->window_off, o->window);
 }
 
-/* Maps guest cluster @g, making its table. Tables are recognised by their L1 entry. */
-static uint64_t map(struct build *b, uint64_t g)
+/* Maps guest cluster @g, making its table; @bitmap is for extended entries. Tables are recognised
+ * by their L1 entry. */
+static uint64_t map(struct build *b, uint64_t g, uint64_t bitmap)
 {
 	uint64_t copied = b->o->is_shared ? 0 : QCOW2_COPIED, host, table;
 	uint64_t at = b->l1 * b->cluster + g / b->per_table * 8;
@@ -97,8 +101,49 @@ static uint64_t map(struct build *b, uint64_t g)
 			put64(b, b->snapshot_l1 * b->cluster + g / b->per_table * 8, table);
 	}
 	host = b->next++ * b->cluster;
-	put64(b, table + g % b->per_table * 8, host | copied);
+	put64(b, table + g % b->per_table * b->entry_bytes, host | copied);
+	if (b->o->is_extended)
+		put64(b, table + g % b->per_table * b->entry_bytes + 8, bitmap);
 	return host;
+}
+
+/* Which subclusters of guest cluster @g are data, and which are zeros; the same every time. */
+static uint64_t draw_bitmap(uint64_t g)
+{
+	struct prng p = { mix64(g + 9) };
+	uint64_t data = 0, zero = 0;
+
+	for (unsigned i = 0; i < QCOW2_SUBCLUSTERS; i++) {
+		uint64_t what = prng_below(&p, 8);
+
+		data |= (uint64_t)(what < 4) << i;
+		zero |= (uint64_t)(what >= 6) << i;
+	}
+	return prng_below(&p, 4) ? data | zero << 32 : 0xffffffff;
+}
+
+/* Writes what @bitmap of the cluster at @host says of the guest's @len bytes at @off. */
+static void put_subclusters(struct build *b, uint64_t host, uint64_t bitmap, uint64_t off,
+			    uint64_t len)
+{
+	uint64_t unit = b->cluster / QCOW2_SUBCLUSTERS;
+	uint8_t *initial = b->m->initial + (off - b->im->window_off) / SIM_SECTOR;
+	uint8_t *buf = malloc(unit);
+
+	assert(buf);
+	for (uint64_t at = 0, i = 0; at < len; at += unit, i++) {
+		bool is_data = bitmap >> i & 1, is_zero = bitmap >> (32 + i) & 1;
+		uint64_t n = MIN(unit, len - at);
+
+		if (is_data || b->o->has_stale_within) {
+			stamp_fill(!is_data ? STAMP_STALE :
+				   b->o->is_backing ? STAMP_BACKING : STAMP_OWN, off + at, buf, n);
+			sim_pages_write(b->pages, host + at, buf, n);
+		}
+		memset(initial + at / SIM_SECTOR, is_zero ? MODEL_ZEROED : !is_data ? MODEL_ZEROS :
+		       b->o->is_backing ? MODEL_BACKING : MODEL_OWN, n / SIM_SECTOR);
+	}
+	free(buf);
 }
 
 static void map_all(struct build *b)
@@ -107,14 +152,18 @@ static void map_all(struct build *b)
 
 	b->first_shared = b->next;
 	for (uint64_t g = 0; g < b->blind; g++)
-		map(b, g);
+		map(b, g, 0xffffffff);
 	for (uint64_t g = first; b->o->own_every && g < b->guest_clusters; g++) {
 		uint64_t off = g * b->cluster, n = MIN(b->cluster, b->im->guest_size - off), host;
 		uint8_t *buf;
 
 		if ((g - first) % b->o->own_every)
 			continue;
-		host = map(b, g);
+		host = map(b, g, draw_bitmap(g));
+		if (b->o->is_extended) {
+			put_subclusters(b, host, draw_bitmap(g), off, n);
+			continue;
+		}
 		buf = malloc(n);
 		assert(buf);
 		stamp_fill(b->o->is_backing ? STAMP_BACKING : STAMP_OWN, off, buf, n);
@@ -220,6 +269,7 @@ static void put_header(struct build *b)
 		.refcount_table_clusters = be32_make((uint32_t)b->reftable_clusters),
 		.nb_snapshots = be32_make(o->is_shared),
 		.snapshots_offset = be64_make(b->snapshots * b->cluster),
+		.incompatible_features = be64_make(o->is_extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0),
 		.refcount_order = be32_make(o->refcount_order),
 		.autoclear_features = be64_make(o->is_odd ? SIM_AUTOCLEAR_UNKNOWN : 0),
 		.header_length = be32_make((uint32_t)head),

@@ -15,8 +15,6 @@ static int check_features(const struct qcow2_header *h, struct err *err)
 
 	if (h->incompatible & QCOW2_INCOMPAT_DIRTY)
 		what = "refcounts that were left to be repaired (the dirty bit)";
-	else if (qcow2_has_extended_l2(h))
-		what = "extended L2 entries";
 	else if (qcow2_has_data_file(h))
 		what = "an external data file";
 	else if (h->nb_bitmaps)

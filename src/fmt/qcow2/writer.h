@@ -3,12 +3,14 @@
  *
  *	meta.c     metadata in memory, page by page; the one function that changes it
  *	l2.c       L1 and L2 entries: finding, making and copying tables
+ *	units.c    what an L2 entry says of a cluster, or of its subclusters: pure
  *	refs.c     refcounts: their table and blocks, the search for free clusters
  *	alloc.c    clusters for the asking: the reserve; where metadata lies (cluster_set.c)
  *	quarantine.c  what is freed rests there
  *	commit.c   makes changes durable, in an order that no crash can hurt
  *	pending.c  new clusters between their first write and their place in an L2 table
  *	fill.c     the old content of clusters that are replaced
+ *	fresh.c    subclusters that were never written
  *	write.c    requests that write; zero.c: those that zero and discard
  *	mark.c     the mark of an image in use; reclaim.c: the walk where it was left behind
  *	guard.c    damage, and what keeps metadata from being written as data
@@ -65,6 +67,7 @@ enum writer_break {
 	BREAK_Q8_GROW = 1 << 12,        /* a refcount block is used before it is durable */
 	BREAK_Q9_IGNORE = 1 << 13,      /* a failed metadata write is taken for done */
 	BREAK_X4_VOLATILE = 1 << 14,    /* a write in place never needs a commit to be durable */
+	BREAK_Q2_KEPT_FRESH = 1 << 20,  /* what is kept is taken for fresh */
 };
 
 struct mark {
