@@ -2,6 +2,7 @@
 #include "sim/image.h"
 
 #include <assert.h>
+#include <libdeflate.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,16 +20,34 @@ struct build {
 	uint64_t reftable_clusters, nblocks;
 	uint64_t next;                  /* the first cluster that is not used */
 	uint64_t l1, snapshot_l1, snapshots, reftable, blocks;  /* clusters */
-	uint64_t first_shared, end_shared;      /* clusters with two references */
-	uint64_t first_stale, end_stale;        /* and with none */
+	uint64_t packed;                /* where the next compressed cluster goes; 0: none yet */
+	uint16_t *counts;               /* references of each cluster; owned */
+	uint64_t counts_room;
 };
 
+static void refer(struct build *b, uint64_t k, unsigned times)
+{
+	if (k >= b->counts_room) {
+		uint64_t room = MAX(2 * b->counts_room, k + 64);
+
+		b->counts = realloc(b->counts, room * sizeof(*b->counts));
+		assert(b->counts);
+		memset(b->counts + b->counts_room, 0,
+		       (room - b->counts_room) * sizeof(*b->counts));
+		b->counts_room = room;
+	}
+	b->counts[k] = (uint16_t)(b->counts[k] + times);
+}
+
+/* Clusters with one reference. */
 static uint64_t take(struct build *b, uint64_t n)
 {
 	uint64_t at = b->next;
 
 	b->next += n;
 	sim_pages_fill(b->pages, at * b->cluster, n * b->cluster, 0);
+	for (uint64_t i = 0; i < n; i++)
+		refer(b, at + i, 1);
 	return at;
 }
 
@@ -81,49 +100,102 @@ static void plan(struct build *b)
 	model_init(b->m, b->im->window_off, o->window);
 }
 
-/* Maps guest cluster @g, making its table. Tables are recognised by their L1 entry. */
-static uint64_t map(struct build *b, uint64_t g)
+/* Where the L2 entry of guest cluster @g is. Tables are recognised by their L1 entry. */
+static uint64_t entry_of(struct build *b, uint64_t g)
 {
-	uint64_t copied = b->o->is_shared ? 0 : QCOW2_COPIED, host, table;
-	uint64_t at = b->l1 * b->cluster + g / b->per_table * 8;
+	uint64_t at = b->l1 * b->cluster + g / b->per_table * 8, table;
 	be64_t entry;
 
 	sim_pages_read(b->pages, at, &entry, sizeof(entry));
 	table = be64_get(entry) & QCOW2_OFFSET_MASK;
 	if (!table) {
 		table = take(b, 1) * b->cluster;
-		put64(b, at, table | copied);
-		if (b->o->is_shared)
+		put64(b, at, table | (b->o->is_shared ? 0 : QCOW2_COPIED));
+		if (b->o->is_shared) {
 			put64(b, b->snapshot_l1 * b->cluster + g / b->per_table * 8, table);
+			refer(b, table / b->cluster, 1);
+		}
 	}
-	host = b->next++ * b->cluster;
-	put64(b, table + g % b->per_table * 8, host | copied);
-	return host;
+	return table + g % b->per_table * 8;
+}
+
+/* Maps guest cluster @g; returns where its data goes. */
+static uint64_t map(struct build *b, uint64_t g)
+{
+	uint64_t entry = entry_of(b, g), host = b->next++;
+
+	refer(b, host, b->o->is_shared ? 2 : 1);
+	put64(b, entry, host * b->cluster | (b->o->is_shared ? 0 : QCOW2_COPIED));
+	return host * b->cluster;
+}
+
+/* Where @len bytes of compressed data go: behind the last ones, if the refcount of the cluster that
+ * they would share allows @times more references, and what they need besides is free. */
+static uint64_t place_packed(struct build *b, uint64_t len, unsigned times)
+{
+	uint64_t max = (1ULL << (1u << MIN(b->o->refcount_order, 4u))) - 1;
+	uint64_t in = b->packed % b->cluster, k = b->packed / b->cluster;
+	bool fits = in + len <= b->cluster;
+
+	if (!in || b->counts[k] + times > max || (!fits && k + 1 != b->next)) {
+		b->packed = b->next * b->cluster;
+		fits = false;
+		k = b->next - 1;
+	}
+	if (!fits) {
+		sim_pages_fill(b->pages, (k + 1) * b->cluster, b->cluster, 0);
+		refer(b, b->next++, 0);
+	}
+	return b->packed;
+}
+
+/* Maps guest cluster @g to @buf, its content, compressed. False: that would not be shorter. */
+static bool map_packed(struct build *b, uint64_t g, const uint8_t *buf)
+{
+	unsigned times = b->o->is_shared ? 2 : 1, off_bits = 62 - (b->o->cluster_bits - 8);
+	struct libdeflate_compressor *c = libdeflate_alloc_compressor(1);
+	uint8_t *out = malloc(b->cluster);
+	uint64_t entry, host, len;
+
+	assert(c && out);
+	len = libdeflate_deflate_compress(c, buf, b->cluster, out, b->cluster - 1);
+	libdeflate_free_compressor(c);
+	if (len) {
+		entry = entry_of(b, g);
+		host = place_packed(b, len, times);
+		sim_pages_write(b->pages, host, out, len);
+		for (uint64_t k = host / b->cluster; k <= (host + len - 1) / b->cluster; k++)
+			refer(b, k, times);
+		put64(b, entry, QCOW2_COMPRESSED | host |
+				((host + len - 1) / 512 - host / 512) << off_bits);
+		b->packed = host + len;
+	}
+	free(out);
+	return len;
 }
 
 static void map_all(struct build *b)
 {
 	uint64_t first = b->im->window_off / b->cluster;
+	uint8_t *buf = calloc(1, b->cluster);
 
-	b->first_shared = b->next;
+	assert(buf);
 	for (uint64_t g = 0; g < b->blind; g++)
 		map(b, g);
 	for (uint64_t g = first; b->o->own_every && g < b->guest_clusters; g++) {
-		uint64_t off = g * b->cluster, n = MIN(b->cluster, b->im->guest_size - off), host;
-		uint8_t *buf;
+		uint64_t off = g * b->cluster, n = MIN(b->cluster, b->im->guest_size - off);
 
 		if ((g - first) % b->o->own_every)
 			continue;
-		host = map(b, g);
-		buf = malloc(n);
-		assert(buf);
 		stamp_fill(b->o->is_backing ? STAMP_BACKING : STAMP_OWN, off, buf, n);
-		sim_pages_write(b->pages, host, buf, n);
+		memset(buf + n, 0, b->cluster - n);
+		if (!b->o->packed_every || (g - first) / b->o->own_every % b->o->packed_every ||
+		    !map_packed(b, g, buf))
+			sim_pages_write(b->pages, map(b, g), buf, n);
 		memset(b->m->initial + (off - b->im->window_off) / SIM_SECTOR,
 		       b->o->is_backing ? MODEL_BACKING : MODEL_OWN, n / SIM_SECTOR);
-		free(buf);
 	}
-	b->end_shared = b->o->is_shared ? b->next : b->first_shared;
+	free(buf);
 }
 
 /* Content of guest sectors that are elsewhere, or nowhere. */
@@ -132,13 +204,9 @@ static void put_stale(struct build *b)
 	uint8_t *buf = malloc(b->cluster);
 
 	assert(buf);
-	b->first_stale = b->next;
-	b->next += b->o->stale;
-	b->end_stale = b->next;
-	for (uint64_t k = b->first_stale; k < b->end_stale; k++) {
-		stamp_fill(STAMP_STALE, b->im->window_off + (k - b->first_stale) * b->cluster, buf,
-			   b->cluster);
-		sim_pages_write(b->pages, k * b->cluster, buf, b->cluster);
+	for (unsigned i = 0; i < b->o->stale; i++) {
+		stamp_fill(STAMP_STALE, b->im->window_off + i * b->cluster, buf, b->cluster);
+		sim_pages_write(b->pages, b->next++ * b->cluster, buf, b->cluster);
 	}
 	free(buf);
 }
@@ -173,8 +241,8 @@ static void put_refcounts(struct build *b)
 		bool is_lost = b->o->is_damaged && k >= b->snapshot_l1 &&
 			       k < b->snapshot_l1 + b->l1_clusters;
 
-		if (!is_lost && (k < b->first_stale || k >= b->end_stale))
-			put_refcount(b, k, k >= b->first_shared && k < b->end_shared ? 2 : 1);
+		if (!is_lost && b->counts[k])
+			put_refcount(b, k, b->counts[k]);
 	}
 }
 
@@ -261,6 +329,7 @@ void sim_image_make(const struct sim_image_opts *o, struct sim_pages *pages, str
 		put_snapshot(&b);
 	put_header(&b);
 	ret->file_size = b.next * b.cluster;
+	free(b.counts);
 	ret->damaged_off = b.snapshot_l1 * b.cluster;
 	ret->damaged_len = b.l1_clusters * b.cluster;
 }

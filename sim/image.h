@@ -24,6 +24,8 @@ struct sim_image_opts {
 	unsigned full_blocks;
 	unsigned spare;
 	unsigned own_every;             /* of the window, every nth cluster is mapped; 0: none */
+	unsigned packed_every;          /* of these, every nth is compressed; 0: none. They share
+					 * host clusters as far as refcounts allow */
 	bool is_backing;                /* its data is stamped as a backing file's */
 	unsigned stale;                 /* clusters that are free, and full of what others wrote */
 	bool is_shared;                 /* by a snapshot, "1": all tables and data */

@@ -187,6 +187,11 @@ static void q1_early_decrements_are_caught(void **state)
 	expect_caught(BREAK_Q1_EARLY_REF_MINUS, TRACE_KINDS);
 }
 
+static void q1_dropping_shared_compressed_clusters_is_caught(void **state)
+{
+	expect_caught(BREAK_Q1_PACKED, TRACE_PACKED);
+}
+
 static void q2_a_missing_sync_is_caught(void **state)
 {
 	expect_caught(BREAK_Q2_NO_SYNC_A, TRACE_KINDS);
@@ -283,6 +288,7 @@ int main(void)
 		cmocka_unit_test(q6_metadata_is_never_handed_out),
 		cmocka_unit_test(q1_no_refcounts_is_caught),
 		cmocka_unit_test(q1_early_decrements_are_caught),
+		cmocka_unit_test(q1_dropping_shared_compressed_clusters_is_caught),
 		cmocka_unit_test(q2_a_missing_sync_is_caught),
 		cmocka_unit_test(q2_taking_all_for_zero_is_caught),
 		cmocka_unit_test(q2_mapping_before_writing_is_caught),

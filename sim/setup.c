@@ -13,7 +13,7 @@
 
 static const char *const kind_names[TRACE_KINDS] = {
 	"fresh", "raw backing file", "qcow2 backing file", "recycled clusters", "growth",
-	"discard", "zeroes", "snapshot",
+	"discard", "zeroes", "snapshot", "compressed clusters",
 };
 static const unsigned sizes[TRACE_SIZES] = { 9, 12, 16, 21 };
 
@@ -83,6 +83,12 @@ static void draw_image(struct prng *p, struct trace_opts *o)
 		im->own_every = 1 + (unsigned)prng_below(p, 2);
 		im->refcount_order = MAX(im->refcount_order, 1u);
 		break;
+	case TRACE_PACKED:
+		im->own_every = 1 + (unsigned)prng_below(p, 2);
+		im->packed_every = 1 + (unsigned)prng_below(p, 2);
+		im->is_shared = prng_below(p, 3) == 0;
+		im->refcount_order = MAX(im->refcount_order, im->is_shared);
+		break;
 	case TRACE_FRESH:
 	case TRACE_KINDS:
 		break;
@@ -117,9 +123,10 @@ void trace_describe(const struct trace_opts *o, char *ret, size_t size)
 {
 	const struct sim_image_opts *im = &o->image;
 
-	snprintf(ret, size, "seed %llu: %s, version %u, clusters of %llu, refcounts of %u bits, "
+	snprintf(ret, size, "seed %llu: %s%s, version %u, clusters of %llu, refcounts of %u bits, "
 		 "%u loop%s, %u fibers, %s%s%s%s%s",
-		 (unsigned long long)o->seed, kind_names[o->kind], im->version,
+		 (unsigned long long)o->seed, kind_names[o->kind],
+		 im->is_shared && o->kind != TRACE_SHARED ? ", a snapshot" : "", im->version,
 		 1ULL << im->cluster_bits, 1u << im->refcount_order, o->nloops,
 		 o->nloops > 1 ? "s" : "", o->nfibers, o->is_device ? "device" : "file",
 		 o->writethrough ? ", writethrough" : "", o->gives_back ? ", discard" : "",

@@ -247,6 +247,7 @@ static const uint8_t odds[TRACE_KINDS][5] = {
 	[TRACE_DISCARD] = { 20, 6, 20, 8, 8 },
 	[TRACE_ZEROES] = { 20, 22, 4, 8, 8 },
 	[TRACE_SHARED] = { 34, 6, 6, 8, 8 },
+	[TRACE_PACKED] = { 32, 5, 7, 8, 10 },
 };
 
 static void work_once_wait(struct hand *h)

@@ -25,6 +25,7 @@ enum trace_kind {
 	TRACE_DISCARD,
 	TRACE_ZEROES,
 	TRACE_SHARED,                   /* with a snapshot */
+	TRACE_PACKED,                   /* compressed clusters; with a snapshot or without */
 	TRACE_KINDS,
 };
 

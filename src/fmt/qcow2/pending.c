@@ -228,6 +228,8 @@ void pendings_free_old(struct pendings *ps, uint64_t entry)
 		end = (((entry & (QCOW2_COMPRESSED - 1)) >> off_bits) + 1) * 512 - (host & 511);
 		end = (host + end - 1) >> bits;
 		alloc_free(&w->alloc, host >> bits, end - (host >> bits) + 1);
+		if (w->broken & BREAK_Q1_PACKED)
+			alloc_free(&w->alloc, host >> bits, end - (host >> bits) + 1);
 	} else if (host) {
 		alloc_free(&w->alloc, host >> bits, 1);
 	}

@@ -64,6 +64,7 @@ enum writer_break {
 	BREAK_Q8_GROW = 1 << 12,        /* a refcount block is used before it is durable */
 	BREAK_Q9_IGNORE = 1 << 13,      /* a failed metadata write is taken for done */
 	BREAK_X4_VOLATILE = 1 << 14,    /* a write in place never needs a commit to be durable */
+	BREAK_Q1_PACKED = 1 << 15,      /* a compressed cluster that is left drops two references */
 };
 
 struct mark {
