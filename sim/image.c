@@ -8,6 +8,7 @@
 
 #include "base/bits.h"
 #include "fmt/qcow2/format.h"
+#include "sim/disk.h"
 
 struct build {
 	const struct sim_image_opts *o;
@@ -56,6 +57,13 @@ static void put64(struct build *b, uint64_t off, uint64_t v)
 	be64_t d = be64_make(v);
 
 	sim_pages_write(b->pages, off, &d, sizeof(d));
+}
+
+/* What nothing was written to reads as zeros, whatever the medium is like. */
+static void put_data_file(struct build *b)
+{
+	if (b->o->is_raw_data)
+		sim_pages_fill(b->pages, SIM_SECOND + b->im->window_off, b->o->window, 0);
 }
 
 static uint64_t own_clusters(const struct build *b)
@@ -122,8 +130,13 @@ static uint64_t entry_of(struct build *b, uint64_t g)
 /* Maps guest cluster @g; returns where its data goes. */
 static uint64_t map(struct build *b, uint64_t g)
 {
-	uint64_t entry = entry_of(b, g), host = b->next++;
+	uint64_t entry = entry_of(b, g), host;
 
+	if (b->o->has_data_file) {
+		put64(b, entry, g * b->cluster | QCOW2_COPIED);
+		return SIM_SECOND + g * b->cluster;
+	}
+	host = b->next++;
 	refer(b, host, b->o->is_shared ? 2 : 1);
 	put64(b, entry, host * b->cluster | (b->o->is_shared ? 0 : QCOW2_COPIED));
 	return host * b->cluster;
@@ -289,7 +302,10 @@ static void put_header(struct build *b)
 		.nb_snapshots = be32_make(o->is_shared),
 		.snapshots_offset = be64_make(b->snapshots * b->cluster),
 		.refcount_order = be32_make(o->refcount_order),
-		.autoclear_features = be64_make(o->is_odd ? SIM_AUTOCLEAR_UNKNOWN : 0),
+		.incompatible_features = be64_make(o->has_data_file ? QCOW2_INCOMPAT_DATA_FILE : 0),
+		.autoclear_features = be64_make((o->is_odd ? SIM_AUTOCLEAR_UNKNOWN : 0) |
+						(o->is_raw_data ? QCOW2_AUTOCLEAR_DATA_FILE_RAW :
+								  0)),
 		.header_length = be32_make((uint32_t)head),
 	};
 
@@ -322,6 +338,7 @@ void sim_image_make(const struct sim_image_opts *o, struct sim_pages *pages, str
 		b.snapshot_l1 = take(&b, b.l1_clusters);
 		b.snapshots = take(&b, 1);
 	}
+	put_data_file(&b);
 	map_all(&b);
 	put_stale(&b);
 	put_refcounts(&b);

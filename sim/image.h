@@ -26,6 +26,8 @@ struct sim_image_opts {
 	unsigned own_every;             /* of the window, every nth cluster is mapped; 0: none */
 	unsigned packed_every;          /* of these, every nth is compressed; 0: none. They share
 					 * host clusters as far as refcounts allow */
+	bool has_data_file;             /* the guest's data is on the second disk (disk.h), */
+	bool is_raw_data;               /* which is a raw disk by itself */
 	bool is_backing;                /* its data is stamped as a backing file's */
 	unsigned stale;                 /* clusters that are free, and full of what others wrote */
 	bool is_shared;                 /* by a snapshot, "1": all tables and data */

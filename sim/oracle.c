@@ -137,6 +137,23 @@ static void judge_content_wait(struct job *j)
 	}
 }
 
+/* A raw data file shows the same without the image. */
+static void judge_raw(struct job *j)
+{
+	struct model *m = &j->t->model;
+	uint8_t sector[SIM_SECTOR];
+
+	for (uint64_t off = m->off; off < m->off + m->len; off += SIM_SECTOR) {
+		if (!j->is_clean && !model_is_touched(m, off))
+			continue;
+		sim_pages_read(j->pages, SIM_SECOND + off, sector, sizeof(sector));
+		if (model_check_crash(m, off, sector, j->k))
+			continue;
+		say(j->o, "the raw data file: %s; ", m->why);
+		return;
+	}
+}
+
 /* A snapshot never changes. */
 static void judge_snapshot_wait(struct job *j)
 {
@@ -234,11 +251,8 @@ static bool open_wait(struct job *j, struct qcow2_opts qo)
 				    .is_device = j->t->o.is_device, .size = j->size,
 				    .pages = j->pages, .read_only = !qo.writable };
 	struct err err = { 0 };
-	struct node *file;
-	int rc = sim_disk_open_wait(&so, &file);
+	int rc = trace_open_wait(j->t, &so, &qo, &j->cache, &j->node, &err);
 
-	assert(rc == 0);
-	rc = trace_open_wait(j->t, j->o->w.loops[0], NULL, file, &qo, &j->cache, &j->node, &err);
 	if (rc)
 		say(j->o, "it cannot be opened: %s; ", err.text);
 	return !rc;
@@ -261,6 +275,8 @@ static int judge(void *arg)
 	struct job *j = arg;
 
 	judge_header(j);
+	if (j->t->o.image.is_raw_data)
+		judge_raw(j);
 	if (!open_wait(j, (struct qcow2_opts){ 0 }))
 		return 0;
 	judge_check_wait(j);

@@ -197,6 +197,11 @@ static void q2_a_missing_sync_is_caught(void **state)
 	expect_caught(BREAK_Q2_NO_SYNC_A, TRACE_KINDS);
 }
 
+static void q2_a_missing_sync_of_the_data_file_is_caught(void **state)
+{
+	expect_caught(BREAK_Q2_NO_SYNC_DATA, TRACE_DATA_FILE);
+}
+
 static void q2_taking_all_for_zero_is_caught(void **state)
 {
 	expect_caught(BREAK_Q2_ALWAYS_ZERO, TRACE_KINDS);
@@ -290,6 +295,7 @@ int main(void)
 		cmocka_unit_test(q1_early_decrements_are_caught),
 		cmocka_unit_test(q1_dropping_shared_compressed_clusters_is_caught),
 		cmocka_unit_test(q2_a_missing_sync_is_caught),
+		cmocka_unit_test(q2_a_missing_sync_of_the_data_file_is_caught),
 		cmocka_unit_test(q2_taking_all_for_zero_is_caught),
 		cmocka_unit_test(q2_mapping_before_writing_is_caught),
 		cmocka_unit_test(q2_joining_late_is_caught),

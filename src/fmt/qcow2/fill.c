@@ -95,7 +95,7 @@ int fill_read_wait(struct fills *f, uint64_t entry, uint64_t guest, uint8_t *buf
 
 	switch (u.kind) {
 	case EXT_DATA:
-		return chan_read_wait(f->w->file, u.host_off + lo, buf + lo, hi - lo);
+		return chan_read_wait(writer_data(f->w), u.host_off + lo, buf + lo, hi - lo);
 	case EXT_ZERO:
 		memset(buf + lo, 0, hi - lo);
 		return 0;
@@ -131,11 +131,11 @@ int fill_zero_wait(struct fills *f, uint64_t host_off, uint64_t len)
 		struct req zero = { .kind = REQ_ZERO, .flags = REQ_FAST_ONLY, .off = host_off,
 				    .len = len };
 
-		rc = chan_submit_wait(f->w->file, &zero);
+		rc = chan_submit_wait(writer_data(f->w), &zero);
 		if (rc != -ENOTSUP)
 			return rc;
 	}
 	req.iovcnt = fill_zero_iov(iov, len);
 	f->bytes += len;
-	return chan_submit_wait(f->w->file, &req);
+	return chan_submit_wait(writer_data(f->w), &req);
 }

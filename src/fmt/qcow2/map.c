@@ -117,20 +117,21 @@ struct ext map_run(const struct qcow2 *q, uint64_t off, uint64_t len)
 /* Bits of an L2 entry that decide whether its cluster is data. */
 #define OWN_MASK (QCOW2_COPIED | QCOW2_COMPRESSED | QCOW2_ZERO)
 
-static inline bool is_own(const struct qcow2 *q, uint64_t entry)
+static inline bool is_own(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 {
 	uint64_t host = entry & QCOW2_OFFSET_MASK;
 
-	return (entry & OWN_MASK) == QCOW2_COPIED && host &&
-	       is_aligned(host, 1ULL << q->cluster_bits);
+	if ((entry & OWN_MASK) != QCOW2_COPIED)
+		return false;
+	return q->has_data_file ? host == guest : host && is_aligned(host, 1ULL << q->cluster_bits);
 }
 
-bool map_is_own(const struct qcow2 *q, uint64_t entry)
+bool map_is_own(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 {
 	if (q->writer->broken & BREAK_Q3_COPIED && !(entry & QCOW2_COMPRESSED) &&
 	    entry != CACHE_PENDING)
 		entry |= QCOW2_COPIED;
-	return is_own(q, entry);
+	return is_own(q, entry, guest);
 }
 
 struct ext map_write_run(const struct qcow2 *q, uint64_t off, uint64_t len)
@@ -138,6 +139,7 @@ struct ext map_write_run(const struct qcow2 *q, uint64_t off, uint64_t len)
 	uint64_t cluster = 1ULL << q->cluster_bits, in_slice = off & ((1ULL << q->slice_shift) - 1);
 	uint64_t end = in_slice + MIN(len, (1ULL << q->slice_shift) - in_slice);
 	uint64_t key = cache_key(q->layer, off >> q->slice_shift), host, at;
+	uint64_t guest = align_down(off, cluster);
 	struct ext fault = { .kind = EXT_MISS, .len = len };
 	unsigned word = (unsigned)(in_slice >> q->cluster_bits);
 	uint32_t version;
@@ -148,13 +150,14 @@ struct ext map_write_run(const struct qcow2 *q, uint64_t off, uint64_t len)
 		return fault;
 	version = cache_read_begin(q->cache, slot, key);
 	host = cache_word(q->cache, slot, word);
-	if (!is_own(q, host) && !map_is_own(q, host))
+	if (!is_own(q, host, guest) && !map_is_own(q, host, guest))
 		return fault;
 	host &= QCOW2_OFFSET_MASK;
 	for (at = align_down(in_slice, cluster) + cluster; at < end; at += cluster) {
 		uint64_t next = cache_word(q->cache, slot, ++word);
 
-		if (!is_own(q, next) || (next & QCOW2_OFFSET_MASK) - host !=
+		guest += cluster;
+		if (!is_own(q, next, guest) || (next & QCOW2_OFFSET_MASK) - host !=
 		    at - align_down(in_slice, cluster))
 			break;
 	}

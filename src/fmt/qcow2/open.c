@@ -128,6 +128,7 @@ static int layout_init(struct qcow2 *q, uint64_t size, struct err *err)
 		return err_set(err, EFBIG, "a disk of %llu bytes is too big for its clusters",
 			       (unsigned long long)size);
 	q->has_data_file = qcow2_has_data_file(h);
+	q->has_raw_data = q->has_data_file && (h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
 	q->has_zero_flag = h->version >= 3;
 	q->data_child = q->has_data_file ? CHILD_DATA : CHILD_FILE;
 	return 0;

@@ -223,6 +223,8 @@ void pendings_free_old(struct pendings *ps, uint64_t entry)
 	unsigned bits = w->q->cluster_bits, off_bits = 62 - (bits - 8);
 	uint64_t host = entry & QCOW2_OFFSET_MASK, end;
 
+	if (w->q->has_data_file)
+		return;                 /* there, clusters are not counted */
 	if (entry & QCOW2_COMPRESSED) {
 		host = entry & ((1ULL << off_bits) - 1);
 		end = (((entry & (QCOW2_COMPRESSED - 1)) >> off_bits) + 1) * 512 - (host & 511);
@@ -243,7 +245,8 @@ static void set_entry(struct pendings *ps, struct l2_at *at, uint64_t guest, uin
 	/* Whoever sees the entry sees this, too: the entry is stored with release later. */
 	if (!(ps->w->broken & BREAK_X4_VOLATILE))
 		atomic_store_explicit(&ps->is_volatile, true, memory_order_relaxed);
-	l2_set(ps->w, at, guest, host | QCOW2_COPIED, needs_a);
+	/* A data file is synced before B in any case. */
+	l2_set(ps->w, at, guest, host | QCOW2_COPIED, needs_a && !ps->w->q->has_data_file);
 }
 
 /* All bytes of @p's cluster are written (W6). */
@@ -287,6 +290,15 @@ static void add_span(struct span *list, unsigned *n, uint64_t lo, uint64_t hi)
 		list[(*n)++] = (struct span){ lo, hi };
 }
 
+/* Where @p's cluster ends. A data file has nothing behind the end of the disk. */
+static uint64_t end_of(const struct pending *p)
+{
+	const struct qcow2 *q = p->ps->w->q;
+	uint64_t size = atomic_load_explicit(&q->node.size, memory_order_relaxed);
+
+	return q->has_data_file ? MIN(p->ps->w->cluster, size - p->guest) : p->ps->w->cluster;
+}
+
 /* Writes what @p->old shows in @s from @buf, which holds it. */
 static int fill_span_wait(struct pending *p, uint8_t *buf, struct span s)
 {
@@ -294,7 +306,7 @@ static int fill_span_wait(struct pending *p, uint8_t *buf, struct span s)
 	if (p->is_fresh && !p->nfailed && bytes_are_zero(buf + s.lo, s.hi - s.lo))
 		return 0;
 	p->ps->fills.bytes += s.hi - s.lo;
-	return chan_write_wait(p->ps->w->file, p->host + s.lo, buf + s.lo, s.hi - s.lo);
+	return chan_write_wait(writer_data(p->ps->w), p->host + s.lo, buf + s.lo, s.hi - s.lo);
 }
 
 /* Fills what no write has covered with the old content. */
@@ -307,7 +319,7 @@ static int fill_wait(struct pending *p)
 	int rc = 0;
 
 	add_span(spans, &n, 0, p->covered.lo);
-	add_span(spans, &n, p->covered.hi, p->ps->w->cluster);
+	add_span(spans, &n, p->covered.hi, end_of(p));
 	for (unsigned i = 0; i < p->nfailed; i++)
 		add_span(spans, &n, p->failed[i].lo, p->failed[i].hi);
 	if (fill_is_zero(p->ps->w, p->old, p->guest)) {
@@ -465,7 +477,7 @@ void pendings_stop_wait(struct pendings *ps)
 
 static bool is_covered(const struct pending *p)
 {
-	return !p->covered.lo && p->covered.hi == p->ps->w->cluster;
+	return !p->covered.lo && p->covered.hi >= end_of(p);
 }
 
 /* A write that was the first to cover @first has ended. */
@@ -533,10 +545,10 @@ void pending_joined(struct pending *p, const struct span first[2], int res)
 
 bool pending_can_merge(const struct pending *p, const struct req *req)
 {
-	uint64_t cluster = p->ps->w->cluster;
+	uint64_t len = end_of(p);
 
-	return req->len < cluster && req->iovcnt <= MERGE_IOVS_MAX &&
-	       (cluster - req->len <= FILL_ZERO_WRITE_MAX ||
+	return req->len < len && req->iovcnt <= MERGE_IOVS_MAX &&
+	       (len - req->len <= FILL_ZERO_WRITE_MAX ||
 		!fill_is_zero(p->ps->w, p->old, p->guest));
 }
 
@@ -545,7 +557,7 @@ static int merged_iov_wait(struct pending *p, const struct req *req, struct iove
 			   unsigned *ret_n, uint8_t **ret_buf)
 {
 	struct fills *f = &p->ps->fills;
-	uint64_t lo = p->covered.lo, hi = p->covered.hi, cluster = p->ps->w->cluster, got;
+	uint64_t lo = p->covered.lo, hi = p->covered.hi, end = end_of(p), got;
 	unsigned n;
 	int rc;
 
@@ -553,16 +565,16 @@ static int merged_iov_wait(struct pending *p, const struct req *req, struct iove
 	if (fill_is_zero(p->ps->w, p->old, p->guest)) {
 		n = fill_zero_iov(iov, lo);
 		n += req_iov_cut(req, 0, req->len, iov + n, MERGE_IOVS_MAX, &got);
-		*ret_n = n + fill_zero_iov(iov + n, cluster - hi);
+		*ret_n = n + fill_zero_iov(iov + n, end - hi);
 		return 0;
 	}
 	*ret_buf = fill_buf_wait(f);
 	if (!*ret_buf)
 		return -ENOMEM;
-	rc = fill_read_wait(f, p->old, p->guest, *ret_buf, 0, cluster);
+	rc = fill_read_wait(f, p->old, p->guest, *ret_buf, 0, end);
 	iov[0] = (struct iovec){ *ret_buf, lo };
 	n = 1 + req_iov_cut(req, 0, req->len, iov + 1, MERGE_IOVS_MAX, &got);
-	iov[n] = (struct iovec){ *ret_buf + hi, cluster - hi };
+	iov[n] = (struct iovec){ *ret_buf + hi, end - hi };
 	*ret_n = n + 1;
 	return rc;
 }
@@ -571,7 +583,7 @@ int pending_merge_wait(struct pending *p, const struct req *req)
 {
 	struct pendings *ps = p->ps;
 	struct iovec iov[MERGE_IOVS_MAX + FILL_ZERO_IOVS];
-	struct req all = { .kind = REQ_WRITE, .off = p->host, .len = ps->w->cluster, .iov = iov };
+	struct req all = { .kind = REQ_WRITE, .off = p->host, .len = end_of(p), .iov = iov };
 	uint8_t *buf;
 	int rc;
 
@@ -586,7 +598,7 @@ int pending_merge_wait(struct pending *p, const struct req *req)
 	}
 	if (!rc) {
 		ps->fills.bytes += all.len - req->len;
-		rc = chan_submit_wait(ps->w->file, &all);
+		rc = chan_submit_wait(writer_data(ps->w), &all);
 	}
 	if (buf)
 		fill_buf_put(&ps->fills, buf);

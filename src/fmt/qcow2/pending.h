@@ -61,7 +61,8 @@ struct pending_run {
 	uint64_t guest, host;           /* byte offsets */
 	unsigned n;
 	bool is_fresh;                  /* as in struct alloc_run */
-	bool is_kept;                   /* preallocated zero clusters, which keep their place */
+	bool is_kept;                   /* preallocated zero clusters, which keep their place, or
+					 * clusters of a data file, which have it already */
 };
 
 struct pending {

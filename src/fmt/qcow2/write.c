@@ -96,7 +96,7 @@ static void part_send(struct part *p, uint64_t at, uint64_t len, uint64_t host_o
 	p->req.flags = 0;               /* a commit follows where it is to be durable */
 	p->req.off = host_off;
 	p->req.done = part_done;
-	chan_submit(f->w->file, &p->req);
+	chan_submit(writer_data(f->w), &p->req);
 }
 
 /* ---- new clusters ---- */
@@ -119,11 +119,17 @@ int write_corrupt(struct writer *w, uint64_t entry, uint64_t off)
 	return w->dead;
 }
 
-/* A zero cluster whose place in the file is its own: data goes there. */
+/* A zero cluster whose place in the file is its own: data goes there. In a data file every cluster
+ * has its place. */
 static bool is_kept(const struct writer *w, uint64_t entry, uint64_t guest)
 {
-	return map_entry(w->q, entry, guest).kind == EXT_ZERO && (entry & QCOW2_COPIED) &&
-	       entry & QCOW2_OFFSET_MASK;
+	return w->q->has_data_file || (map_entry(w->q, entry, guest).kind == EXT_ZERO &&
+				       (entry & QCOW2_COPIED) && entry & QCOW2_OFFSET_MASK);
+}
+
+static uint64_t kept_place(const struct writer *w, uint64_t entry, uint64_t guest)
+{
+	return w->q->has_data_file ? guest : entry & QCOW2_OFFSET_MASK;
 }
 
 /* How many clusters from @run->guest on want new places in the same way: run->is_kept says
@@ -141,12 +147,12 @@ static unsigned count_run(const struct writer *w, const struct l2_at *at, const 
 		if (guest >= end || pending_find(&w->pendings, guest))
 			break;
 		entry = l2_entry(w, at, guest);
-		if (map_is_own(w->q, entry) ||
+		if (map_is_own(w->q, entry, guest) ||
 		    map_entry(w->q, entry, guest).kind == EXT_CORRUPT ||
 		    fill_is_zero(w, entry, guest) != is_zero ||
 		    is_kept(w, entry, guest) != run->is_kept)
 			break;
-		if (run->is_kept && (entry & QCOW2_OFFSET_MASK) != run->host + n * w->cluster)
+		if (run->is_kept && kept_place(w, entry, guest) != run->host + n * w->cluster)
 			break;
 	}
 	return n;
@@ -182,7 +188,7 @@ static int fault_new(struct frame *f, struct part *part, struct l2_at *at, struc
 	if (ps->n == PENDING_MAX)
 		return FAULT_ROOM;
 	run.is_kept = is_kept(w, entry, run.guest);
-	run.host = entry & QCOW2_OFFSET_MASK;
+	run.host = kept_place(w, entry, run.guest);
 	run.n = count_run(w, at, s, &run, MIN((unsigned)PENDING_RUN_MAX, PENDING_MAX - ps->n));
 	if (!run.is_kept) {
 		if (!alloc_take(&w->alloc, run.n, &taken))
@@ -475,7 +481,7 @@ static void submit_write(struct chan *ch, struct req *req)
 		req->flags |= REQ_FUA;
 	}
 	req->off = e.host_off;          /* the hot path: forward, and forget */
-	chan_submit(ch->child[CHILD_FILE], req);
+	chan_submit(ch->child[q->data_child], req);
 }
 
 void qcow2_submit_write(struct chan *ch, struct req *req)

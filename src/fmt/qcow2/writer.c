@@ -16,8 +16,8 @@ static int check_features(const struct qcow2_header *h, struct err *err)
 		what = "refcounts that were left to be repaired (the dirty bit)";
 	else if (qcow2_has_extended_l2(h))
 		what = "extended L2 entries";
-	else if (qcow2_has_data_file(h))
-		what = "an external data file";
+	else if (qcow2_has_data_file(h) && h->nb_snapshots)
+		what = "snapshots beside an external data file";
 	else if (h->nb_bitmaps)
 		what = "persistent bitmaps";
 	if (!what)

@@ -65,6 +65,7 @@ enum writer_break {
 	BREAK_Q9_IGNORE = 1 << 13,      /* a failed metadata write is taken for done */
 	BREAK_X4_VOLATILE = 1 << 14,    /* a write in place never needs a commit to be durable */
 	BREAK_Q1_PACKED = 1 << 15,      /* a compressed cluster that is left drops two references */
+	BREAK_Q2_NO_SYNC_DATA = 1 << 16,        /* phase B does not wait for the data file */
 };
 
 struct mark {
@@ -97,6 +98,13 @@ struct writer {
 	struct mark mark;
 	struct reclaim reclaim;
 };
+
+/* Where the guest's data lies: the image file, or its data file, which is attached only after the
+ * open. */
+static inline struct chan *writer_data(const struct writer *w)
+{
+	return w->q->node.home_chan->child[w->q->data_child];
+}
 
 /* In a fiber of the home loop, at open: reads what allocation needs. *@ret is owned. The image is
  * not changed before the first write needs it. -ENOTSUP: written images may not have that. */

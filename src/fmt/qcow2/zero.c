@@ -33,6 +33,9 @@ static uint64_t changed(const struct change *c, uint64_t entry, uint64_t guest)
 	struct unit u = map_entry(q, entry, guest);
 	uint64_t zero = q->has_zero_flag ? QCOW2_ZERO : 0;
 
+	/* It is zeroed there already. */
+	if (q->has_raw_data && u.kind != EXT_BACKING && u.kind != EXT_CORRUPT)
+		return entry;
 	switch (u.kind) {
 	case EXT_BACKING:
 		return fill_is_zero(c->w, entry, guest) ? entry : zero;
@@ -83,6 +86,20 @@ static void change(const struct change *c, struct l2_at *at, uint64_t off, uint6
 	}
 }
 
+/* Gives back what a data file holds of [@off, @end), which nothing names any more. Whatever becomes
+ * of it, the range reads as zeros: a crash may bring back the names, so the file must show zeros,
+ * too. Who writes there meanwhile races with the request that is served. */
+static void unmap_data_wait(struct writer *w, uint64_t off, uint64_t end)
+{
+	struct req req = { .kind = REQ_ZERO, .flags = REQ_FAST_ONLY | REQ_MAY_UNMAP, .off = off };
+
+	if (!w->q->has_data_file || !w->discard)
+		return;
+	end = MIN(end, atomic_load_explicit(&w->q->node.size, memory_order_relaxed));
+	req.len = end - off;
+	chan_submit_wait(writer_data(w), &req);
+}
+
 /* Does what is to be done from @off on, up to @end or the end of its slice: *@ret. 0 or -errno. */
 static int slice_wait(const struct change *c, uint64_t off, uint64_t end, uint64_t *ret)
 {
@@ -115,6 +132,8 @@ static int slice_wait(const struct change *c, uint64_t off, uint64_t end, uint64
 	if (rc > 0)
 		change(c, &at, off, *ret);
 	l2_put(w, &at);
+	if (rc > 0 && c->unmap)
+		unmap_data_wait(w, off, *ret);
 	return MIN(rc, 0);
 }
 
@@ -167,12 +186,14 @@ static int part_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flag
 	/* Nothing gives way until something is sent. */
 	if (map_entry(w->q, entry, guest).kind == EXT_CORRUPT)
 		return write_corrupt(w, entry, off);
-	if (fill_is_zero(w, entry, guest))
+	if (fill_is_zero(w, entry, guest) ||
+	    (w->q->has_raw_data && map_entry(w->q, entry, guest).kind != EXT_BACKING))
 		return 0;
-	if (map_is_own(w->q, entry) && (flags & REQ_FAST_ONLY || len > FILL_ZERO_WRITE_MAX)) {
+	if (map_is_own(w->q, entry, guest) &&
+	    (flags & REQ_FAST_ONLY || len > FILL_ZERO_WRITE_MAX)) {
 		below.off = (entry & QCOW2_OFFSET_MASK) + (off - guest);
 		commit_note(&w->commit);
-		rc = chan_submit_wait(w->file, &below);
+		rc = chan_submit_wait(writer_data(w), &below);
 		if (rc != -ENOTSUP)
 			return rc;
 	}
@@ -227,12 +248,26 @@ static int zero_v2_wait(struct writer *w, uint64_t off, uint64_t end, unsigned f
 	return rc;
 }
 
+/* A raw data file is what the guest sees, whoever looks: zeros are written to it first. What it
+ * holds counts wherever L2 says that it does. */
+static int zero_raw_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags)
+{
+	struct req req = { .kind = REQ_ZERO, .flags = (uint8_t)(flags & ~REQ_FUA), .off = off,
+			   .len = len };
+	int rc = pendings_close_wait(&w->pendings, off, len);
+
+	commit_note(&w->commit);
+	return rc ? rc : chan_submit_wait(writer_data(w), &req);
+}
+
 int zero_range_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags)
 {
 	struct change c = { .w = w, .unmap = flags & REQ_MAY_UNMAP };
 	uint64_t end = off + len, first = align_up(off, w->cluster), last = whole_end(w, end);
-	int rc;
+	int rc = w->q->has_raw_data ? zero_raw_wait(w, off, len, flags) : 0;
 
+	if (rc)
+		return rc;
 	if (!w->q->has_zero_flag)
 		return zero_v2_wait(w, off, end, flags);
 	if (first >= last)
@@ -251,6 +286,11 @@ int discard_range_wait(struct writer *w, uint64_t off, uint64_t len)
 
 	if (first >= last)
 		return 0;
+	if (w->q->has_raw_data) {       /* its clusters stay what they are */
+		int rc = w->discard ? zero_raw_wait(w, off, len, REQ_MAY_UNMAP | REQ_FAST_ONLY) : 0;
+
+		return rc == -ENOTSUP ? 0 : rc;
+	}
 	if (!w->q->has_zero_flag && w->q->node.child[CHILD_BACKING])
 		return 0;               /* the backing file would show through */
 	return clusters_wait(&c, first, last);
