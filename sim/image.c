@@ -8,6 +8,7 @@
 
 #include "base/bits.h"
 #include "fmt/qcow2/format.h"
+#include "sim/bitmaps.h"
 #include "sim/disk.h"
 
 struct build {
@@ -95,7 +96,7 @@ static void plan(struct build *b)
 {
 	const struct sim_image_opts *o = b->o;
 
-	b->cluster = 1ULL << o->cluster_bits;
+	b->cluster = b->im->cluster = 1ULL << o->cluster_bits;
 	b->per_table = b->cluster / 8;
 	b->per_block = b->cluster * 8 >> o->refcount_order;
 	if (o->full_blocks)
@@ -278,6 +279,49 @@ static void put_snapshot(struct build *b)
 	sim_pages_write(b->pages, b->snapshots * b->cluster, &s, sizeof(s));
 }
 
+/* A bitmap's table and bits: none (@fill 0), all, or some; and its entry in the directory. */
+static void put_bitmap(struct build *b, enum sim_bitmap i, unsigned bits, unsigned fill)
+{
+	static const uint32_t flags[SIM_BITMAPS] = { 2, 0, 3, 2 };
+	uint64_t n = div_round_up(align_down(b->im->guest_size, SIM_SECTOR), 8ULL << bits);
+	uint64_t entries = div_round_up(n, b->cluster);
+	uint64_t table = take(b, div_round_up(entries * 8, b->cluster)) * b->cluster;
+	uint8_t e[SIM_BITMAP_ENTRY_BYTES] = { 0 }, *some = malloc(b->cluster);
+
+	assert(some);
+	memset(some, 0x21, b->cluster);
+	for (uint64_t k = 0; k < entries; k++) {
+		uint64_t host = fill == 2 ? take(b, 1) * b->cluster : fill;
+
+		put64(b, table + 8 * k, host);
+		if (fill == 2)
+			sim_pages_write(b->pages, host, some, b->cluster);
+	}
+	be64_store(e, table);
+	be32_store(e + 8, (uint32_t)entries);
+	be32_store(e + 12, flags[i]);
+	e[16] = 1;
+	e[17] = (uint8_t)bits;
+	be16_store(e + 18, 1);
+	e[24] = (uint8_t)('a' + i);
+	sim_pages_write(b->pages, b->im->bitmaps_off + i * SIM_BITMAP_ENTRY_BYTES, e, sizeof(e));
+	free(some);
+}
+
+static void put_bitmaps(struct build *b)
+{
+	uint64_t bytes = SIM_BITMAPS * SIM_BITMAP_ENTRY_BYTES;
+	unsigned bits = b->o->bitmap_bits;
+
+	if (!bits)
+		return;
+	b->im->bitmaps_off = take(b, div_round_up(bytes, b->cluster)) * b->cluster;
+	put_bitmap(b, SIM_BITMAP_FINE, bits, b->o->bitmap_fill);
+	put_bitmap(b, SIM_BITMAP_DISABLED, bits, 2);
+	put_bitmap(b, SIM_BITMAP_IN_USE, bits, 2);
+	put_bitmap(b, SIM_BITMAP_COARSE, bits + 3, 0);
+}
+
 /* Returns where the next one goes. */
 static uint64_t put_ext(struct build *b, uint64_t at, uint32_t type, const void *data, size_t len)
 {
@@ -305,13 +349,22 @@ static void put_header(struct build *b)
 		.incompatible_features = be64_make(o->has_data_file ? QCOW2_INCOMPAT_DATA_FILE : 0),
 		.autoclear_features = be64_make((o->is_odd ? SIM_AUTOCLEAR_UNKNOWN : 0) |
 						(o->is_raw_data ? QCOW2_AUTOCLEAR_DATA_FILE_RAW :
-								  0)),
+								  0) |
+						(o->bitmap_bits ? QCOW2_AUTOCLEAR_BITMAPS : 0)),
 		.header_length = be32_make((uint32_t)head),
+	};
+
+	struct qcow2_ext_bitmaps_disk bitmaps = {
+		.nb_bitmaps = be32_make(SIM_BITMAPS),
+		.directory_size = be64_make(SIM_BITMAPS * SIM_BITMAP_ENTRY_BYTES),
+		.directory_offset = be64_make(b->im->bitmaps_off),
 	};
 
 	if (o->backing_format)
 		at = put_ext(b, at, QCOW2_EXT_BACKING_FORMAT, o->backing_format,
 			     strlen(o->backing_format));
+	if (o->bitmap_bits)
+		at = put_ext(b, at, QCOW2_EXT_BITMAPS, &bitmaps, sizeof(bitmaps));
 	if (o->is_odd)
 		at = put_ext(b, at, SIM_EXT_UNKNOWN, "nobody knows", 12);
 	at = put_ext(b, at, QCOW2_EXT_END, "", 0);
@@ -339,6 +392,7 @@ void sim_image_make(const struct sim_image_opts *o, struct sim_pages *pages, str
 		b.snapshots = take(&b, 1);
 	}
 	put_data_file(&b);
+	put_bitmaps(&b);
 	map_all(&b);
 	put_stale(&b);
 	put_refcounts(&b);

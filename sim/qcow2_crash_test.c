@@ -261,6 +261,21 @@ static void q9_an_ignored_error_is_caught(void **state)
 	expect_caught(BREAK_Q9_IGNORE, TRACE_KINDS);
 }
 
+static void t31_bitmaps_without_a_mark_are_caught(void **state)
+{
+	expect_caught(BREAK_T31_NO_MARK, TRACE_BITMAPS);
+}
+
+static void t31_marks_that_go_early_are_caught(void **state)
+{
+	expect_caught(BREAK_T31_EARLY, TRACE_BITMAPS);
+}
+
+static void t34_tables_before_refcounts_are_caught(void **state)
+{
+	expect_caught(BREAK_T34_EARLY, TRACE_BITMAPS);
+}
+
 /* ---- one case ---- */
 
 static void change_one(struct trace_opts *o, uint64_t seed)
@@ -307,6 +322,9 @@ int main(void)
 		cmocka_unit_test(q7_a_table_used_too_early_is_caught),
 		cmocka_unit_test(q8_a_block_used_too_early_is_caught),
 		cmocka_unit_test(q9_an_ignored_error_is_caught),
+		cmocka_unit_test(t31_bitmaps_without_a_mark_are_caught),
+		cmocka_unit_test(t31_marks_that_go_early_are_caught),
+		cmocka_unit_test(t34_tables_before_refcounts_are_caught),
 	};
 	const char *one = getenv("BYRE_SIM_CASE");
 

@@ -14,7 +14,7 @@
 static const char *const kind_names[TRACE_KINDS] = {
 	"fresh", "raw backing file", "qcow2 backing file", "recycled clusters", "growth",
 	"discard", "zeroes", "snapshot", "compressed clusters",
-	"data file",
+	"data file", "bitmaps",
 };
 static const unsigned sizes[TRACE_SIZES] = { 9, 12, 16, 21 };
 
@@ -101,6 +101,15 @@ static void draw_image(struct prng *p, struct trace_opts *o)
 		im->backing_name = "base";
 		im->backing_format = "raw";
 		break;
+	case TRACE_BITMAPS:
+		im->version = 3;
+		im->bitmap_bits = 9 + (unsigned)prng_below(p, 8);
+		im->bitmap_fill = (unsigned)prng_below(p, 3);
+		im->own_every = (unsigned)prng_below(p, 3);
+		im->has_data_file = prng_below(p, 4) == 0;
+		im->is_shared = im->own_every && !im->has_data_file && prng_below(p, 4) == 0;
+		im->refcount_order = MAX(im->refcount_order, im->is_shared);
+		break;
 	case TRACE_FRESH:
 	case TRACE_KINDS:
 		break;
@@ -139,7 +148,9 @@ void trace_describe(const struct trace_opts *o, char *ret, size_t size)
 		 "%u loop%s, %u fibers, %s%s%s%s%s",
 		 (unsigned long long)o->seed, kind_names[o->kind],
 		 im->is_shared && o->kind != TRACE_SHARED ? ", a snapshot" :
-		 im->is_raw_data ? ", raw" : "", im->version,
+		 im->is_raw_data ? ", raw" :
+		 im->has_data_file && o->kind != TRACE_DATA_FILE ? ", a data file" : "",
+		 im->version,
 		 1ULL << im->cluster_bits, 1u << im->refcount_order, o->nloops,
 		 o->nloops > 1 ? "s" : "", o->nfibers, o->is_device ? "device" : "file",
 		 o->writethrough ? ", writethrough" : "", o->gives_back ? ", discard" : "",

@@ -27,6 +27,7 @@ enum trace_kind {
 	TRACE_SHARED,                   /* with a snapshot */
 	TRACE_PACKED,                   /* compressed clusters; with a snapshot or without */
 	TRACE_DATA_FILE,                /* two disks; the second one raw or not */
+	TRACE_BITMAPS,                  /* persistent bitmaps, with whatever else */
 	TRACE_KINDS,
 };
 

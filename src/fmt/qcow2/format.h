@@ -61,7 +61,11 @@ enum qcow2_incompatible {
 };
 
 enum qcow2_compatible { QCOW2_COMPAT_LAZY_REFCOUNTS = 1 << 0 };
-enum qcow2_autoclear { QCOW2_AUTOCLEAR_BITMAPS = 1 << 0, QCOW2_AUTOCLEAR_DATA_FILE_RAW = 1 << 1 };
+enum qcow2_autoclear {
+	QCOW2_AUTOCLEAR_BITMAPS = 1 << 0,
+	QCOW2_AUTOCLEAR_DATA_FILE_RAW = 1 << 1,
+	QCOW2_AUTOCLEAR_KNOWN = (1 << 2) - 1,
+};
 
 #define QCOW2_EXT_END 0U
 #define QCOW2_EXT_BACKING_FORMAT 0xe2792acaU

@@ -83,7 +83,7 @@ static int move_name_wait(struct writer *w, uint8_t *buf, uint64_t len, uint64_t
 static int clear_autoclear_wait(struct writer *w)
 {
 	struct qcow2_header *h = &w->q->header;
-	uint64_t known = QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	uint64_t known = QCOW2_AUTOCLEAR_KNOWN;
 	be64_t field = be64_make(h->autoclear & known);
 	int rc;
 

@@ -391,9 +391,12 @@ static int begin_wait(struct writer *w)
 
 	if (rc || atomic_load_explicit(&w->writes.may_write, memory_order_relaxed))
 		return rc;
-	/* Q5: bits that a write makes untrue, even one in place. */
-	if (w->q->header.version >= 3 && w->q->header.autoclear)
+	/* Q5: what a write makes untrue, even one in place. */
+	if (w->q->header.version >= 3 &&
+	    (w->q->header.autoclear & ~(uint64_t)QCOW2_AUTOCLEAR_KNOWN))
 		rc = mark_set_wait(w);
+	if (!rc)
+		rc = track_begin_wait(&w->track);
 	if (!rc)
 		atomic_store_explicit(&w->writes.may_write, true, memory_order_release);
 	return rc;
@@ -412,6 +415,7 @@ static int serve_wait(struct writer *w, struct req *req)
 		rc = write_throttle_wait(w);
 	if (rc)
 		return rc;
+	track_change(&w->track, req->off, req->len);
 	switch ((enum req_kind)req->kind) {
 	case REQ_WRITE:
 		return write_range_wait(w, req);
@@ -480,6 +484,7 @@ static void submit_write(struct chan *ch, struct req *req)
 		}
 		req->flags |= REQ_FUA;
 	}
+	track_change(&w->track, req->off, req->len);
 	req->off = e.host_off;          /* the hot path: forward, and forget */
 	chan_submit(ch->child[q->data_child], req);
 }

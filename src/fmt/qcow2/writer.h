@@ -10,6 +10,7 @@
  *	pending.c  new clusters between their first write and their place in an L2 table
  *	fill.c     the old content of clusters that are replaced
  *	write.c    requests that write; zero.c: those that zero and discard
+ *	track.c    persistent bitmaps: what was changed
  *	mark.c     the mark of an image in use; reclaim.c: the walk where it was left behind
  *	writer.c   opening and closing
  *
@@ -45,6 +46,7 @@
 #include "fmt/qcow2/pending.h"
 #include "fmt/qcow2/reclaim.h"
 #include "fmt/qcow2/refs.h"
+#include "fmt/qcow2/track.h"
 #include "fmt/qcow2/write.h"
 
 /* Rules to leave out, for tests that show that a broken rule is seen. */
@@ -66,6 +68,9 @@ enum writer_break {
 	BREAK_X4_VOLATILE = 1 << 14,    /* a write in place never needs a commit to be durable */
 	BREAK_Q1_PACKED = 1 << 15,      /* a compressed cluster that is left drops two references */
 	BREAK_Q2_NO_SYNC_DATA = 1 << 16,        /* phase B does not wait for the data file */
+	BREAK_T31_NO_MARK = 1 << 17,    /* bitmaps are not marked before the first change */
+	BREAK_T31_EARLY = 1 << 18,      /* their marks go before their bits are durable */
+	BREAK_T34_EARLY = 1 << 19,      /* their tables name clusters without a commit */
 };
 
 struct mark {
@@ -97,6 +102,7 @@ struct writer {
 
 	struct mark mark;
 	struct reclaim reclaim;
+	struct track track;
 };
 
 /* Where the guest's data lies: the image file, or its data file, which is attached only after the
