@@ -141,4 +141,21 @@ static inline uint64_t qcow2_refcount_at(unsigned order, const uint8_t *block, u
 	return block[i << order >> 3] >> (i << order & 7) & ((1U << (1U << order)) - 1);
 }
 
+/* @value fits. */
+static inline void qcow2_refcount_put(unsigned order, uint8_t *block, uint64_t i, uint64_t value)
+{
+	unsigned shift = i << order & 7;
+	uint8_t mask = (uint8_t)(((1U << (1U << order)) - 1) << shift);
+
+	switch (order) {
+	case 3: block[i] = (uint8_t)value; return;
+	case 4: be16_store(block + 2 * i, (uint16_t)value); return;
+	case 5: be32_store(block + 4 * i, (uint32_t)value); return;
+	case 6: be64_store(block + 8 * i, value); return;
+	default: break;
+	}
+	block += i << order >> 3;
+	*block = (uint8_t)((*block & ~mask) | value << shift);
+}
+
 #endif

@@ -142,7 +142,8 @@ static int open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct chan
 
 	if (rc)
 		return rc;
-	if (opts->writable && (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT)) {
+	if (opts->writable && !opts->for_check &&
+	    (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT)) {
 		err_set(err, EROFS, "qcow2: Image is corrupt; cannot be opened read/write");
 		err_hint(err, "repair it with 'qemu-img check -r all', or open it read-only");
 		return -EROFS;
@@ -192,7 +193,8 @@ int qcow2_open_wait(struct node *file, const struct qcow2_opts *opts, struct nod
 			q->node.child[CHILD_FILE] = file;
 			rc = node_open_home_wait(&q->node, err);
 		}
-		if (!rc && !q->node.read_only)
+		/* A check changes the image itself, or not at all (repair.h). */
+		if (!rc && !q->node.read_only && !opts->for_check)
 			rc = writer_open_wait(q, opts, &q->writer, err);
 		chan_put_wait(ch);
 	}
