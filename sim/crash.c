@@ -56,7 +56,7 @@ static void make_durable(struct crash *c, const struct sim_op *op)
 		off = op->off;
 		end = op->off + op->len;
 	}
-	if (op->kind != SIM_DISCARD && !c->is_device && op->len)
+	if (op->kind != SIM_DISCARD && !c->is_device && op->len && !op->disk)
 		c->durable_size = MAX(c->durable_size, op->off + op->len);
 	while (off < end) {
 		uint64_t next = MIN(align_down(off, SIM_SECTOR) + SIM_SECTOR, end);
@@ -81,15 +81,15 @@ static void open_add(struct crash *c, uint32_t op)
 	c->open[c->nopen++] = op;
 }
 
-/* All that was done before event @before becomes durable; or @only one. */
-static void open_end(struct crash *c, uint32_t before, uint32_t only)
+/* All that was done on disk @disk before event @before becomes durable; or @only one. */
+static void open_end(struct crash *c, unsigned disk, uint32_t before, uint32_t only)
 {
 	uint32_t kept = 0;
 
 	for (uint32_t i = 0; i < c->nopen; i++) {
 		const struct sim_op *op = &c->log->ops[c->open[i]];
 
-		if (only == SIM_NEVER ? op->done < before : c->open[i] == only)
+		if (only == SIM_NEVER ? op->disk == disk && op->done < before : c->open[i] == only)
 			make_durable(c, op);
 		else
 			c->open[kept++] = c->open[i];
@@ -108,9 +108,9 @@ void crash_advance(struct crash *c, uint32_t k)
 		if (e->kind != SIM_DONE || op->res)
 			continue;
 		if (op->kind == SIM_SYNC)
-			open_end(c, op->submit, SIM_NEVER);
+			open_end(c, op->disk, op->submit, SIM_NEVER);
 		else if (op->is_fua)
-			open_end(c, 0, e->op);
+			open_end(c, op->disk, 0, e->op);
 	}
 }
 
@@ -160,7 +160,8 @@ static void keep(struct crash *c, const struct sim_op *op, bool is_torn, struct 
 	uint64_t off, end, odds = is_torn ? 1 + prng_below(p, 7) : 8;
 
 	sectors_of(op, c->at, &off, &end);
-	end = MIN(end, c->size);
+	if (!op->disk)
+		end = MIN(end, c->size);
 	while (off < end) {
 		uint64_t next = MIN(off + SIM_SECTOR, end);
 
@@ -185,7 +186,7 @@ static uint64_t size_of(const struct crash *c, uint64_t fate, struct prng *p)
 	for (uint32_t i = 0; i < c->nopen; i++) {
 		const struct sim_op *op = &c->log->ops[c->open[i]];
 
-		if (op->kind != SIM_DISCARD && op->len)
+		if (op->kind != SIM_DISCARD && op->len && !op->disk)
 			max = MAX(max, op->off + op->len);
 	}
 	if (fate < FATES_NAMED)

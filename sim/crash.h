@@ -12,6 +12,8 @@
  * Where a write covers a part of a sector, its fate takes along what else was in the sector when it
  * took effect; one that did not is lost there.
  *
+ * Of two disks each syncs what is its own; the power goes for both.
+ *
  * A file's growth that is not durable may be lost as well, and with it what was written there. */
 #ifndef SIM_CRASH_H
 #define SIM_CRASH_H

@@ -54,6 +54,12 @@ static uint32_t log_event(struct sim_log *log, enum sim_event_kind kind, uint32_
 	return log->nevents - 1;
 }
 
+/* Where the disk begins in the medium. */
+static uint64_t base_of(const struct sim_disk *d)
+{
+	return d->o.number ? SIM_SECOND : 0;
+}
+
 static enum sim_op_kind op_kind(const struct req *req)
 {
 	switch ((enum req_kind)req->kind) {
@@ -82,7 +88,8 @@ static void log_submit(struct on_way *w)
 	w->op = log->nops++;
 	op = &log->ops[w->op];
 	*op = (struct sim_op){ .kind = op_kind(req), .is_fua = req->flags & REQ_FUA,
-			       .off = req->off, .len = req->kind == REQ_FLUSH ? 0 : req->len,
+			       .disk = (uint8_t)w->d->o.number, .off = base_of(w->d) + req->off,
+			       .len = req->kind == REQ_FLUSH ? 0 : req->len,
 			       .effect = SIM_NEVER, .done = SIM_NEVER };
 	if (op->kind == SIM_WRITE) {
 		op->wide_off = op->off;
@@ -117,6 +124,7 @@ static bool strikes(struct sim_disk *d, const struct req *req, const struct sim_
 
 static void grown(struct sim_disk *d, uint64_t end)
 {
+	assert(!d->o.number || end <= atomic_load(&d->node.size));
 	if (!d->o.is_device && end > atomic_load(&d->node.size))
 		atomic_store(&d->node.size, end);
 }
@@ -124,13 +132,13 @@ static void grown(struct sim_disk *d, uint64_t end)
 /* Lets [@off, @off + @len) of the medium become what @req says. */
 static void change(struct sim_disk *d, const struct req *req, uint64_t len, uint64_t garbage)
 {
-	uint64_t end = req->off + len, at, n;
+	uint64_t end = req->off + len, base = base_of(d), at, n;
 	uint8_t *flat = req_flat(req), buf[SIM_PAGE];
 
 	if (d->o.is_device)
 		assert(end <= atomic_load(&d->node.size));
 	if (req->kind != REQ_WRITE) {
-		sim_pages_fill(d->o.pages, req->off, len, garbage);
+		sim_pages_fill(d->o.pages, base + req->off, len, garbage);
 		if (req->kind == REQ_ZERO)
 			grown(d, end);
 		return;
@@ -138,10 +146,10 @@ static void change(struct sim_disk *d, const struct req *req, uint64_t len, uint
 	for (at = 0; !flat && at < len; at += n) {
 		n = MIN(len - at, sizeof(buf));
 		req_copy_from(req, at, buf, n);
-		sim_pages_write(d->o.pages, req->off + at, buf, n);
+		sim_pages_write(d->o.pages, base + req->off + at, buf, n);
 	}
 	if (flat)
-		sim_pages_write(d->o.pages, req->off, flat, len);
+		sim_pages_write(d->o.pages, base + req->off, flat, len);
 	grown(d, end);
 }
 
@@ -165,13 +173,14 @@ static void read_effect(struct sim_disk *d, const struct req *req)
 {
 	uint64_t size = atomic_load(&d->node.size);
 	uint64_t in = req->off < size ? MIN(req->len, size - req->off) : 0, n;
+	uint64_t base = base_of(d);
 	uint8_t *flat = req_flat(req), buf[SIM_PAGE];
 
 	if (flat)
-		sim_pages_read(d->o.pages, req->off, flat, in);
+		sim_pages_read(d->o.pages, base + req->off, flat, in);
 	for (uint64_t at = 0; !flat && at < in; at += n) {
 		n = MIN(in - at, sizeof(buf));
-		sim_pages_read(d->o.pages, req->off + at, buf, n);
+		sim_pages_read(d->o.pages, base + req->off + at, buf, n);
 		req_copy_to(req, at, buf, n);
 	}
 	req_zero_part(req, in, req->len - in);

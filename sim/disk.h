@@ -10,6 +10,8 @@
  *	            what was discarded reads as zeros
  *	a device    never-written and discarded bytes are garbage; its size is fixed
  *
+ * Two disks may share a medium and a log, and lose power together.
+ *
  * A failing request leaves the first part of its range changed, as the seed decides, and the
  * rest as it was. After a failed sync all later ones fail, as those of drv/file do. */
 #ifndef SIM_DISK_H
@@ -24,12 +26,14 @@ enum sim_event_kind { SIM_SUBMIT, SIM_EFFECT, SIM_DONE };
 enum sim_op_kind { SIM_WRITE, SIM_ZERO, SIM_DISCARD, SIM_SYNC };
 
 #define SIM_NEVER UINT32_MAX
+#define SIM_SECOND (1ULL << 48)         /* the offset in the medium where the second disk begins */
 
 /* A request that changes something. The three numbers are those of its events. */
 struct sim_op {
 	enum sim_op_kind kind;
 	bool is_fua;
 	bool is_data;                   /* of the guest; for the dump, and for fates */
+	uint8_t disk;                   /* its number; that of a second one is in `off` as well */
 	int res;
 	uint32_t submit, effect, done;
 	uint64_t off, len;              /* what it did: less than asked for where it failed */
@@ -71,6 +75,9 @@ struct sim_disk_opts {
 	bool is_device;
 	uint64_t size;                  /* bytes */
 	struct sim_pages *pages;        /* borrowed: the medium */
+	unsigned number;                /* 1: a second disk, beside the one with number 0: it has
+					 * the part of the medium behind SIM_SECOND, and the same
+					 * log, but its syncs are its own; its size is fixed */
 	struct sim_log *log;            /* borrowed; or NULL */
 	struct sim_fault *fault;        /* borrowed; or NULL */
 	bool (*is_data)(const void *bytes, uint64_t len);       /* optional, for op.is_data */

@@ -28,9 +28,16 @@ struct sim_image_opts {
 					 * extended ones some subclusters; the rest is zeros, or
 					 * nowhere, */
 	bool has_stale_within;          /* and its place holds what others wrote */
+	unsigned packed_every;          /* of these, every nth is compressed; 0: none. They share
+					 * host clusters as far as refcounts allow */
+	bool has_data_file;             /* the guest's data is on the second disk (disk.h), */
+	bool is_raw_data;               /* which is a raw disk by itself */
 	bool is_backing;                /* its data is stamped as a backing file's */
 	unsigned stale;                 /* clusters that are free, and full of what others wrote */
 	bool is_shared;                 /* by a snapshot, "1": all tables and data */
+	unsigned bitmap_bits;           /* 1 << of the granularity of persistent bitmaps
+					 * (bitmaps.h); 0: it has none */
+	unsigned bitmap_fill;           /* 0: the first one is empty; 1: full; 2: neither */
 	bool is_odd;                    /* has what nobody knows */
 	bool is_damaged;                /* the snapshot's L1 table has refcounts of 0 */
 	const char *backing_name;       /* or NULL */
@@ -41,6 +48,8 @@ struct sim_image {
 	uint64_t file_size;
 	uint64_t guest_size;
 	uint64_t window_off;
+	uint64_t cluster;
+	uint64_t bitmaps_off;           /* of their directory; 0: none */
 	uint64_t damaged_off, damaged_len;      /* that table's clusters */
 };
 

@@ -323,3 +323,16 @@ bool model_check_crash(struct model *m, uint64_t off, const void *sector, uint32
 		v = m->versions[v - 1].older;
 	return mismatch(m, off, sector, v);
 }
+
+bool model_is_initial(const struct model *m, uint64_t off, const void *sector)
+{
+	return is_version(m, 0, off, sector, SECTOR);
+}
+
+bool model_was_changed(const struct model *m, uint64_t off, uint64_t len)
+{
+	for (uint32_t i = 0; i < m->nops; i++)
+		if (ranges_overlap(off, len, m->ops[i].off, m->ops[i].len))
+			return true;
+	return false;
+}

@@ -88,6 +88,10 @@ bool model_check_read(struct model *m, uint64_t off, const void *buf, uint64_t l
 		      uint32_t begun);
 /* The sector at @off, after a power cut at @k. */
 bool model_check_crash(struct model *m, uint64_t off, const void *sector, uint32_t k);
+/* Is it what was there before all operations? */
+bool model_is_initial(const struct model *m, uint64_t off, const void *sector);
+/* Has any operation begun in [@off, @off + @len)? */
+bool model_was_changed(const struct model *m, uint64_t off, uint64_t len);
 /* Was any byte of the sector at @off ever changed? */
 static inline bool model_is_touched(const struct model *m, uint64_t off)
 {

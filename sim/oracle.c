@@ -10,10 +10,12 @@
 
 #include "base/bits.h"
 #include "base/err.h"
+#include "fmt/qcow2/bitmap.h"
 #include "fmt/qcow2/check.h"
 #include "fmt/qcow2/format.h"
 #include "fmt/qcow2/qcow2.h"
 #include "fmt/qcow2/writer.h"
+#include "sim/bitmaps.h"
 
 enum { PIECE = 64 << 10, HEADER_READ = 512, WALK_SECONDS_MAX = 10000 };
 
@@ -25,6 +27,8 @@ struct job {
 	uint32_t k;
 	uint64_t seed;
 	bool is_clean;                  /* nothing may be leaked, all that was done is there */
+	bool is_written_on;             /* by us */
+	bool was_marked[SIM_BITMAPS];   /* the bitmaps, then */
 	struct node *node;
 	struct qcow2_cache *cache;
 };
@@ -100,6 +104,70 @@ static void judge_header(struct job *j)
 		say(j->o, "changed with an unknown autoclear bit set; ");
 }
 
+/* ---- bitmaps ---- */
+
+static bool is_marked(const struct job *j, enum sim_bitmap i)
+{
+	return sim_bitmap_head(&j->t->im, j->pages, i).flags & BITMAP_IN_USE;
+}
+
+/* Has bitmap @i a bit for each granule that was changed, and for no other? After a cut the content
+ * says what was. */
+static void judge_bits(struct job *j, enum sim_bitmap i)
+{
+	const struct sim_image *im = &j->t->im;
+	uint64_t step = 1ULL << sim_bitmap_head(im, j->pages, i).granularity_bits;
+
+	for (uint64_t off = im->window_off; off < im->guest_size; off += step) {
+		bool is = sim_bitmap_bit(im, j->pages, i, off);
+		bool must = sim_bitmap_bit(im, &j->t->start, i, off) ||
+			    (!j->is_written_on && model_was_changed(&j->t->model, off, step));
+
+		if (is == must || (is && j->is_written_on))
+			continue;
+		say(j->o, "bitmap %u %s a bit for %#llx; ", (unsigned)i, is ? "has" : "lacks",
+		    (unsigned long long)off);
+		return;
+	}
+}
+
+static void judge_bitmaps(struct job *j)
+{
+	for (unsigned n = 0; n < SIM_BITMAPS; n++) {
+		enum sim_bitmap i = (enum sim_bitmap)n;
+
+		if (!sim_bitmap_is_tracked(i)) {
+			if (!sim_bitmap_is_same(&j->t->im, &j->t->start, j->pages, i))
+				say(j->o, "bitmap %u, which nobody tracks, has changed; ", n);
+		} else if (!j->is_clean || j->was_marked[n]) {
+			if (j->is_clean && !is_marked(j, i))
+				say(j->o, "bitmap %u has lost its mark; ", n);
+		} else if (is_marked(j, i)) {
+			say(j->o, "bitmap %u is marked after a clean close; ", n);
+		} else {
+			judge_bits(j, i);
+		}
+	}
+}
+
+/* The sector at @off is @sector: do the bitmaps that count know, if it is not what it was? */
+static bool is_known(struct job *j, uint64_t off, const uint8_t *sector)
+{
+	if (model_is_initial(&j->t->model, off, sector))
+		return true;
+	for (unsigned n = 0; n < SIM_BITMAPS; n++) {
+		enum sim_bitmap i = (enum sim_bitmap)n;
+
+		if (!sim_bitmap_is_tracked(i) || is_marked(j, i) ||
+		    sim_bitmap_bit(&j->t->im, j->pages, i, off))
+			continue;
+		say(j->o, "%#llx has changed, bitmap %u does not know, and is not marked; ",
+		    (unsigned long long)off, n);
+		return false;
+	}
+	return true;
+}
+
 /* ---- content ---- */
 
 static bool piece_is_touched(const struct model *m, uint64_t off, uint64_t len)
@@ -129,11 +197,30 @@ static void judge_content_wait(struct job *j)
 			return;
 		}
 		for (uint64_t s = 0; s < n; s += SIM_SECTOR) {
-			if (model_check_crash(m, off + s, j->o->buf + s, j->k))
+			if (!model_check_crash(m, off + s, j->o->buf + s, j->k))
+				say(j->o, "%s; ", m->why);
+			else if (!j->t->im.bitmaps_off || !model_is_touched(m, off + s) ||
+				 is_known(j, off + s, j->o->buf + s))
 				continue;
-			say(j->o, "%s; ", m->why);
 			return;
 		}
+	}
+}
+
+/* A raw data file shows the same without the image. */
+static void judge_raw(struct job *j)
+{
+	struct model *m = &j->t->model;
+	uint8_t sector[SIM_SECTOR];
+
+	for (uint64_t off = m->off; off < m->off + m->len; off += SIM_SECTOR) {
+		if (!j->is_clean && !model_is_touched(m, off))
+			continue;
+		sim_pages_read(j->pages, SIM_SECOND + off, sector, sizeof(sector));
+		if (model_check_crash(m, off, sector, j->k))
+			continue;
+		say(j->o, "the raw data file: %s; ", m->why);
+		return;
 	}
 }
 
@@ -189,6 +276,9 @@ static uint64_t leaks_max(const struct job *j)
 	uint64_t reserved;
 	uint32_t i = MIN(j->k, t->log.nevents);
 
+	/* A bitmap's cluster is named only a commit after it was taken. */
+	for (unsigned b = 0; t->im.bitmaps_off && b < SIM_BITMAPS; b++)
+		more += sim_bitmap_head(&t->im, &t->start, (enum sim_bitmap)b).entries;
 	if (j->is_clean || !i)
 		return 0;
 	if (t->o.fault.struck)
@@ -234,11 +324,8 @@ static bool open_wait(struct job *j, struct qcow2_opts qo)
 				    .is_device = j->t->o.is_device, .size = j->size,
 				    .pages = j->pages, .read_only = !qo.writable };
 	struct err err = { 0 };
-	struct node *file;
-	int rc = sim_disk_open_wait(&so, &file);
+	int rc = trace_open_wait(j->t, &so, &qo, &j->cache, &j->node, &err);
 
-	assert(rc == 0);
-	rc = trace_open_wait(j->t, j->o->w.loops[0], NULL, file, &qo, &j->cache, &j->node, &err);
 	if (rc)
 		say(j->o, "it cannot be opened: %s; ", err.text);
 	return !rc;
@@ -261,6 +348,10 @@ static int judge(void *arg)
 	struct job *j = arg;
 
 	judge_header(j);
+	if (j->t->o.image.is_raw_data)
+		judge_raw(j);
+	if (j->t->im.bitmaps_off)
+		judge_bitmaps(j);
 	if (!open_wait(j, (struct qcow2_opts){ 0 }))
 		return 0;
 	judge_check_wait(j);
@@ -294,6 +385,9 @@ static int write_and_judge(void *arg)
 	struct prng p = { j->seed };
 	int rc = 0;
 
+	for (unsigned i = 0; j->t->im.bitmaps_off && i < SIM_BITMAPS; i++)
+		j->was_marked[i] = is_marked(j, (enum sim_bitmap)i);
+	j->is_written_on = true;
 	if (!open_wait(j, (struct qcow2_opts){ .writable = true, .discard = prng_below(&p, 2) }))
 		return 0;
 	/* What is there already, so that the judge finds what he expects. */

@@ -5,6 +5,8 @@
  *	- it leaks no more than what was reserved, taken or freed and not yet accounted for;
  *	- every sector that was flushed has that content or a later one, every other an old
  *	  or a new one, never anything else; a snapshot has what it always had;
+ *	- a bitmap that is not marked has a bit for everything that is not as it was; after a
+ *	  clean close exactly for that which was changed;
  *	- what nobody knows is still there, or cleared, as the format says;
  *	- opened for writing and closed again it has no leak, and no mark. */
 #ifndef SIM_ORACLE_H

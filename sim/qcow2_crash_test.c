@@ -193,9 +193,19 @@ static void q1_early_decrements_are_caught(void **state)
 	expect_caught(BREAK_Q1_EARLY_REF_MINUS, TRACE_KINDS);
 }
 
+static void q1_dropping_shared_compressed_clusters_is_caught(void **state)
+{
+	expect_caught(BREAK_Q1_PACKED, TRACE_PACKED);
+}
+
 static void q2_a_missing_sync_is_caught(void **state)
 {
 	expect_caught(BREAK_Q2_NO_SYNC_A, TRACE_KINDS);
+}
+
+static void q2_a_missing_sync_of_the_data_file_is_caught(void **state)
+{
+	expect_caught(BREAK_Q2_NO_SYNC_DATA, TRACE_DATA_FILE);
 }
 
 static void q2_taking_all_for_zero_is_caught(void **state)
@@ -269,6 +279,21 @@ static void q9_an_ignored_error_is_caught(void **state)
 	expect_caught(BREAK_Q9_IGNORE, TRACE_KINDS);
 }
 
+static void t31_bitmaps_without_a_mark_are_caught(void **state)
+{
+	expect_caught(BREAK_T31_NO_MARK, TRACE_BITMAPS);
+}
+
+static void t31_marks_that_go_early_are_caught(void **state)
+{
+	expect_caught(BREAK_T31_EARLY, TRACE_BITMAPS);
+}
+
+static void t34_tables_before_refcounts_are_caught(void **state)
+{
+	expect_caught(BREAK_T34_EARLY, TRACE_BITMAPS);
+}
+
 /* ---- one case ---- */
 
 static void change_one(struct trace_opts *o, uint64_t seed)
@@ -301,7 +326,9 @@ int main(void)
 		cmocka_unit_test(q6_metadata_is_never_handed_out),
 		cmocka_unit_test(q1_no_refcounts_is_caught),
 		cmocka_unit_test(q1_early_decrements_are_caught),
+		cmocka_unit_test(q1_dropping_shared_compressed_clusters_is_caught),
 		cmocka_unit_test(q2_a_missing_sync_is_caught),
+		cmocka_unit_test(q2_a_missing_sync_of_the_data_file_is_caught),
 		cmocka_unit_test(q2_taking_all_for_zero_is_caught),
 		cmocka_unit_test(q2_mapping_before_writing_is_caught),
 		cmocka_unit_test(q2_joining_late_is_caught),
@@ -314,6 +341,9 @@ int main(void)
 		cmocka_unit_test(q7_a_table_used_too_early_is_caught),
 		cmocka_unit_test(q8_a_block_used_too_early_is_caught),
 		cmocka_unit_test(q9_an_ignored_error_is_caught),
+		cmocka_unit_test(t31_bitmaps_without_a_mark_are_caught),
+		cmocka_unit_test(t31_marks_that_go_early_are_caught),
+		cmocka_unit_test(t34_tables_before_refcounts_are_caught),
 	};
 	const char *one = getenv("BYRE_SIM_CASE");
 

@@ -13,7 +13,8 @@
 
 static const char *const kind_names[TRACE_KINDS] = {
 	"fresh", "raw backing file", "qcow2 backing file", "recycled clusters", "growth",
-	"discard", "zeroes", "snapshot",
+	"discard", "zeroes", "snapshot", "compressed clusters",
+	"data file", "bitmaps",
 };
 static const unsigned sizes[TRACE_SIZES] = { 9, 12, 16, 21, 14, 16, 21 };
 
@@ -40,6 +41,22 @@ static void draw_growth(struct prng *p, struct sim_image_opts *im)
 	/* Small clusters: the table is full as well. */
 	if (im->cluster_bits == 9 && prng_below(p, 2))
 		im->full_blocks = (unsigned)per_table;
+}
+
+static void draw_data_file(struct prng *p, struct trace_opts *o)
+{
+	struct sim_image_opts *im = &o->image;
+
+	im->version = 3;
+	im->has_data_file = true;
+	im->is_raw_data = prng_below(p, 2);
+	im->has_stale_within = im->is_extended && !im->is_raw_data;
+	im->stale = 0;
+	if (im->is_raw_data || prng_below(p, 3))
+		return;
+	o->backing_size = SIM_SECTOR * (1 + prng_below(p, im->window / SIM_SECTOR));
+	im->backing_name = "base";
+	im->backing_format = "raw";
 }
 
 static void draw_image(struct prng *p, struct trace_opts *o)
@@ -82,6 +99,24 @@ static void draw_image(struct prng *p, struct trace_opts *o)
 		im->own_every = 1 + (unsigned)prng_below(p, 2);
 		im->refcount_order = MAX(im->refcount_order, 1u);
 		break;
+	case TRACE_PACKED:
+		im->own_every = 1 + (unsigned)prng_below(p, 2);
+		im->packed_every = 1 + (unsigned)prng_below(p, 2);
+		im->is_shared = prng_below(p, 3) == 0;
+		im->refcount_order = MAX(im->refcount_order, im->is_shared);
+		break;
+	case TRACE_DATA_FILE:
+		draw_data_file(p, o);
+		break;
+	case TRACE_BITMAPS:
+		im->version = 3;
+		im->bitmap_bits = 9 + (unsigned)prng_below(p, 8);
+		im->bitmap_fill = (unsigned)prng_below(p, 3);
+		im->own_every = (unsigned)prng_below(p, 3);
+		im->has_data_file = prng_below(p, 4) == 0;
+		im->is_shared = im->own_every && !im->has_data_file && prng_below(p, 4) == 0;
+		im->refcount_order = MAX(im->refcount_order, im->is_shared);
+		break;
 	case TRACE_FRESH:
 	case TRACE_KINDS:
 		break;
@@ -117,10 +152,13 @@ void trace_describe(const struct trace_opts *o, char *ret, size_t size)
 {
 	const struct sim_image_opts *im = &o->image;
 
-	snprintf(ret, size, "seed %llu: %s, version %u, clusters of %llu%s, refcounts of %u bits, "
-		 "%u loop%s, %u fibers, %s%s%s%s%s",
-		 (unsigned long long)o->seed, kind_names[o->kind], im->version,
-		 1ULL << im->cluster_bits, im->is_extended ? " (subclusters)" : "",
+	snprintf(ret, size, "seed %llu: %s%s, version %u, clusters of %llu%s, refcounts of %u "
+		 "bits, %u loop%s, %u fibers, %s%s%s%s%s",
+		 (unsigned long long)o->seed, kind_names[o->kind],
+		 im->is_shared && o->kind != TRACE_SHARED ? ", a snapshot" :
+		 im->is_raw_data ? ", raw" :
+		 im->has_data_file && o->kind != TRACE_DATA_FILE ? ", a data file" : "",
+		 im->version, 1ULL << im->cluster_bits, im->is_extended ? " (subclusters)" : "",
 		 1u << im->refcount_order, o->nloops,
 		 o->nloops > 1 ? "s" : "", o->nfibers, o->is_device ? "device" : "file",
 		 o->writethrough ? ", writethrough" : "", o->gives_back ? ", discard" : "",
@@ -149,15 +187,40 @@ static int open_backing_wait(const struct trace *t, struct loop *l, struct world
 	return rc;
 }
 
-int trace_open_wait(const struct trace *t, struct loop *l, struct world *w, struct node *file,
+/* Attaches @child, if it could be opened (@rc). Sim's disks fail at nothing else. */
+static void attach_wait(struct node *n, enum node_child which, struct node *child, int rc,
+			struct err *err)
+{
+	if (!rc)
+		rc = node_attach_wait(n, which, child, err);
+	assert(rc == 0);
+}
+
+static void attach_data_wait(const struct trace *t, const struct sim_disk_opts *so, struct node *n,
+			     struct err *err)
+{
+	struct sim_disk_opts second = *so;
+	struct node *data;
+	int rc;
+
+	second.name = "data";
+	second.number = 1;
+	second.size = align_up(t->im.guest_size, SIM_SECTOR);
+	second.seed++;
+	rc = sim_disk_open_wait(&second, &data);
+	attach_wait(n, CHILD_DATA, data, rc, err);
+}
+
+int trace_open_wait(const struct trace *t, const struct sim_disk_opts *so,
 		    const struct qcow2_opts *opts, struct qcow2_cache **ret_cache,
 		    struct node **ret, struct err *err)
 {
 	struct qcow2_opts qo = *opts;
-	struct node *below;
-	int rc;
+	struct node *file, *below;
+	int rc = sim_disk_open_wait(so, &file);
 
-	qo.cache = qcow2_cache_new(0, l);
+	assert(rc == 0);
+	qo.cache = qcow2_cache_new(0, so->home);
 	assert(qo.cache);
 	rc = qcow2_open_wait(file, &qo, ret, err);
 	if (rc) {
@@ -165,11 +228,11 @@ int trace_open_wait(const struct trace *t, struct loop *l, struct world *w, stru
 		qcow2_cache_free(qo.cache);
 		return rc;
 	}
+	if (t->o.image.has_data_file)
+		attach_data_wait(t, so, *ret, err);
 	if (t->o.backing_size) {
-		rc = open_backing_wait(t, l, w, qo.cache, &below, err);
-		if (!rc)
-			rc = node_attach_wait(*ret, CHILD_BACKING, below, err);
-		assert(rc == 0);
+		rc = open_backing_wait(t, so->home, so->world, qo.cache, &below, err);
+		attach_wait(*ret, CHILD_BACKING, below, rc, err);
 	}
 	*ret_cache = qo.cache;
 	return 0;

@@ -247,6 +247,9 @@ static const uint8_t odds[TRACE_KINDS][5] = {
 	[TRACE_DISCARD] = { 20, 6, 20, 8, 8 },
 	[TRACE_ZEROES] = { 20, 22, 4, 8, 8 },
 	[TRACE_SHARED] = { 34, 6, 6, 8, 8 },
+	[TRACE_PACKED] = { 32, 5, 7, 8, 10 },
+	[TRACE_DATA_FILE] = { 32, 8, 8, 8, 8 },
+	[TRACE_BITMAPS] = { 32, 6, 6, 10, 8 },
 };
 
 static void work_once_wait(struct hand *h)
@@ -324,11 +327,8 @@ static int open_home(void *arg)
 	struct qcow2_opts qo = { .writable = true, .writethrough = t->o.writethrough,
 				 .discard = t->o.gives_back, .broken = t->o.broken };
 	struct err err = { 0 };
-	struct node *file;
-	int rc = sim_disk_open_wait(&so, &file);
+	int rc = trace_open_wait(t, &so, &qo, &r->cache, &r->node, &err);
 
-	if (!rc)
-		rc = trace_open_wait(t, r->w.loops[0], &r->w, file, &qo, &r->cache, &r->node, &err);
 	if (!rc)
 		rc = port_new(r->node, false, &r->port, &err);
 	if (!rc)

@@ -25,6 +25,9 @@ enum trace_kind {
 	TRACE_DISCARD,
 	TRACE_ZEROES,
 	TRACE_SHARED,                   /* with a snapshot */
+	TRACE_PACKED,                   /* compressed clusters; with a snapshot or without */
+	TRACE_DATA_FILE,                /* two disks; the second one raw or not */
+	TRACE_BITMAPS,                  /* persistent bitmaps, with whatever else */
 	TRACE_KINDS,
 };
 
@@ -82,12 +85,12 @@ void trace_describe(const struct trace_opts *o, char *ret, size_t size);
 bool trace_run(struct trace *t, const struct trace_opts *o);
 void trace_fini(struct trace *t);
 
-/* In a fiber: opens the image in @file, and what is below it, on loop @l. @opts without cache.
- * *@ret and *@ret_cache are owned; @file is taken. */
+/* In a fiber: opens the image in the disk that @so describes, its data file beside it, and what is
+ * below it. @opts without cache. *@ret and *@ret_cache are owned. */
 struct qcow2_opts;
 struct qcow2_cache;
 struct err;
-int trace_open_wait(const struct trace *t, struct loop *l, struct world *w, struct node *file,
+int trace_open_wait(const struct trace *t, const struct sim_disk_opts *so,
 		    const struct qcow2_opts *opts, struct qcow2_cache **ret_cache,
 		    struct node **ret, struct err *err);
 

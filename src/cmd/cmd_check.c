@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* cmd/cmd_check.c - `byre check`: is an image what it says? */
+/* cmd/cmd_check.c - `byre check`: is an image what it says? Shall it be made so? */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +10,7 @@
 #include "cmd/json_out.h"
 #include "cmd/tool.h"
 #include "fmt/qcow2/check.h"
+#include "fmt/qcow2/repair.h"
 
 /* Exit codes, as qemu-img has them. */
 enum { EXIT_CORRUPT = 2, EXIT_LEAKS = 3, EXIT_NO_CHECKS = 63 };
@@ -24,7 +25,7 @@ static const struct opt opts[] = {
 	TOOL_OPT_CACHE('T'),
 	TOOL_OPT_FORCE_SHARE,
 	TOOL_OPT_OUTPUT,
-	{ 'r', "repair", "WHAT", "leaks or all: not in this version", OPT_REPAIR },
+	{ 'r', "repair", "WHAT", "leaks (clusters that nothing uses) or all: mend it", OPT_REPAIR },
 	TOOL_OPT_OBJECT,
 	TOOL_OPT_UNTRUSTED,
 };
@@ -32,8 +33,9 @@ static const struct opt opts[] = {
 static const struct tool_grammar grammar = {
 	.command = "check",
 	.usage = "[OPTION]... FILENAME",
-	.summary = "Looks for damage in an image. Exit status: 0 none; 1 the check was not "
-		   "completed;\n2 damage; 3 leaked clusters only; 63 the format has no checks.",
+	.summary = "Looks for damage in an image, and mends it on request. Exit status: 0 none; "
+		   "1 the\ncheck was not completed; 2 damage; 3 leaked clusters only; 63 the "
+		   "format has no checks.",
 	.opts = opts,
 	.nopts = ARRAY_SIZE(opts),
 };
@@ -41,7 +43,8 @@ static const struct tool_grammar grammar = {
 struct check_args {
 	const char *name;
 	struct img_opts image;
-	bool is_json, is_quiet, is_repair;
+	enum qcow2_repair repair;
+	bool is_json, is_quiet;
 };
 
 /* ---- what was found ---- */
@@ -74,13 +77,24 @@ static void print_json(const struct img *img, const struct qcow2_check *c)
 	json_nonzero(&j, "compressed-clusters", c->compressed);
 	json_nonzero(&j, "total-clusters", c->total_clusters);
 	json_nonzero(&j, "corruptions", c->corruptions);
+	json_nonzero(&j, "corruptions-fixed", c->corruptions_fixed);
 	json_number(&j, "check-errors", (int64_t)c->check_errors);
 	json_nonzero(&j, "leaks", c->leaks);
+	json_nonzero(&j, "leaks-fixed", c->leaks_fixed);
 	json_nonzero(&j, "allocated-clusters", c->allocated);
 	json_string(&j, "filename", img->name);
 	json_string(&j, "format", img_format(img));
 	json_nonzero(&j, "fragmented-clusters", c->fragmented);
 	json_end_object(&j);
+}
+
+static void print_mended(const struct qcow2_check *c)
+{
+	printf("The following inconsistencies were found and repaired:\n\n"
+	       "    %llu leaked clusters\n"
+	       "    %llu corruptions\n\n"
+	       "Double checking the fixed image now...\n",
+	       (unsigned long long)c->leaks_fixed, (unsigned long long)c->corruptions_fixed);
 }
 
 static void print_plain(const struct qcow2_check *c)
@@ -113,6 +127,7 @@ static void print_plain(const struct qcow2_check *c)
 
 struct check_call {
 	struct node *top;
+	enum qcow2_repair repair;
 	struct qcow2_check result;
 	struct err err;
 };
@@ -121,16 +136,47 @@ static int check_wait(void *arg)
 {
 	static const struct qcow2_check_say out = { .fn = say };
 	struct check_call *c = arg;
+	struct qcow2_repair_opts ro = { .what = c->repair };
 
+	if (c->repair)
+		return qcow2_repair_node_wait(c->top, &ro, &out, &c->result, &c->err);
 	return qcow2_check_wait(c->top, &out, &c->result, &c->err);
+}
+
+/* What was mended is checked again. 0, or the first error. */
+static int check_twice(struct img *img, const struct check_args *a, struct check_call *c)
+{
+	int rc = tool_run(img->tool, check_wait, c);
+	struct qcow2_check first = c->result;
+
+	if (rc || (!first.corruptions_fixed && !first.leaks_fixed))
+		return rc;
+	if (!a->is_quiet && !a->is_json)
+		print_mended(&first);
+	c->repair = QCOW2_REPAIR_NOTHING;
+	rc = tool_run(img->tool, check_wait, c);
+	c->result.corruptions_fixed = first.corruptions_fixed;
+	c->result.leaks_fixed = first.leaks_fixed;
+	return rc;
+}
+
+static void warn_of_raw(const char *name)
+{
+	fprintf(stderr, "WARNING: Image format was not specified for '%s' and probing guessed "
+		"raw.\n         Automatically detecting the format is dangerous for raw images, "
+		"write operations on block 0 will be restricted.\n"
+		"         Specify the 'raw' format explicitly to remove the restrictions.\n", name);
 }
 
 static int check(struct img *img, const struct check_args *a)
 {
-	struct check_call c = { .top = img->graph.top };
+	struct check_call c = { .top = img->graph.top, .repair = a->repair };
 	static char buffer[1 << 16];
 	int rc;
 
+	if (a->repair && !strcmp(img_format(img), "raw") && !a->image.format &&
+	    !a->image.image_opts)
+		warn_of_raw(a->name);
 	if (strcmp(img_format(img), "qcow2")) {
 		tool_error("This image format does not support checks");
 		return EXIT_NO_CHECKS;
@@ -138,7 +184,7 @@ static int check(struct img *img, const struct check_args *a)
 	/* A damaged image may have millions of findings. */
 	fflush(stderr);
 	setvbuf(stderr, buffer, _IOFBF, sizeof(buffer));
-	rc = tool_run(img->tool, check_wait, &c);
+	rc = check_twice(img, a, &c);
 	if (rc)
 		tool_error("Check failed: %s", tool_is_qemu_img() ? strerror(-rc) : c.err.text);
 	else if (c.result.check_errors)
@@ -165,8 +211,10 @@ static int take_option(struct check_args *a, int id, const char *value)
 	case OPT_OUTPUT:
 		return tool_output(&grammar, value, &a->is_json);
 	case OPT_REPAIR:
-		a->is_repair = !strcmp(value, "leaks") || !strcmp(value, "all");
-		if (a->is_repair)
+		a->repair = !strcmp(value, "leaks") ? QCOW2_REPAIR_LEAKS :
+			    !strcmp(value, "all") ? QCOW2_REPAIR_ALL : QCOW2_REPAIR_NOTHING;
+		a->image.writable = a->repair;
+		if (a->repair)
 			return 0;
 		tool_fail_usage(&grammar, "--repair (-r) expects 'leaks' or 'all' not '%s'",
 				value);
@@ -197,8 +245,6 @@ int cmd_check(int argc, char **argv)
 	}
 	if (noperands != 1)
 		return tool_fail_usage(&grammar, "Expecting one image file name");
-	if (a.is_repair)
-		return tool_error("check -r: this version finds damage but repairs none");
 	if (!tool_start(&t, LOOP_AUTO) && !img_open(&t, a.name, &a.image, &img))
 		rc = check(&img, &a);
 	img_close(&img);

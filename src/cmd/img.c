@@ -74,8 +74,8 @@ static int open_wait(void *arg)
 	if (!rc)
 		rc = look_at_chain_wait(img->graph.top, c->opts->for_check, c->err);
 	if (!rc)
-		rc = port_new(img->graph.top, !c->opts->writable || img->graph.top->read_only,
-			      &img->port, c->err);
+		rc = port_new(img->graph.top, !c->opts->writable || c->opts->for_check ||
+			      img->graph.top->read_only, &img->port, c->err);
 	if (!rc)
 		rc = port_open_wait(img->port, c->err);
 	if (!rc) {

@@ -187,7 +187,8 @@ static struct file_opts file_opts(const struct opening *o, const char *path, int
 	return fo;
 }
 
-/* Opens the file @path that the image @asker names. @note: it is a layer of the chain. */
+/* Opens the file @path that the image @asker names, @writable for that image's format. @note: it is
+ * a layer of the chain. */
 static int open_named_wait(struct opening *o, const char *what, const char *asker,
 			   const char *path, const struct image_name *image, bool writable,
 			   bool note, struct node **ret, struct err *err)
@@ -204,6 +205,8 @@ static int open_named_wait(struct opening *o, const char *what, const char *aske
 		return w.fd;
 	rc = note ? note_file(o, &w.st, path, err) : 0;
 	fo = file_opts(o, path, w.fd, writable, image);
+	if (writable)
+		fo.cache = without_sync(fo.cache);
 	if (!rc)
 		rc = file_open_wait(&fo, o->home, ret, err);
 	if (rc) {

@@ -112,6 +112,7 @@ static int entry_wait(struct walk *w, struct qcow2_bitmap *ret)
 	if (be32_get(d->extra_size))
 		return err_set(w->err, EINVAL, "Bitmap extra data is not supported");
 	*ret = (struct qcow2_bitmap) {
+		.entry_off = w->h->bitmaps_off + w->at,
 		.table_off = be64_get(d->table_off),
 		.table_entries = be32_get(d->table_entries),
 		.flags = be32_get(d->flags),

@@ -22,6 +22,7 @@ enum {
 };
 
 struct qcow2_bitmap {
+	uint64_t entry_off;             /* in the file: of its entry in the directory */
 	uint64_t table_off;
 	uint32_t table_entries;
 	uint32_t flags;                 /* BITMAP_* */

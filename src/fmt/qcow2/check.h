@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* fmt/qcow2/check.h - is an image what it says? Reads all metadata, changes nothing.
+/* fmt/qcow2/check.h - is an image what it says? Reads all metadata, and changes nothing: that is
+ * for repair.h.
  *
  * The reference is qemu-img check: what is damage, how it is counted, worded and in which order it
  * is told. */
@@ -19,6 +20,7 @@ struct qcow2_check {
 	uint64_t total_clusters;        /* of the guest's disk */
 	uint64_t allocated, compressed, fragmented;     /* of these */
 	uint64_t image_end;             /* bytes: behind it nothing is used */
+	uint64_t corruptions_fixed, leaks_fixed;        /* by a repair; not counted above */
 };
 
 /* Told for each finding. @is_named: the program's name belongs in front. @text may be changed. Any

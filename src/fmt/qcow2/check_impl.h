@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* fmt/qcow2/check_impl.h - what the files of the check share.
  *
- *	check.c          the order of things; refcount table and blocks against what was counted
+ *	check.c          the order of things
+ *	check_refs.c     refcount table and blocks against what was counted
  *	check_walk.c     L1 and L2 tables: counts what they use
  *	check_meta.c     snapshot table, bitmaps
  *	check_copied.c   the COPIED flags of the active tables
+ *	repair*.c        what is changed where the check is a repair (repair.h)
  *	counts.c         the counts
  *	readahead.c      tables read ahead
  *
@@ -29,6 +31,8 @@
 #include "fmt/qcow2/counts.h"
 #include "fmt/qcow2/image.h"
 #include "fmt/qcow2/readahead.h"
+#include "fmt/qcow2/repair.h"
+#include "fmt/qcow2/repair_map.h"
 
 #define CHECK_BYTES_MIN (8 * GiB)                       /* of tables that may be read... */
 #define CHECK_BYTES_FACTOR 8ULL                         /* ...and for each byte of the file */
@@ -46,8 +50,19 @@ struct check_block {
 	uint8_t *bytes;                 /* NULL: all zero */
 };
 
+struct check_snapshot {
+	uint64_t l1_off;
+	uint32_t l1_entries;
+	uint64_t entry_off;             /* of its entry in the snapshot table */
+};
+
+struct check_snapshots {
+	struct check_snapshot *list;    /* owned */
+	uint64_t bytes;                 /* of the table */
+};
+
 struct check {
-	const struct qcow2_header *h;
+	struct qcow2_header *h;         /* changed where the file's is */
 	struct chan *file;
 	uint64_t file_end;              /* bytes, whole sectors */
 	unsigned cluster_bits;
@@ -59,6 +74,7 @@ struct check {
 	struct counts again;            /* of L2 tables, by cluster: further visits... */
 	struct counts again_active;     /* ...and those of them from the active L1 table */
 	uint64_t clusters;              /* that the image has; a part of one may add one */
+	struct check_snapshots snapshots;
 
 	uint8_t *reftable;
 	uint64_t reftable_entries;
@@ -66,6 +82,19 @@ struct check {
 	bool is_unaligned_told;
 
 	bool copied_differs;            /* some COPIED flag is wrong */
+
+	/* ---- of a repair ---- */
+	enum qcow2_repair repair;       /* what is changed where it is found */
+	unsigned broken;                /* enum repair_break; tests */
+	bool needs_rebuild;             /* refcounts have no place where they could be mended */
+	bool mends_leaks, mends_errors; /* the comparison tells what will be mended */
+	bool is_to_lower;               /* refcounts are too high, and shall be mended */
+	bool is_to_set;                 /* COPIED flags are missing, and shall be set */
+	bool is_unsynced;               /* something was written since the last sync */
+	bool is_signalled;              /* the image is not fit to be changed: that was told */
+	struct repair_map map;          /* where metadata lies */
+	struct qcow2_check tables;      /* what was found of the snapshot table */
+
 	uint64_t bytes_read, bytes_max; /* Y2 */
 	uint64_t says, says_max;
 	bool is_budget_told;
@@ -75,6 +104,9 @@ struct check {
 
 /* ---- check.c ---- */
 
+/* The whole, for a @ck of which h, file, say, and for a repair repair, broken, are set; the map is
+ * the caller's to finish. */
+int check_run_wait(struct check *ck, struct qcow2_check *ret, struct err *err);
 void check_say(struct check *ck, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* As error_report() does: with the program's name. */
 void check_say_named(struct check *ck, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -87,8 +119,26 @@ static inline bool check_is_endless(const struct check *ck)
 }
 /* Y2: @bytes more are to be read. 0 or -EFBIG, told. */
 int check_budget_wait(struct check *ck, uint64_t bytes);
+/* Counts all references anew, from what is in the file now. */
+int check_count_wait(struct check *ck);
+
+/* ---- check_refs.c ---- */
+
+static inline uint64_t check_per_block(const struct check *ck)
+{
+	return ck->cluster * 8 >> ck->h->refcount_order;
+}
+int check_reftable_read_wait(struct check *ck);
+/* Where refcount block @index is. *@ret_off 0: all its counts are zero. -EIO: nowhere. */
+int check_block_place(struct check *ck, uint64_t index, uint64_t *ret_off);
 /* The refcount on disk of cluster @k. 0 or -errno. */
 int check_refcount_wait(struct check *ck, uint64_t k, uint64_t *ret);
+/* The refcounts on disk were changed: forgets what was read of them. */
+void check_refcounts_forget(struct check *ck);
+/* Counts the refcount blocks themselves. */
+int check_blocks_use_wait(struct check *ck);
+/* Compares all refcounts with the counts. */
+int check_compare_wait(struct check *ck);
 
 /* ---- check_walk.c ---- */
 
@@ -101,24 +151,55 @@ int check_again_wait(struct check *ck);
 
 /* ---- check_meta.c ---- */
 
-struct check_snapshot {
-	uint64_t l1_off;
-	uint32_t l1_entries;
-	uint64_t entry_off;             /* of its entry in the snapshot table */
-};
-
-struct check_snapshots {
-	struct check_snapshot *list;    /* owned */
-	uint64_t bytes;                 /* of the table */
-};
-
-int check_snapshot_table_wait(struct check *ck, struct check_snapshots *ret);
-int check_snapshots_wait(struct check *ck, const struct check_snapshots *snapshots);
+int check_snapshot_table_wait(struct check *ck);
+int check_snapshots_wait(struct check *ck);
 int check_bitmaps_wait(struct check *ck);
 
 /* ---- check_copied.c ---- */
 
+/* Names them; of a repair, takes those flags away that are too much, and notes whether some are
+ * missing. */
 int check_copied_wait(struct check *ck);
+/* Sets those that are missing. */
+int check_copied_set_wait(struct check *ck);
+
+/* ---- repair.c ---- */
+
+/* After the first comparison, which told what is wrong: mends the refcounts, as far as that may be
+ * done before the flags are right. @before: the result before that comparison. */
+int repair_refcounts_wait(struct check *ck, const struct qcow2_check *before);
+/* After the flags. */
+int repair_rest_wait(struct check *ck);
+/* What was written becomes durable. */
+int repair_sync_wait(struct check *ck);
+/* Writes metadata, aligned as it comes. */
+int repair_write_wait(struct check *ck, uint64_t off, const void *buf, uint64_t len);
+/* The image is not fit to be changed; @what is wrong is told once, and the image will be marked as
+ * corrupt. */
+void repair_signal(struct check *ck, const char *what);
+/* May the table of kind @own (enum map_kind, or MAP_KINDS: none) be written at
+ * [@off, @off + @len)? -EIO where other metadata lies there: told, and signalled. */
+int repair_may_write_wait(struct check *ck, unsigned own, uint64_t off, uint64_t len);
+
+/* ---- repair_refs.c ---- */
+
+/* Of clusters [@first, @end): writes every refcount on disk that is lower than what was counted, or
+ * (@lower) higher. */
+int repair_change_wait(struct check *ck, uint64_t first, uint64_t end, bool lower);
+/* Takes @n adjacent clusters that nothing names, from *@first_free on: they count as used now.
+ * *@first_free becomes the first gap, *@ret the first cluster. 0 or -ENOMEM, -EFBIG. */
+int repair_take(struct check *ck, uint64_t n, uint64_t *first_free, uint64_t *ret);
+/* Does a refcount block count all of these clusters? */
+bool repair_is_counted(struct check *ck, uint64_t first, uint64_t n);
+/* Makes all refcounts anew from the counts, beside the old ones, and lets the header name them. */
+int repair_rebuild_wait(struct check *ck);
+/* Makes the file, and the counts, reach over the cluster at @off, which lies behind the end. */
+int repair_extend_wait(struct check *ck, uint64_t off);
+
+/* ---- repair_snap.c ---- */
+
+/* Writes the snapshot table anew, without what was wrong with it. */
+int repair_snapshots_wait(struct check *ck);
 
 /* ---- L2 entries: the kinds that matter here ---- */
 

@@ -2,6 +2,7 @@
 /* fmt/qcow2/check_walk.c - L1 and L2 tables: counts what they use (check_impl.h). */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "fmt/qcow2/check_impl.h"
@@ -11,6 +12,8 @@
 
 /* One walk through an L2 table. */
 struct visit {
+	bool is_active;                 /* the table is one of the active L1's */
+	uint64_t table_off;             /* in the file */
 	uint64_t times;                 /* what it uses is used so often */
 	uint64_t active_times;          /* for the statistics */
 	bool marks;                     /* its COPIED flags count */
@@ -113,8 +116,39 @@ static void note_place(struct check *ck, struct visit *v, uint64_t off)
 	v->next = off + ck->cluster;
 }
 
-static int visit_standard(struct check *ck, struct visit *v, enum l2_kind kind, uint64_t entry,
-			  uint64_t bitmap)
+/* In a table that lies where one may lie. */
+static bool may_mend(const struct check *ck, const struct visit *v)
+{
+	return ck->repair == QCOW2_REPAIR_ALL && is_aligned(v->table_off, ck->cluster);
+}
+
+/* What has no data reads as zeros, and needs no place for it. */
+static int mend_by_zero_wait(struct check *ck, struct visit *v, unsigned i, uint64_t bitmap)
+{
+	uint64_t len = 8ULL * ck->entry_words, off = v->table_off + i * len;
+	uint8_t entry[16];
+	int rc = repair_may_write_wait(ck, v->is_active ? MAP_ACTIVE_L2 : MAP_KINDS, off, len);
+
+	if (rc) {
+		ck->result.corruptions++;
+		ck->result.check_errors++;
+		check_say(ck, "ERROR: Overlap check failed");
+		return rc;
+	}
+	be64_store(entry, ck->entry_words == 1 ? QCOW2_ZERO : 0);
+	be64_store(entry + 8, bitmap & ~(uint64_t)UINT32_MAX);
+	rc = repair_write_wait(ck, off, entry, len);
+	if (rc) {
+		check_say(ck, "ERROR: Failed to overwrite L2 table entry: %s", strerror(-rc));
+		ck->result.check_errors++;
+		return rc;
+	}
+	ck->result.corruptions_fixed++;
+	return 0;
+}
+
+static int visit_standard_wait(struct check *ck, struct visit *v, unsigned i, enum l2_kind kind,
+			       uint64_t entry, uint64_t bitmap)
 {
 	uint64_t off = entry & QCOW2_OFFSET_MASK;
 	bool is_copied = entry & QCOW2_COPIED;
@@ -126,9 +160,16 @@ static int visit_standard(struct check *ck, struct visit *v, enum l2_kind kind, 
 		ck->result.corruptions++;
 	}
 	if (!is_aligned(off, ck->cluster)) {
-		check_say(ck, "ERROR offset=%llx: %s cluster is not properly aligned; L2 entry "
-			  "corrupted.", (unsigned long long)off,
+		bool is_mended = !is_data && may_mend(ck, v);
+		int rc = 0;
+
+		check_say(ck, "%s offset=%llx: %s cluster is not properly aligned; L2 entry "
+			  "corrupted.", is_mended ? "Repairing" : "ERROR", (unsigned long long)off,
 			  is_data ? "Data" : "Preallocated");
+		if (is_mended)
+			rc = mend_by_zero_wait(ck, v, i, bitmap);
+		if (rc || is_mended)
+			return rc;
 		ck->result.corruptions++;
 	}
 	note_place(ck, v, off);
@@ -140,8 +181,8 @@ static int visit_standard(struct check *ck, struct visit *v, enum l2_kind kind, 
 			 !v->marks ? 0 : is_copied ? COUNTS_COPIED : COUNTS_NOT_COPIED);
 }
 
-static int visit_entry(struct check *ck, struct visit *v, unsigned i, uint64_t entry,
-		       uint64_t bitmap)
+static int visit_entry_wait(struct check *ck, struct visit *v, unsigned i, uint64_t entry,
+			    uint64_t bitmap)
 {
 	enum l2_kind kind = check_l2_kind(ck, entry);
 
@@ -153,7 +194,7 @@ static int visit_entry(struct check *ck, struct visit *v, unsigned i, uint64_t e
 		ck->result.corruptions++;
 	}
 	if (kind == L2_DATA || kind == L2_ZERO_KEPT)
-		return visit_standard(ck, v, kind, entry, bitmap);
+		return visit_standard_wait(ck, v, i, kind, entry, bitmap);
 	if (bitmap & UINT32_MAX) {
 		check_say(ck, "ERROR: Unallocated cluster has non-zero subcluster allocation map");
 		ck->result.corruptions++;
@@ -175,7 +216,7 @@ static inline bool visit_quick(struct check *ck, struct visit *v, uint64_t entry
 	return true;
 }
 
-static int visit_table(struct check *ck, struct visit *v, const uint8_t *table)
+static int visit_table_wait(struct check *ck, struct visit *v, const uint8_t *table)
 {
 	unsigned words = ck->entry_words, n = (unsigned)(ck->cluster / 8 / words);
 	bool is_quick = words == 1 && v->times == 1 && !ck->has_data_file;
@@ -193,7 +234,7 @@ static int visit_table(struct check *ck, struct visit *v, const uint8_t *table)
 		used++;
 		if (is_quick && visit_quick(ck, v, entry))
 			continue;
-		rc = visit_entry(ck, v, i, entry, bitmap);
+		rc = visit_entry_wait(ck, v, i, entry, bitmap);
 		if (rc)
 			return rc;
 	}
@@ -276,7 +317,8 @@ static int l1_entry_wait(struct l1_walk *w, unsigned i)
 {
 	struct check *ck = w->ck;
 	uint64_t entry = be64_load(w->table + 8ULL * i), off = entry & QCOW2_OFFSET_MASK;
-	struct visit v = { .times = 1, .active_times = w->is_active, .marks = w->is_active };
+	struct visit v = { .times = 1, .active_times = w->is_active, .marks = w->is_active,
+			   .is_active = w->is_active, .table_off = off };
 	unsigned marks = entry & QCOW2_COPIED ? COUNTS_COPIED : COUNTS_NOT_COPIED;
 	const uint8_t *table;
 	uint64_t before;
@@ -306,7 +348,7 @@ static int l1_entry_wait(struct l1_walk *w, unsigned i)
 	if (rc || !table)
 		return rc;
 	before = ck->result.corruptions;
-	rc = visit_table(ck, &v, table);
+	rc = visit_table_wait(ck, &v, table);
 	if (!rc && ck->result.corruptions != before && is_shareable(ck, off))
 		rc = counts_mark(&ck->counts, off >> ck->cluster_bits, COUNTS_DAMAGED);
 	return rc;
@@ -402,7 +444,9 @@ int check_again_wait(struct check *ck)
 	rc = readahead_init(&ra, ck->file, ck->file_end, ck->cluster);
 	for (; !rc && next_again(ck, &k); k++) {
 		struct visit v = { .times = counts_get(&ck->again, k),
-				   .active_times = counts_get(&ck->again_active, k) };
+				   .active_times = counts_get(&ck->again_active, k),
+				   .is_active = counts_get(&ck->again_active, k),
+				   .table_off = k << ck->cluster_bits };
 		const uint8_t *table;
 
 		while (!rc && readahead_has_room(&ra) && next_again(ck, &ahead)) {
@@ -413,7 +457,7 @@ int check_again_wait(struct check *ck)
 		if (!rc)
 			rc = readahead_pop_wait(&ra, &table);
 		if (!rc && table)
-			rc = visit_table(ck, &v, table);
+			rc = visit_table_wait(ck, &v, table);
 	}
 	readahead_fini_wait(&ra);
 	return rc;

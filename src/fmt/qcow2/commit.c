@@ -71,6 +71,17 @@ static int sync_wait(struct commit *c)
 	return chan_flush_wait(writer_of(c)->file);
 }
 
+/* What the guest wrote is elsewhere: there first, so that B names nothing that is not there. */
+static int data_sync_wait(struct commit *c)
+{
+	const struct writer *w = writer_of(c);
+
+	if (!w->q->has_data_file)
+		return 0;
+	c->stats.syncs++;
+	return chan_flush_wait(writer_data(w));
+}
+
 /* Takes the cut. Never waits. */
 static int cut_take(struct commit *c, struct cut *cut)
 {
@@ -98,9 +109,13 @@ static int write_wait(struct commit *c, struct cut *cut)
 {
 	unsigned broken = writer_of(c)->broken;
 	bool has_b = cut->phase[META_PHASE_B_L2] || cut->phase[META_PHASE_B_L1];
-	int rc = 0;
+	bool is_data_late = broken & BREAK_Q2_NO_SYNC_DATA;
+	int rc = is_data_late ? 0 : data_sync_wait(c);
 
-	if (!(broken & BREAK_Q1_NO_REFS))
+	/* Then all that a flush is about was in the data file. */
+	if (writer_of(c)->q->has_data_file && !has_b && !cut->phase[META_PHASE_A])
+		return rc;
+	if (!rc && !(broken & BREAK_Q1_NO_REFS))
 		rc = phase_write_wait(c, cut->phase[META_PHASE_A]);
 	if (!rc && has_b && cut->needs_a && !(broken & BREAK_Q2_NO_SYNC_A)) {
 		rc = sync_wait(c);
@@ -112,6 +127,8 @@ static int write_wait(struct commit *c, struct cut *cut)
 		rc = phase_write_wait(c, cut->phase[META_PHASE_B_L2]);
 	if (!rc)
 		rc = phase_write_wait(c, cut->phase[META_PHASE_B_L1]);
+	if (!rc && is_data_late)
+		rc = data_sync_wait(c);
 	return rc ? rc : sync_wait(c);
 }
 

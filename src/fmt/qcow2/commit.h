@@ -15,7 +15,7 @@
  * durable, no table is new, and every cluster mapped is fresh where the guest saw zeros before:
  * then even an entry that outruns its data shows zeros, which are the old content. So a commit is
  * 0, 1 or 2 syncs. The data writes of what is mapped have ended before the cut, but for fresh
- * clusters; either sync takes them along.
+ * clusters; either sync takes them along. An external data file is synced by itself, before all.
  *
  * In a failed commit the pages stay dirty, whoever waits gets the error, and the next one
  * does all of it again, with A's sync. */

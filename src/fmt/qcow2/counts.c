@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/bits.h"
 
@@ -54,6 +55,23 @@ int counts_init(struct counts *c, uint64_t clusters, uint64_t max)
 	c->max = max;
 	c->bytes = 0;
 	c->limit = COUNTS_FREE_BYTES;
+	return 0;
+}
+
+int counts_grow(struct counts *c, uint64_t clusters)
+{
+	uint64_t nchunks = div_round_up(clusters, COUNTS_CHUNK);
+	uintptr_t *chunks;
+
+	if (nchunks > c->nchunks) {
+		chunks = realloc(c->chunks, nchunks * sizeof(*chunks));
+		if (!chunks)
+			return -ENOMEM;
+		memset(chunks + c->nchunks, 0, (nchunks - c->nchunks) * sizeof(*chunks));
+		c->chunks = chunks;
+		c->nchunks = nchunks;
+	}
+	c->clusters = MAX(c->clusters, clusters);
 	return 0;
 }
 

@@ -44,6 +44,8 @@ struct counts {
 /* 0 or -ENOMEM. A zeroed @c may be finished. */
 int counts_init(struct counts *c, uint64_t clusters, uint64_t max);
 void counts_fini(struct counts *c);
+/* Makes room for clusters up to @clusters, with values of 0. 0 or -ENOMEM. */
+int counts_grow(struct counts *c, uint64_t clusters);
 
 /* @n entries of tables were read from the file: H2. */
 static inline void counts_credit(struct counts *c, uint64_t n)

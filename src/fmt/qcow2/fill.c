@@ -96,7 +96,7 @@ static int read_alike_wait(struct writer *w, const struct units *u, uint64_t gue
 	unsigned i = (unsigned)(lo >> w->q->unit_bits);
 
 	if (u->data >> i & 1)
-		return chan_read_wait(w->file, u->host + lo, buf + lo, hi - lo);
+		return chan_read_wait(writer_data(w), u->host + lo, buf + lo, hi - lo);
 	if (!(u->zero >> i & 1))
 		return read_backing_wait(w, guest, buf, lo, hi);
 	memset(buf + lo, 0, hi - lo);
@@ -142,11 +142,11 @@ int fill_zero_wait(struct fills *f, uint64_t host_off, uint64_t len)
 		struct req zero = { .kind = REQ_ZERO, .flags = REQ_FAST_ONLY, .off = host_off,
 				    .len = len };
 
-		rc = chan_submit_wait(f->w->file, &zero);
+		rc = chan_submit_wait(writer_data(f->w), &zero);
 		if (rc != -ENOTSUP)
 			return rc;
 	}
 	req.iovcnt = fill_zero_iov(iov, len);
 	f->bytes += len;
-	return chan_submit_wait(f->w->file, &req);
+	return chan_submit_wait(writer_data(f->w), &req);
 }

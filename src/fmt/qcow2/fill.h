@@ -44,7 +44,7 @@ void fill_buf_put(struct fills *f, void *buf);
 /* Reads bytes [@lo, @hi) of what @u shows of the cluster at @guest into @buf + @lo. */
 int fill_read_wait(struct fills *f, const struct units *u, uint64_t guest, uint8_t *buf,
 		   uint64_t lo, uint64_t hi);
-/* Writes @len zeros at @host_off of the file, a cluster's bytes at most. */
+/* Writes @len zeros at @host_off of the file with the data, a cluster's bytes at most. */
 int fill_zero_wait(struct fills *f, uint64_t host_off, uint64_t len);
 
 /* Lets @iov show @len zeros; returns how many it takes: one each FILL_ZERO_CHUNK begun. */

@@ -61,7 +61,11 @@ enum qcow2_incompatible {
 };
 
 enum qcow2_compatible { QCOW2_COMPAT_LAZY_REFCOUNTS = 1 << 0 };
-enum qcow2_autoclear { QCOW2_AUTOCLEAR_BITMAPS = 1 << 0, QCOW2_AUTOCLEAR_DATA_FILE_RAW = 1 << 1 };
+enum qcow2_autoclear {
+	QCOW2_AUTOCLEAR_BITMAPS = 1 << 0,
+	QCOW2_AUTOCLEAR_DATA_FILE_RAW = 1 << 1,
+	QCOW2_AUTOCLEAR_KNOWN = (1 << 2) - 1,
+};
 
 #define QCOW2_EXT_END 0U
 #define QCOW2_EXT_BACKING_FORMAT 0xe2792acaU
@@ -135,6 +139,23 @@ static inline uint64_t qcow2_refcount_at(unsigned order, const uint8_t *block, u
 	}
 	/* Less than a byte: the lowest bits come first. */
 	return block[i << order >> 3] >> (i << order & 7) & ((1U << (1U << order)) - 1);
+}
+
+/* @value fits. */
+static inline void qcow2_refcount_put(unsigned order, uint8_t *block, uint64_t i, uint64_t value)
+{
+	unsigned shift = i << order & 7;
+	uint8_t mask = (uint8_t)(((1U << (1U << order)) - 1) << shift);
+
+	switch (order) {
+	case 3: block[i] = (uint8_t)value; return;
+	case 4: be16_store(block + 2 * i, (uint16_t)value); return;
+	case 5: be32_store(block + 4 * i, (uint32_t)value); return;
+	case 6: be64_store(block + 8 * i, value); return;
+	default: break;
+	}
+	block += i << order >> 3;
+	*block = (uint8_t)((*block & ~mask) | value << shift);
 }
 
 #endif

@@ -54,6 +54,7 @@ struct qcow2 {
 	unsigned slice_shift;           /* a slice maps 1 << slice_shift guest bytes */
 	unsigned slice_bytes;
 	bool has_data_file;
+	bool has_raw_data;              /* and that is always what the guest sees, all by itself */
 	bool has_zero_flag;             /* version 3 */
 	enum node_child data_child;     /* CHILD_FILE or CHILD_DATA */
 

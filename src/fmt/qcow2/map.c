@@ -117,39 +117,42 @@ struct ext map_run(const struct qcow2 *q, uint64_t off, uint64_t len)
 /* Bits of an L2 entry that decide whether its cluster is data. */
 #define OWN_MASK (QCOW2_COPIED | QCOW2_COMPRESSED | QCOW2_ZERO)
 
-static inline bool is_own(const struct qcow2 *q, uint64_t entry)
+static inline bool is_own(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 {
 	uint64_t host = entry & QCOW2_OFFSET_MASK;
 
-	return (entry & OWN_MASK) == QCOW2_COPIED && host &&
-	       is_aligned(host, 1ULL << q->cluster_bits);
+	if ((entry & OWN_MASK) != QCOW2_COPIED)
+		return false;
+	return q->has_data_file ? host == guest : host && is_aligned(host, 1ULL << q->cluster_bits);
 }
 
 /* The same for a run's first cluster, where tests may break the rule. */
-static inline bool is_first_own(const struct qcow2 *q, uint64_t entry)
+static inline bool is_first_own(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 {
-	if (is_own(q, entry))
+	if (is_own(q, entry, guest))
 		return true;
 	return q->writer->broken & BREAK_Q3_COPIED && !(entry & QCOW2_COMPRESSED) &&
-	       entry != CACHE_PENDING && is_own(q, entry | QCOW2_COPIED);
+	       entry != CACHE_PENDING && is_own(q, entry | QCOW2_COPIED, guest);
 }
 
-/* Where the run of own data in @slot ends that begins at @in_slice; *@ret: where the first cluster
- * lies. 0: there is none. */
-static uint64_t own_end(const struct qcow2 *q, long slot, uint64_t in_slice, uint64_t end,
-			uint64_t *ret)
+/* Where the run of own data in @slot ends that begins at @in_slice, where guest offset @off is;
+ * *@ret: where the first cluster lies. 0: there is none. */
+static uint64_t own_end(const struct qcow2 *q, long slot, uint64_t off, uint64_t in_slice,
+			uint64_t end, uint64_t *ret)
 {
 	uint64_t cluster = 1ULL << q->cluster_bits, start = align_down(in_slice, cluster), at;
+	uint64_t guest = align_down(off, cluster);
 	unsigned word = (unsigned)(in_slice >> q->cluster_bits);
 	uint64_t host = cache_word(q->cache, slot, word);
 
-	if (!is_first_own(q, host))
+	if (!is_first_own(q, host, guest))
 		return 0;
 	host &= QCOW2_OFFSET_MASK;
 	for (at = start + cluster; at < end; at += cluster) {
 		uint64_t next = cache_word(q->cache, slot, ++word);
 
-		if (!is_own(q, next) || (next & QCOW2_OFFSET_MASK) - host != at - start)
+		guest += cluster;
+		if (!is_own(q, next, guest) || (next & QCOW2_OFFSET_MASK) - host != at - start)
 			break;
 	}
 	*ret = host;
@@ -157,28 +160,30 @@ static uint64_t own_end(const struct qcow2 *q, long slot, uint64_t in_slice, uin
 }
 
 /* The same with extended L2 entries: units that are there. A bitmap that cannot be is none. */
-static uint64_t own_units_end(const struct qcow2 *q, long slot, uint64_t in_slice, uint64_t end,
-			      uint64_t *ret)
+static uint64_t own_units_end(const struct qcow2 *q, long slot, uint64_t off, uint64_t in_slice,
+			      uint64_t end, uint64_t *ret)
 {
 	uint64_t cluster = 1ULL << q->cluster_bits, start = align_down(in_slice, cluster);
-	uint64_t at = align_down(in_slice, 1ULL << q->unit_bits), host = 0;
+	uint64_t at = align_down(in_slice, 1ULL << q->unit_bits), first = off - in_slice;
+	uint64_t host = UINT64_MAX;
 
 	do {
 		unsigned word = 2 * (unsigned)(at >> q->cluster_bits);
 		unsigned unit = (unsigned)(at >> q->unit_bits) % QCOW2_SUBCLUSTERS;
 		uint64_t entry = cache_word(q->cache, slot, word), bits, place;
+		uint64_t guest = first + align_down(at, cluster);
 
 		bits = cache_word(q->cache, slot, word + 1);
 		place = entry & QCOW2_OFFSET_MASK;
-		if (!(host ? is_own(q, entry) : is_first_own(q, entry)) ||
+		if (!(host == UINT64_MAX ? is_first_own : is_own)(q, entry, guest) ||
 		    (bits & bits >> 32 & 0xffffffff) || !(bits >> unit & 1) ||
-		    (host && place - host != at - start))
+		    (host != UINT64_MAX && place - host != at - start))
 			break;
-		host = host ? host : place;
+		host = MIN(host, place);
 		at += (uint64_t)__builtin_ctzll(~((bits & 0xffffffff) >> unit)) << q->unit_bits;
 	} while (at < end && is_aligned(at, cluster));
 	*ret = host;
-	return host ? at : 0;
+	return host == UINT64_MAX ? 0 : at;
 }
 
 struct ext map_write_run(const struct qcow2 *q, uint64_t off, uint64_t len)
@@ -194,8 +199,7 @@ struct ext map_write_run(const struct qcow2 *q, uint64_t off, uint64_t len)
 	if (slot < 0 || is_empty)
 		return fault;
 	version = cache_read_begin(q->cache, slot, key);
-	at = q->entry_words == 1 ? own_end(q, slot, in_slice, end, &host)
-				 : own_units_end(q, slot, in_slice, end, &host);
+	at = (q->entry_words == 1 ? own_end : own_units_end)(q, slot, off, in_slice, end, &host);
 	if (!at || !cache_read_valid(q->cache, slot, version))
 		return fault;
 	return (struct ext){ .kind = EXT_DATA, .len = MIN(at, end) - in_slice,

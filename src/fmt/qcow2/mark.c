@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "fmt/qcow2/header_edit.h"
 #include "fmt/qcow2/writer.h"
 
 enum { MARK_READ_MAX = 64 << 10, EXT_BYTES = sizeof(struct qcow2_ext_disk) };
@@ -32,18 +33,8 @@ static bool is_zero(const uint8_t *buf, uint64_t len)
 /* Where the list of extensions ends, or the mark stands; false: not in these @len bytes. */
 static bool find_end(const struct qcow2_header *h, const uint8_t *buf, uint64_t len, uint64_t *ret)
 {
-	uint64_t at = h->header_length;
-
-	while (at + EXT_BYTES <= len) {
-		uint32_t type = be32_load(buf + at), bytes = be32_load(buf + at + 4);
-
-		if (type == QCOW2_EXT_END || type == QCOW2_EXT_IN_USE) {
-			*ret = at;
-			return true;
-		}
-		at += EXT_BYTES + align_up((uint64_t)bytes, 8);
-	}
-	return false;
+	return header_find_extension(h, buf, len, QCOW2_EXT_IN_USE, ret) ||
+	       header_find_extension(h, buf, len, QCOW2_EXT_END, ret);
 }
 
 static int write_sync_wait(struct writer *w, uint64_t off, const void *buf, uint64_t len)
@@ -82,18 +73,8 @@ static int move_name_wait(struct writer *w, uint8_t *buf, uint64_t len, uint64_t
 /* Q5: another program that wrote the image without knowing what these bits say would have to. */
 static int clear_autoclear_wait(struct writer *w)
 {
-	struct qcow2_header *h = &w->q->header;
-	uint64_t known = QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_DATA_FILE_RAW;
-	be64_t field = be64_make(h->autoclear & known);
-	int rc;
-
-	if (h->version < 3 || !(h->autoclear & ~known) || (w->broken & BREAK_Q5_AUTOCLEAR))
-		return 0;
-	rc = write_sync_wait(w, offsetof(struct qcow2_header_disk, autoclear_features), &field,
-			     sizeof(field));
-	if (!rc)
-		h->autoclear &= known;
-	return rc;
+	return w->broken & BREAK_Q5_AUTOCLEAR ? 0 :
+	       header_clear_autoclear_wait(w->file, &w->q->header);
 }
 
 /* Finds the mark's place and makes it free. *@ret 0: there is none. */

@@ -128,6 +128,7 @@ static int layout_init(struct qcow2 *q, uint64_t size, struct err *err)
 		return err_set(err, EFBIG, "a disk of %llu bytes is too big for its clusters",
 			       (unsigned long long)size);
 	q->has_data_file = qcow2_has_data_file(h);
+	q->has_raw_data = q->has_data_file && (h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
 	q->has_zero_flag = h->version >= 3;
 	q->data_child = q->has_data_file ? CHILD_DATA : CHILD_FILE;
 	return 0;
@@ -141,7 +142,8 @@ static int open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct chan
 
 	if (rc)
 		return rc;
-	if (opts->writable && (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT)) {
+	if (opts->writable && !opts->for_check &&
+	    (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT)) {
 		err_set(err, EROFS, "qcow2: Image is corrupt; cannot be opened read/write");
 		err_hint(err, "repair it with 'qemu-img check -r all', or open it read-only");
 		return -EROFS;
@@ -191,7 +193,8 @@ int qcow2_open_wait(struct node *file, const struct qcow2_opts *opts, struct nod
 			q->node.child[CHILD_FILE] = file;
 			rc = node_open_home_wait(&q->node, err);
 		}
-		if (!rc && !q->node.read_only)
+		/* A check changes the image itself, or not at all (repair.h). */
+		if (!rc && !q->node.read_only && !opts->for_check)
 			rc = writer_open_wait(q, opts, &q->writer, err);
 		chan_put_wait(ch);
 	}

@@ -161,6 +161,15 @@ static bool is_zero(const struct pending *p)
 	return !(units_wanted(p) & ~fill_zero_units(p->ps->w, &p->old, p->guest));
 }
 
+/* Where @p's cluster ends. A data file has nothing behind the end of the disk. */
+static uint64_t end_of(const struct pending *p)
+{
+	const struct qcow2 *q = p->ps->w->q;
+	uint64_t size = atomic_load_explicit(&q->node.size, memory_order_relaxed);
+
+	return q->has_data_file ? MIN(p->ps->w->cluster, size - p->guest) : p->ps->w->cluster;
+}
+
 /* What is covered and what has to be filled: *@ret, if that is one interval. */
 static bool is_one_piece(const struct pending *p, struct span *ret)
 {
@@ -178,7 +187,7 @@ static bool is_one_piece(const struct pending *p, struct span *ret)
 		lo = p->covered.lo;
 	if (!(wanted & units_touched(q, hi - 1, hi)))
 		hi = p->covered.hi;
-	*ret = (struct span){ lo, hi };
+	*ret = (struct span){ lo, MIN(hi, end_of(p)) };
 	return true;
 }
 
@@ -296,11 +305,15 @@ void pendings_free_old(struct pendings *ps, uint64_t entry)
 	unsigned bits = w->q->cluster_bits, off_bits = 62 - (bits - 8);
 	uint64_t host = entry & QCOW2_OFFSET_MASK, end;
 
+	if (w->q->has_data_file)
+		return;                 /* there, clusters are not counted */
 	if (entry & QCOW2_COMPRESSED) {
 		host = entry & ((1ULL << off_bits) - 1);
 		end = (((entry & (QCOW2_COMPRESSED - 1)) >> off_bits) + 1) * 512 - (host & 511);
 		end = (host + end - 1) >> bits;
 		alloc_free(&w->alloc, host >> bits, end - (host >> bits) + 1);
+		if (w->broken & BREAK_Q1_PACKED)
+			alloc_free(&w->alloc, host >> bits, end - (host >> bits) + 1);
 	} else if (host) {
 		alloc_free(&w->alloc, host >> bits, 1);
 	}
@@ -314,7 +327,8 @@ static void set_pair(struct pendings *ps, struct l2_at *at, uint64_t guest, stru
 	/* Whoever sees the entry sees this, too: the entry is stored with release later. */
 	if (!(ps->w->broken & BREAK_X4_VOLATILE))
 		atomic_store_explicit(&ps->is_volatile, true, memory_order_relaxed);
-	l2_set(ps->w, at, guest, new, needs_a);
+	/* A data file is synced before B in any case. */
+	l2_set(ps->w, at, guest, new, needs_a && !ps->w->q->has_data_file);
 }
 
 /* What of the new place of @host's cluster is known to be zeros, when @data are units that are not:
@@ -389,7 +403,7 @@ static int fill_copy_wait(struct pending *p, uint64_t lo, uint64_t hi)
 	/* What is fresh reads as zeros; a failed write may have been there. */
 	if (!rc && !(p->is_fresh && !p->nfailed && bytes_are_zero(buf + lo, hi - lo))) {
 		f->bytes += hi - lo;
-		rc = chan_write_wait(p->ps->w->file, p->host + lo, buf + lo, hi - lo);
+		rc = chan_write_wait(writer_data(p->ps->w), p->host + lo, buf + lo, hi - lo);
 	}
 	fill_buf_put(f, buf);
 	return rc;
@@ -423,7 +437,7 @@ static int fill_wait(struct pending *p)
 	int rc = fill_range_wait(p, 0, p->covered.lo);
 
 	if (!rc)
-		rc = fill_range_wait(p, p->covered.hi, p->ps->w->cluster);
+		rc = fill_range_wait(p, p->covered.hi, end_of(p));
 	for (unsigned i = 0; i < p->nfailed && !rc; i++)
 		rc = fill_range_wait(p, p->failed[i].lo, p->failed[i].hi);
 	return rc;
@@ -602,7 +616,7 @@ void pendings_stop_wait(struct pendings *ps)
  * one. */
 static bool is_complete(const struct pending *p)
 {
-	bool has_start = !p->covered.lo, has_end = p->covered.hi == p->ps->w->cluster;
+	bool has_start = !p->covered.lo, has_end = p->covered.hi >= end_of(p);
 
 	return (has_start && has_end) || (!has_start && !has_end && is_whole(p));
 }
@@ -734,7 +748,7 @@ int pending_merge_wait(struct pending *p, const struct req *req)
 	}
 	if (!rc) {
 		ps->fills.bytes += all.len - req->len;
-		rc = chan_submit_wait(ps->w->file, &all);
+		rc = chan_submit_wait(writer_data(ps->w), &all);
 	}
 	if (buf)
 		fill_buf_put(&ps->fills, buf);

@@ -70,7 +70,8 @@ struct pending_run {
 	uint64_t guest, host;           /* byte offsets */
 	unsigned n;
 	bool is_fresh;                  /* as in struct alloc_run; or these units of it are */
-	bool is_kept;                   /* they have these places already, without the data */
+	bool is_kept;                   /* they have these places already, without the data, as all
+					 * of a data file have */
 };
 
 struct pending {

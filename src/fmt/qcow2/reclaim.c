@@ -57,6 +57,8 @@ static void note_difference(void *arg, uint64_t cluster, uint64_t refcount, uint
 		r->nexcused += is_touched(r, cluster);
 	else if (!is_touched(r, cluster))
 		leak_add(r, (struct reclaim_leak){ cluster, refcount - references });
+	else if (refcount > 1)
+		r->is_unsure = true;
 }
 
 static int pace_wait(void *arg)
@@ -114,6 +116,7 @@ static void start_over(struct reclaim *r)
 {
 	r->is_owed = true;
 	r->is_void = false;
+	r->is_unsure = false;
 	r->is_more = false;
 	r->nleaks = 0;
 	r->nexcused = 0;
@@ -165,7 +168,7 @@ int reclaim_again_wait(struct reclaim *r)
 	int rc;
 
 	assert(!r->is_running);
-	if (!r->w || !r->is_void || r->w->dead)
+	if (!r->w || !(r->is_void || r->is_unsure) || r->w->dead)
 		return 0;
 	rc = prepare(r);
 	if (rc)

@@ -5,7 +5,9 @@
  * found at an open for writing, a fiber in the background counts all references on disk, in
  * bounded memory (check.h), slowly, while the disk is used. A cluster that leaked before the open
  * has a refcount, so nobody is given it, and no name, so nobody frees it. So what the count finds
- * leaked, and was neither handed out nor freed since the open, did leak.
+ * leaked, and was neither handed out nor freed since the open, did leak. Of a shared cluster one
+ * reference may have leaked and another been freed since: where that may be, the walk is repeated
+ * when nobody writes any more.
  *
  * Invariants:
  *	R4  a refcount is lowered by the walk only where its cluster was not touched since the open;
@@ -41,6 +43,7 @@ struct reclaim {
 	bool is_running;
 	bool is_hurried;                /* somebody waits for its end */
 	bool is_void;                   /* a table moved or grew: the count is worth nothing */
+	bool is_unsure;                 /* some of several references may have leaked */
 	bool is_more;                   /* there are more leaks than could be noted */
 	bool is_owed;                   /* R6: the mark stays */
 	struct fiber_queue waiting;     /* for its end */
@@ -58,8 +61,8 @@ static inline void reclaim_void(struct reclaim *r)
 
 /* Waits for the end of the walk, which goes on without pauses. */
 void reclaim_finish_wait(struct reclaim *r);
-/* Does all of it once more, where the walk was void, now that everything is durable and
- * nobody writes. */
+/* Does all of it once more, where the walk was void or could not tell, now that everything is
+ * durable and nobody writes. */
 int reclaim_again_wait(struct reclaim *r);
 void reclaim_fini(struct reclaim *r);
 

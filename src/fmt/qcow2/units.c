@@ -59,6 +59,10 @@ struct units units_of(const struct qcow2 *q, struct l2_pair pair, uint64_t guest
 	r.has_host = u.has_host;
 	r.host = u.host_off;
 	r.is_own = u.has_host && is_own(q, pair.entry);
+	if (q->has_data_file) {         /* where every cluster has its place */
+		r.host = guest;
+		r.is_own = true;
+	}
 	if (q->entry_words == 1) {
 		r.data = u.kind == EXT_DATA;
 		r.zero = u.kind == EXT_ZERO;

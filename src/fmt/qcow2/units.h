@@ -33,9 +33,10 @@ struct l2_pair {
 /* Bit i of a mask is unit i; without extended L2 entries there is only unit 0. */
 struct units {
 	struct l2_pair pair;            /* what says so */
-	uint64_t host;                  /* the cluster's place in the file, where has_host */
-	bool has_host;
-	bool is_own;                    /* and it may be written to: nothing shares it */
+	uint64_t host;                  /* the cluster's place in the file, if it has one */
+	bool has_host;                  /* the entry names it */
+	bool is_own;                    /* the place may be written to: nothing shares it, or
+					 * it is in a data file, where each has its own */
 	bool is_compressed;             /* all units are data, elsewhere */
 	bool is_bad;                    /* it cannot be (EXT_CORRUPT) */
 	uint32_t data, zero;            /* the rest is nowhere: the backing file's */

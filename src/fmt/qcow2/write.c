@@ -97,7 +97,7 @@ static void part_send(struct part *p, uint64_t at, uint64_t len, uint64_t host_o
 	p->req.flags = 0;               /* a commit follows where it is to be durable */
 	p->req.off = host_off;
 	p->req.done = part_done;
-	chan_submit(f->w->file, &p->req);
+	chan_submit(writer_data(f->w), &p->req);
 }
 
 /* ---- new clusters ---- */
@@ -405,9 +405,12 @@ static int begin_wait(struct writer *w)
 
 	if (rc || atomic_load_explicit(&w->writes.may_write, memory_order_relaxed))
 		return rc;
-	/* Q5: bits that a write makes untrue, even one in place. */
-	if (w->q->header.version >= 3 && w->q->header.autoclear)
+	/* Q5: what a write makes untrue, even one in place. */
+	if (w->q->header.version >= 3 &&
+	    (w->q->header.autoclear & ~(uint64_t)QCOW2_AUTOCLEAR_KNOWN))
 		rc = mark_set_wait(w);
+	if (!rc)
+		rc = track_begin_wait(&w->track);
 	if (!rc)
 		atomic_store_explicit(&w->writes.may_write, true, memory_order_release);
 	return rc;
@@ -426,6 +429,7 @@ static int serve_wait(struct writer *w, struct req *req)
 		rc = write_throttle_wait(w);
 	if (rc)
 		return rc;
+	track_change(&w->track, req->off, req->len);
 	switch ((enum req_kind)req->kind) {
 	case REQ_WRITE:
 		return write_range_wait(w, req);
@@ -494,8 +498,9 @@ static void submit_write(struct chan *ch, struct req *req)
 		}
 		req->flags |= REQ_FUA;
 	}
+	track_change(&w->track, req->off, req->len);
 	req->off = e.host_off;          /* the hot path: forward, and forget */
-	chan_submit(ch->child[CHILD_FILE], req);
+	chan_submit(ch->child[q->data_child], req);
 }
 
 void qcow2_submit_write(struct chan *ch, struct req *req)

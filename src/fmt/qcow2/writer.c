@@ -15,10 +15,8 @@ static int check_features(const struct qcow2_header *h, struct err *err)
 
 	if (h->incompatible & QCOW2_INCOMPAT_DIRTY)
 		what = "refcounts that were left to be repaired (the dirty bit)";
-	else if (qcow2_has_data_file(h))
-		what = "an external data file";
-	else if (h->nb_bitmaps)
-		what = "persistent bitmaps";
+	else if (qcow2_has_data_file(h) && h->nb_snapshots)
+		what = "snapshots beside an external data file";
 	if (!what)
 		return 0;
 	err_set(err, ENOTSUP, "The image has %s, which byre does not write in this version", what);
@@ -51,6 +49,8 @@ int writer_open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct writ
 	rc = refs_open_wait(&w->refs, w, err);
 	if (!rc)
 		rc = alloc_open_wait(&w->alloc, w, err);
+	if (!rc)
+		rc = track_open_wait(&w->track, w, err);
 	if (!rc && q->header.is_in_use && reclaim_start(&w->reclaim, w))
 		rc = err_set_errno(err, ENOMEM, "walk after a crash");
 	if (rc) {
@@ -107,8 +107,11 @@ int writer_settle_wait(struct writer *w, struct err *err)
 	reclaim_finish_wait(&w->reclaim);
 	if (w->q->header.is_in_use && !w->reclaim.is_owed)
 		rc = mark_set_wait(w);          /* so that it is taken away */
-	if (w->mark.is_set || w->commit.is_noted || w->meta.ndirty) {
+	track_store_wait(&w->track);
+	if (w->mark.is_set || w->commit.is_noted || w->meta.ndirty || w->track.is_marked) {
 		rc = rc ? rc : settle_wait(w);
+		if (!rc)
+			rc = track_end_wait(&w->track);
 		if (!rc && !w->reclaim.is_owed)                         /* R6 */
 			rc = mark_clear_wait(w);
 		tell(w);
@@ -131,6 +134,7 @@ void writer_free(struct writer *w)
 	if (!w)
 		return;
 	pendings_fini(&w->pendings);
+	track_fini(&w->track);
 	reclaim_fini(&w->reclaim);
 	alloc_fini(&w->alloc);
 	refs_fini(&w->refs);

@@ -12,6 +12,7 @@
  *	fill.c     the old content of clusters that are replaced
  *	fresh.c    subclusters that were never written
  *	write.c    requests that write; zero.c: those that zero and discard
+ *	track.c    persistent bitmaps: what was changed
  *	mark.c     the mark of an image in use; reclaim.c: the walk where it was left behind
  *	guard.c    damage, and what keeps metadata from being written as data
  *	writer.c   opening and closing
@@ -48,6 +49,7 @@
 #include "fmt/qcow2/pending.h"
 #include "fmt/qcow2/reclaim.h"
 #include "fmt/qcow2/refs.h"
+#include "fmt/qcow2/track.h"
 #include "fmt/qcow2/write.h"
 
 /* Rules to leave out, for tests that show that a broken rule is seen. */
@@ -67,6 +69,11 @@ enum writer_break {
 	BREAK_Q8_GROW = 1 << 12,        /* a refcount block is used before it is durable */
 	BREAK_Q9_IGNORE = 1 << 13,      /* a failed metadata write is taken for done */
 	BREAK_X4_VOLATILE = 1 << 14,    /* a write in place never needs a commit to be durable */
+	BREAK_Q1_PACKED = 1 << 15,      /* a compressed cluster that is left drops two references */
+	BREAK_Q2_NO_SYNC_DATA = 1 << 16,        /* phase B does not wait for the data file */
+	BREAK_T31_NO_MARK = 1 << 17,    /* bitmaps are not marked before the first change */
+	BREAK_T31_EARLY = 1 << 18,      /* their marks go before their bits are durable */
+	BREAK_T34_EARLY = 1 << 19,      /* their tables name clusters without a commit */
 	BREAK_Q2_KEPT_FRESH = 1 << 20,  /* what is kept is taken for fresh */
 };
 
@@ -101,7 +108,15 @@ struct writer {
 
 	struct mark mark;
 	struct reclaim reclaim;
+	struct track track;
 };
+
+/* Where the guest's data lies: the image file, or its data file, which is attached only after the
+ * open. */
+static inline struct chan *writer_data(const struct writer *w)
+{
+	return w->q->node.home_chan->child[w->q->data_child];
+}
 
 /* In a fiber of the home loop, at open: reads what allocation needs. *@ret is owned. The image is
  * not changed before the first write needs it. -ENOTSUP: written images may not have that. */

@@ -36,9 +36,13 @@ static struct l2_pair changed(const struct change *c, const struct units *old, u
 			      uint32_t units)
 {
 	const struct qcow2 *q = c->w->q;
-	uint32_t data = old->data & ~units, zero = old->zero;
-	bool is_kept = old->has_host && (data || !c->unmap);
+	uint32_t data, zero = old->zero;
+	bool is_kept;
 
+	if (q->has_raw_data)            /* it is zeroed there already */
+		units &= ~(old->data | old->zero);
+	data = old->data & ~units;
+	is_kept = old->has_host && (data || !c->unmap || q->has_raw_data);
 	/* What is nowhere and shows zeros already may stay so. */
 	zero |= units & (old->data | ~fill_zero_units(c->w, old, guest));
 	if (!q->has_zero_flag)
@@ -101,11 +105,26 @@ static void change(const struct change *c, struct l2_at *at, uint64_t off, uint6
 }
 
 /* Must those of [@off, @end) that are pending be closed? What was written to one of which all is
- * zeroed is nobody's any more. */
+ * zeroed is nobody's any more, but in a data file it has its place for good. */
 static bool must_close(const struct writer *w, uint64_t off, uint64_t end)
 {
-	return is_aligned(off | end, w->cluster) ? pendings_busy(&w->pendings, off, end - off) :
-						   pendings_any(&w->pendings, off, end - off);
+	if (!w->q->has_data_file && is_aligned(off | end, w->cluster))
+		return pendings_busy(&w->pendings, off, end - off);
+	return pendings_any(&w->pendings, off, end - off);
+}
+
+/* Gives back what a data file holds of [@off, @end), which nothing names any more. Whatever becomes
+ * of it, the range reads as zeros: a crash may bring back the names, so the file must show zeros,
+ * too. Who writes there meanwhile races with the request that is served. */
+static void unmap_data_wait(struct writer *w, uint64_t off, uint64_t end)
+{
+	struct req req = { .kind = REQ_ZERO, .flags = REQ_FAST_ONLY | REQ_MAY_UNMAP, .off = off };
+
+	if (!w->q->has_data_file || !w->discard)
+		return;
+	end = MIN(end, atomic_load_explicit(&w->q->node.size, memory_order_relaxed));
+	req.len = end - off;
+	chan_submit_wait(writer_data(w), &req);
 }
 
 /* Does what is to be done from @off on, up to @end or the end of its slice: *@ret. 0, NEED_DATA if
@@ -114,7 +133,7 @@ static int slice_wait(const struct change *c, uint64_t off, uint64_t end, uint64
 {
 	struct writer *w = c->w;
 	struct l2_at at = { .page = NULL };
-	bool make = false;
+	bool make = false, is_changed;
 	int rc;
 
 	for (;;) {
@@ -138,11 +157,14 @@ static int slice_wait(const struct change *c, uint64_t off, uint64_t end, uint64
 			return rc;
 		make = true;
 	}
-	if (rc == NEED_CHANGE) {
+	is_changed = rc == NEED_CHANGE;
+	if (is_changed) {
 		change(c, &at, off, *ret);
 		rc = 0;
 	}
 	l2_put(w, &at);
+	if (is_changed && c->unmap)
+		unmap_data_wait(w, off, *ret);
 	return rc;
 }
 
@@ -199,13 +221,14 @@ static int part_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flag
 		return write_corrupt(w, u.pair, off);
 	if (guard_entry(w, u.pair.entry, off))
 		return -EUCLEAN;
-	if (!(touched & ~fill_zero_units(w, &u, guest)))
+	if (!(touched & ~fill_zero_units(w, &u, guest)) ||
+	    (w->q->has_raw_data && !(touched & ~(u.data | u.zero))))
 		return 0;
 	if (u.is_own && !(touched & ~u.data) &&
 	    (flags & REQ_FAST_ONLY || len > FILL_ZERO_WRITE_MAX)) {
 		below.off = u.host + (off - guest);
 		commit_note(&w->commit);
-		rc = chan_submit_wait(w->file, &below);
+		rc = chan_submit_wait(writer_data(w), &below);
 		if (rc != -ENOTSUP)
 			return rc;
 	}
@@ -302,13 +325,27 @@ static int zero_v2_wait(struct writer *w, uint64_t off, uint64_t end, unsigned f
 	return rc;
 }
 
+/* A raw data file is what the guest sees, whoever looks: zeros are written to it first. What it
+ * holds counts wherever L2 says that it does. */
+static int zero_raw_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags)
+{
+	struct req req = { .kind = REQ_ZERO, .flags = (uint8_t)(flags & ~REQ_FUA), .off = off,
+			   .len = len };
+	int rc = pendings_close_wait(&w->pendings, off, len);
+
+	commit_note(&w->commit);
+	return rc ? rc : chan_submit_wait(writer_data(w), &req);
+}
+
 int zero_range_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags)
 {
 	struct change c = { .w = w, .unmap = flags & REQ_MAY_UNMAP };
 	uint64_t unit = 1ULL << w->q->unit_bits, end = off + len;
 	uint64_t first = align_up(off, unit), last = whole_end(w, end, unit);
-	int rc;
+	int rc = w->q->has_raw_data ? zero_raw_wait(w, off, len, flags) : 0;
 
+	if (rc)
+		return rc;
 	if (!w->q->has_zero_flag && !(c.unmap && nowhere_is_zero(w)))
 		return zero_v2_wait(w, off, end, flags);
 	if (first >= last)
@@ -327,6 +364,11 @@ int discard_range_wait(struct writer *w, uint64_t off, uint64_t len)
 
 	if (first >= last)
 		return 0;
+	if (w->q->has_raw_data) {       /* its clusters stay what they are */
+		int rc = w->discard ? zero_raw_wait(w, off, len, REQ_MAY_UNMAP | REQ_FAST_ONLY) : 0;
+
+		return rc == -ENOTSUP ? 0 : rc;
+	}
 	if (!w->q->has_zero_flag && !nowhere_is_zero(w))
 		return 0;               /* the backing file would show through */
 	return clusters_wait(&c, first, last);
