@@ -12,7 +12,8 @@
  * Where a write covers a part of a sector, its fate takes along what else was in the sector when it
  * took effect; one that did not is lost there.
  *
- * A file's growth that is not durable may be lost as well, and with it what was written there. */
+ * A file's growth that is not durable may be lost as well, and with it what was written there.
+ * Where it was cut, it may be as long as before; a cut is durable before what comes after it is. */
 #ifndef SIM_CRASH_H
 #define SIM_CRASH_H
 

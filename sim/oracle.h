@@ -6,7 +6,8 @@
  *	- every sector that was flushed has that content or a later one, every other an old
  *	  or a new one, never anything else; a snapshot has what it always had;
  *	- what nobody knows is still there, or cleared, as the format says;
- *	- opened for writing and closed again it has no leak, and no mark. */
+ *	- opened for writing and closed again it has no leak, and no mark; the file is no longer
+ *	  than it was, or ends with the last cluster in use. */
 #ifndef SIM_ORACLE_H
 #define SIM_ORACLE_H
 

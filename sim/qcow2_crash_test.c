@@ -251,6 +251,11 @@ static void q9_an_ignored_error_is_caught(void **state)
 	expect_caught(BREAK_Q9_IGNORE, TRACE_KINDS);
 }
 
+static void q10_cutting_too_much_is_caught(void **state)
+{
+	expect_caught(BREAK_Q10_CUT, TRACE_KINDS);
+}
+
 /* ---- one case ---- */
 
 static void change_one(struct trace_opts *o, uint64_t seed)
@@ -295,6 +300,7 @@ int main(void)
 		cmocka_unit_test(q7_a_table_used_too_early_is_caught),
 		cmocka_unit_test(q8_a_block_used_too_early_is_caught),
 		cmocka_unit_test(q9_an_ignored_error_is_caught),
+		cmocka_unit_test(q10_cutting_too_much_is_caught),
 	};
 	const char *one = getenv("BYRE_SIM_CASE");
 

@@ -35,7 +35,9 @@
  *	    is durable; the old structure is freed only after that; the change lies in one sector;
  *	Q8  a new refcount block is durable, then its table entry, before a cluster that it covers
  *	    is used;
- *	Q9  a failed write or sync never counts as done. */
+ *	Q9  a failed write or sync never counts as done;
+ *	Q10 the file is cut only behind the last cluster that has a refcount, and behind its end at
+ *	    the open where nobody has checked that all clusters in use have one. */
 #ifndef FMT_QCOW2_WRITER_H
 #define FMT_QCOW2_WRITER_H
 
@@ -65,6 +67,7 @@ enum writer_break {
 	BREAK_Q8_GROW = 1 << 12,        /* a refcount block is used before it is durable */
 	BREAK_Q9_IGNORE = 1 << 13,      /* a failed metadata write is taken for done */
 	BREAK_X4_VOLATILE = 1 << 14,    /* a write in place never needs a commit to be durable */
+	BREAK_Q10_CUT = 1 << 20,        /* the file is cut before the last cluster in use */
 };
 
 struct mark {
