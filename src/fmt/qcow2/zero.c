@@ -4,7 +4,7 @@
  * Whole clusters get the zero flag; they keep their place in the file unless the request allows
  * to unmap. What reads as zeros anyway is left alone, and no table is made for it. Parts of
  * clusters are written, where they do not read as zeros. Version 2 has no zero flag: zeros are
- * written.
+ * written where there is a backing file, and clusters unmapped where there is none.
  *
  * A discard frees whole clusters and sets the zero flag, so that nothing of a backing file shows
  * through. In version 2 it can only unmap, and only without a backing file. Parts of clusters are
@@ -240,8 +240,9 @@ int zero_range_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags
 	uint64_t end = off + len, first = align_up(off, w->cluster), last = whole_end(w, end);
 	int rc;
 
-	if (!w->q->has_zero_flag)
+	if (!w->q->has_zero_flag && w->q->node.child[CHILD_BACKING])
 		return zero_v2_wait(w, off, end, flags);
+	c.unmap |= !w->q->has_zero_flag;
 	if (first >= last)
 		return parts_wait(w, off, end, flags);
 	/* FAST_ONLY fails before anything is changed, if it does. */
