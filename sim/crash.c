@@ -44,11 +44,26 @@ static void sectors_of(const struct sim_op *op, uint32_t at, uint64_t *ret_off, 
 	*ret_end = MAX(*ret_end, *ret_off);
 }
 
+static void cut_durable(struct crash *c, const struct sim_op *op)
+{
+	for (uint64_t off = op->off; off < c->durable_size; off += SIM_SECTOR) {
+		struct sim_page *page = sim_pages_get(&c->durable, off / SIM_PAGE);
+
+		put(op, page, off % SIM_PAGE, SIM_SECTOR);
+		page->seq[off % SIM_PAGE / SIM_SECTOR] = op->effect + 1;
+	}
+	c->durable_size = MIN(c->durable_size, op->off);
+}
+
 static void make_durable(struct crash *c, const struct sim_op *op)
 {
 	uint64_t off, end;
 	uint32_t seq = op->effect + 1;
 
+	if (op->kind == SIM_TRUNCATE) {
+		cut_durable(c, op);
+		return;
+	}
 	/* Zeros and discards of parts of sectors: the part. */
 	if (op->kind == SIM_WRITE) {
 		sectors_of(op, c->at + 1, &off, &end);
@@ -81,7 +96,8 @@ static void open_add(struct crash *c, uint32_t op)
 	c->open[c->nopen++] = op;
 }
 
-/* All that was done on disk @disk before event @before becomes durable; or @only one. */
+/* All that was done on disk @disk before event @before becomes durable; or @only one, and the cuts
+ * before it. */
 static void open_end(struct crash *c, unsigned disk, uint32_t before, uint32_t only)
 {
 	uint32_t kept = 0;
@@ -89,7 +105,8 @@ static void open_end(struct crash *c, unsigned disk, uint32_t before, uint32_t o
 	for (uint32_t i = 0; i < c->nopen; i++) {
 		const struct sim_op *op = &c->log->ops[c->open[i]];
 
-		if (only == SIM_NEVER ? op->disk == disk && op->done < before : c->open[i] == only)
+		if (only == SIM_NEVER ? op->disk == disk && op->done < before :
+		    c->open[i] == only || (op->kind == SIM_TRUNCATE && c->open[i] < only))
 			make_durable(c, op);
 		else
 			c->open[kept++] = c->open[i];
@@ -176,6 +193,11 @@ static void keep(struct crash *c, const struct sim_op *op, bool is_torn, struct 
 	}
 }
 
+static bool is_cut(uint64_t fate, const struct sim_op *op)
+{
+	return fate != FATE_ALL_LOST && mix64(fate + op->submit) % 2;
+}
+
 /* How long the file is: all that it was, what is durable, or anything between. */
 static uint64_t size_of(const struct crash *c, uint64_t fate, struct prng *p)
 {
@@ -186,9 +208,13 @@ static uint64_t size_of(const struct crash *c, uint64_t fate, struct prng *p)
 	for (uint32_t i = 0; i < c->nopen; i++) {
 		const struct sim_op *op = &c->log->ops[c->open[i]];
 
-		if (op->kind != SIM_DISCARD && op->len && !op->disk)
+		if (op->kind == SIM_TRUNCATE)
+			max = is_cut(fate, op) ? MIN(max, op->off) : max;
+		else if (op->kind != SIM_DISCARD && op->len && !op->disk)
 			max = MAX(max, op->off + op->len);
 	}
+	if (max < c->durable_size)
+		return max;
 	if (fate < FATES_NAMED)
 		return fate == FATE_ALL_LOST ? c->durable_size : max;
 	switch (prng_below(p, 4)) {
@@ -213,6 +239,8 @@ void crash_make(struct crash *c, uint64_t fate)
 	c->size = size_of(c, fate, &p);
 	if (!n)
 		return;
+	if (c->size < c->durable_size)
+		sim_pages_fill(&c->image, c->size, c->durable_size - c->size, 0);
 	pivot = n - 1 - (uint32_t)prng_below(&p, MIN(n, 8u));
 	if (fate >= FATES_NAMED)
 		pivot = (uint32_t)prng_below(&p, n);

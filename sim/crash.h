@@ -14,7 +14,8 @@
  *
  * Of two disks each syncs what is its own; the power goes for both.
  *
- * A file's growth that is not durable may be lost as well, and with it what was written there. */
+ * A file's growth that is not durable may be lost as well, and with it what was written there.
+ * Where it was cut, it may be as long as before; a cut is durable before what comes after it is. */
 #ifndef SIM_CRASH_H
 #define SIM_CRASH_H
 

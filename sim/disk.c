@@ -74,23 +74,30 @@ static enum sim_op_kind op_kind(const struct req *req)
 	}
 }
 
+static uint32_t log_add(struct sim_log *log, struct sim_op op)
+{
+	if (log->nops == log->ops_room) {
+		log->ops_room = MAX(2 * log->ops_room, 512u);
+		log->ops = realloc(log->ops, log->ops_room * sizeof(op));
+		assert(log->ops);
+	}
+	op.effect = SIM_NEVER;
+	op.done = SIM_NEVER;
+	log->ops[log->nops] = op;
+	return log->nops++;
+}
+
 static void log_submit(struct on_way *w)
 {
 	struct sim_log *log = w->d->o.log;
 	struct req *req = w->req;
 	struct sim_op *op;
 
-	if (log->nops == log->ops_room) {
-		log->ops_room = MAX(2 * log->ops_room, 512u);
-		log->ops = realloc(log->ops, log->ops_room * sizeof(*op));
-		assert(log->ops);
-	}
-	w->op = log->nops++;
+	w->op = log_add(log, (struct sim_op){ .kind = op_kind(req),
+		.is_fua = req->flags & REQ_FUA, .disk = (uint8_t)w->d->o.number,
+		.off = base_of(w->d) + req->off,
+		.len = req->kind == REQ_FLUSH ? 0 : req->len });
 	op = &log->ops[w->op];
-	*op = (struct sim_op){ .kind = op_kind(req), .is_fua = req->flags & REQ_FUA,
-			       .disk = (uint8_t)w->d->o.number, .off = base_of(w->d) + req->off,
-			       .len = req->kind == REQ_FLUSH ? 0 : req->len,
-			       .effect = SIM_NEVER, .done = SIM_NEVER };
 	if (op->kind == SIM_WRITE) {
 		op->wide_off = op->off;
 		op->wide_len = op->len;
@@ -304,6 +311,27 @@ static void disk_submit(struct chan *ch, struct req *req)
 	}
 }
 
+static int disk_truncate_wait(struct node *n, uint64_t size)
+{
+	struct sim_disk *d = container_of(n, struct sim_disk, node);
+	uint64_t len = atomic_load(&n->size) - size;
+	struct sim_log *log = d->o.log;
+
+	if (d->o.is_device)
+		return -ENOTSUP;
+	if (log) {
+		uint32_t i = log_add(log, (struct sim_op){ .kind = SIM_TRUNCATE, .off = size,
+							   .len = len });
+
+		log->ops[i].submit = log_event(log, SIM_SUBMIT, i);
+		log->ops[i].effect = log_event(log, SIM_EFFECT, i);
+		log->ops[i].done = log_event(log, SIM_DONE, i);
+	}
+	sim_pages_fill(d->o.pages, size, len, 0);
+	atomic_store(&n->size, size);
+	return 0;
+}
+
 static int disk_allocated_wait(struct node *n, uint64_t *ret)
 {
 	const struct sim_disk *d = container_of(n, struct sim_disk, node);
@@ -330,6 +358,7 @@ static void disk_free(struct node *n)
 static const struct node_ops disk_ops = {
 	.name = "sim", .chan_size = sizeof(struct chan), .submit = disk_submit, .free = disk_free,
 	.settle_wait = disk_settle_wait, .allocated_wait = disk_allocated_wait,
+	.truncate_wait = disk_truncate_wait,
 };
 
 int sim_disk_open_wait(const struct sim_disk_opts *opts, struct node **ret)

@@ -7,7 +7,8 @@
  *
  * What a medium can be:
  *	a file      never-written bytes are zeros; grows, and a crash may take the growth back;
- *	            what was discarded reads as zeros
+ *	            what was discarded reads as zeros; can be cut, and what comes behind its end
+ *	            later finds zeros
  *	a device    never-written and discarded bytes are garbage; its size is fixed
  *
  * Two disks may share a medium and a log, and lose power together.
@@ -23,7 +24,7 @@
 
 enum sim_event_kind { SIM_SUBMIT, SIM_EFFECT, SIM_DONE };
 
-enum sim_op_kind { SIM_WRITE, SIM_ZERO, SIM_DISCARD, SIM_SYNC };
+enum sim_op_kind { SIM_WRITE, SIM_ZERO, SIM_DISCARD, SIM_SYNC, SIM_TRUNCATE };
 
 #define SIM_NEVER UINT32_MAX
 #define SIM_SECOND (1ULL << 48)         /* the offset in the medium where the second disk begins */
@@ -36,7 +37,8 @@ struct sim_op {
 	uint8_t disk;                   /* its number; that of a second one is in `off` as well */
 	int res;
 	uint32_t submit, effect, done;
-	uint64_t off, len;              /* what it did: less than asked for where it failed */
+	uint64_t off, len;              /* what it did: less than asked for where it failed;
+					 * TRUNCATE: what the file lost */
 	uint64_t garbage;               /* DISCARD: what it leaves there; 0: zeros */
 	/* WRITE: bytes. From the effect on, those of all sectors that it touches, as
 	 * they were afterwards: [wide_off, wide_off + wide_len). */

@@ -310,6 +310,11 @@ static void judge_check_wait(struct job *j)
 	if (found.corruptions || found.check_errors)
 		say(j->o, "%llu corruptions, %llu check errors; ",
 		    (unsigned long long)found.corruptions, (unsigned long long)found.check_errors);
+	/* Q10, the other way round; a later session may leave what an earlier one used. */
+	if (j->is_clean && j->pages == &j->t->medium && j->t->sessions == 1 &&
+	    !j->t->o.is_device && j->size > MAX(found.image_end, j->t->start_size))
+		say(j->o, "the file has %llu bytes, and ends at %llu; ",
+		    (unsigned long long)j->size, (unsigned long long)found.image_end);
 	if (found.leaks > j->o->leaks_max)
 		say(j->o, "%llu clusters are leaked, %llu at most should be; ",
 		    (unsigned long long)found.leaks, (unsigned long long)j->o->leaks_max);

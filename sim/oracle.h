@@ -8,7 +8,8 @@
  *	- a bitmap that is not marked has a bit for everything that is not as it was; after a
  *	  clean close exactly for that which was changed;
  *	- what nobody knows is still there, or cleared, as the format says;
- *	- opened for writing and closed again it has no leak, and no mark. */
+ *	- opened for writing and closed again it has no leak, and no mark; the file is no longer
+ *	  than it was, or ends with the last cluster in use. */
 #ifndef SIM_ORACLE_H
 #define SIM_ORACLE_H
 

@@ -294,6 +294,11 @@ static void t34_tables_before_refcounts_are_caught(void **state)
 	expect_caught(BREAK_T34_EARLY, TRACE_BITMAPS);
 }
 
+static void q10_cutting_too_much_is_caught(void **state)
+{
+	expect_caught(BREAK_Q10_CUT, TRACE_KINDS);
+}
+
 /* ---- one case ---- */
 
 static void change_one(struct trace_opts *o, uint64_t seed)
@@ -341,6 +346,7 @@ int main(void)
 		cmocka_unit_test(q7_a_table_used_too_early_is_caught),
 		cmocka_unit_test(q8_a_block_used_too_early_is_caught),
 		cmocka_unit_test(q9_an_ignored_error_is_caught),
+		cmocka_unit_test(q10_cutting_too_much_is_caught),
 		cmocka_unit_test(t31_bitmaps_without_a_mark_are_caught),
 		cmocka_unit_test(t31_marks_that_go_early_are_caught),
 		cmocka_unit_test(t34_tables_before_refcounts_are_caught),

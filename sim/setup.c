@@ -30,6 +30,11 @@ static uint64_t draw_window(struct prng *p, unsigned size)
 	return align_down(n, SIM_SECTOR) - (prng_below(p, 2) ? 0 : SIM_SECTOR * prng_below(p, 16));
 }
 
+/* Blocks of refcounts are added in clusters of every size. Their table moves in the smallest alone,
+ * for it must be full of blocks, and these of clusters that something maps, or they count as
+ * leaked: 4,096 clusters of 512 bytes, but 262,144 of 4 KiB, which each judge would look at, and 67
+ * million of 64 KiB. It moves in the same steps whatever the size: new blocks and the new table
+ * in one write, a sync, one sector of the header, a sync. */
 static void draw_growth(struct prng *p, struct sim_image_opts *im)
 {
 	uint64_t per_table = (1ULL << im->cluster_bits) / 8;

@@ -88,6 +88,23 @@ qemu-img compare -q disk.qcow2 noise.raw || fail "a snapshot was written to"
 qemu-img convert -f raw -O qcow2 -o preallocation=metadata noise.raw disk.qcow2
 after "preallocation"
 
+# ---- what was reserved and not used is given back, and the file ends with what is in use ----
+
+for cluster in 512 65536; do
+	qemu-img create -q -f qcow2 -o cluster_size=$cluster disk.qcow2 64M
+	start_byre end disk.qcow2
+	for i in $(seq 0 90); do
+		echo "write -P 1 $((i * 700))k 4k"
+	done >commands
+	io_all "$(uri end)" raw commands
+	stop_byre end
+	whole disk.qcow2 "the end"
+	end=$(qemu-img check --output=json disk.qcow2 |
+		python3 -c 'import json, sys; print(json.load(sys.stdin)["image-end-offset"])')
+	[ "$(stat -c %s disk.qcow2)" = "$end" ] ||
+		fail "clusters of $cluster: $(stat -c %s disk.qcow2) bytes, and the end is at $end"
+done
+
 # ---- zeros are found ----
 
 qemu-img create -q -f qcow2 disk.qcow2 64M

@@ -143,6 +143,9 @@ struct node_ops {
 	void (*free)(struct node *n);
 	/* Optional. In a fiber of the home loop: reads the size again (a file may have grown). */
 	int (*resize_wait)(struct node *n, struct err *err);
+	/* Optional. In a fiber of the home loop: the node ends at @size, which is less than its
+	 * size; nothing behind that is in use. What comes there later finds zeros. */
+	int (*truncate_wait)(struct node *n, uint64_t size);
 	/* Optional. In a fiber of any loop: the bytes that the node takes of its medium. */
 	int (*allocated_wait)(struct node *n, uint64_t *ret);
 };
@@ -178,6 +181,9 @@ int node_open_home_wait(struct node *n, struct err *err);
 void node_put_wait(struct node *n);
 /* In a fiber of the home loop. The first error of the whole chain below, after settling all. */
 int node_settle_wait(struct node *n, struct err *err);
+
+/* As node_ops says; -ENOTSUP where the node cannot. */
+int node_truncate_wait(struct node *n, uint64_t size);
 
 /* ---- channels ---- */
 

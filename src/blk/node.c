@@ -200,6 +200,13 @@ int node_settle_wait(struct node *n, struct err *err)
 	return first;
 }
 
+int node_truncate_wait(struct node *n, uint64_t size)
+{
+	loop_assert(n->home);
+	assert(size < atomic_load(&n->size));
+	return n->ops->truncate_wait ? n->ops->truncate_wait(n, size) : -ENOTSUP;
+}
+
 void node_put_wait(struct node *n)
 {
 	while (n && atomic_fetch_sub_explicit(&n->refs, 1, memory_order_acq_rel) == 1) {

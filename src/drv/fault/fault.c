@@ -119,6 +119,15 @@ static int fault_resize_wait(struct node *n, struct err *err)
 	return rc;
 }
 
+static int fault_truncate_wait(struct node *n, uint64_t size)
+{
+	int rc = node_truncate_wait(n->child[CHILD_FILE], size);
+
+	if (!rc)
+		atomic_store(&n->size, size);
+	return rc;
+}
+
 static void fault_free(struct node *n)
 {
 	free(container_of(n, struct fault_node, node));
@@ -131,6 +140,7 @@ static const struct node_ops fault_ops = {
 	.submit = fault_submit,
 	.free = fault_free,
 	.resize_wait = fault_resize_wait,
+	.truncate_wait = fault_truncate_wait,
 };
 
 int fault_open_wait(struct node *child, const struct fault_rule *rules, unsigned n,

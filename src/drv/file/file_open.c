@@ -373,6 +373,34 @@ static void file_free(struct node *n)
 	free(fn);
 }
 
+struct truncate {
+	int fd;
+	uint64_t size;
+	int res;
+};
+
+static void truncate_work(void *arg)
+{
+	struct truncate *t = arg;
+
+	t->res = ftruncate(t->fd, (off_t)t->size) < 0 ? -errno : 0;
+}
+
+static int file_truncate_wait(struct node *n, uint64_t size)
+{
+	const struct file_node *fn = container_of(n, struct file_node, node);
+	struct truncate t = { .fd = fn->fd, .size = size };
+
+	if (n->read_only)
+		return -EROFS;
+	if (fn->is_block_device || fn->is_sim)
+		return -ENOTSUP;
+	loop_work_wait(n->home, truncate_work, &t);
+	if (!t.res)
+		atomic_store(&n->size, size);
+	return t.res;
+}
+
 const struct node_ops file_ops = {
 	.name = "file",
 	.chan_size = sizeof(struct file_chan),
@@ -382,6 +410,7 @@ const struct node_ops file_ops = {
 	.free = file_free,
 	.settle_wait = file_settle_wait,
 	.resize_wait = file_resize_wait,
+	.truncate_wait = file_truncate_wait,
 	.allocated_wait = file_allocated_wait,
 };
 

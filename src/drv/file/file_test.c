@@ -226,6 +226,16 @@ static void size_body(struct ctx *c)
 	assert_int_equal(ftruncate(fn->fd, 20000), 0);
 	assert_int_equal(c->node->ops->resize_wait(c->node, &err), 0);
 	assert_int_equal(file_size(fn), 20000);
+
+	/* It can be cut, and what comes back is zeros. */
+	assert_int_equal(node_truncate_wait(c->node, 9995), 0);
+	assert_int_equal(fstat(fn->fd, &st), 0);
+	assert_int_equal(st.st_size, 9995);
+	assert_int_equal(file_size(fn), 9995);
+	assert_int_equal(submit_wait(c->ch, REQ_ZERO, 15000, 5000, 0), 0);
+	assert_int_equal(chan_read_wait(c->ch, 9990, buf, 8192), 0);
+	for (unsigned i = 5; i < 8192; i++)
+		assert_int_equal(buf[i], 0);
 }
 
 static void sizes_are_exact(void **state)
@@ -709,6 +719,7 @@ static void device_body(struct ctx *c)
 	assert_int_equal(fn->block, fn->is_direct ? 4096 : 1);
 	assert_int_equal(c->node->ops->resize_wait(c->node, &err), 0);
 	assert_int_equal(file_size(fn), MODEL_MAX);
+	assert_int_equal(node_truncate_wait(c->node, 4096), -ENOTSUP);
 	assert_int_equal(chan_submit_wait(c->ch, &req), 0);
 	assert_int_equal(req.map.flags, MAP_DATA | MAP_HOST | MAP_PRESENT);
 	assert_int_equal(req.map.len, MODEL_MAX - 4096);

@@ -207,6 +207,15 @@ static int throttle_resize_wait(struct node *n, struct err *err)
 	return rc;
 }
 
+static int throttle_truncate_wait(struct node *n, uint64_t size)
+{
+	int rc = node_truncate_wait(n->child[CHILD_FILE], size);
+
+	if (!rc)
+		atomic_store(&n->size, size);
+	return rc;
+}
+
 static void throttle_free(struct node *n)
 {
 	free(container_of(n, struct throttle_node, node));
@@ -219,6 +228,7 @@ static const struct node_ops throttle_ops = {
 	.submit = throttle_submit,
 	.free = throttle_free,
 	.resize_wait = throttle_resize_wait,
+	.truncate_wait = throttle_truncate_wait,
 };
 
 static void bucket_init(struct bucket *b, const struct throttle_limit *l)

@@ -137,6 +137,7 @@ int alloc_open_wait(struct alloc *a, struct writer *w, struct err *err)
 	if (file->holes_read_zero)
 		a->fresh_from = div_round_up(atomic_load(&file->size), w->cluster);
 	a->fresh_first = a->fresh_from;
+	a->cut_floor = atomic_load(&file->size);
 	return metadata_fill_wait(a, err);
 }
 
@@ -362,6 +363,21 @@ int alloc_close_wait(struct alloc *a)
 	}
 	a->target = ALLOC_RESERVE_MIN;
 	return first;
+}
+
+void alloc_cut_file_wait(struct alloc *a)
+{
+	struct writer *w = a->w;
+	struct node *file = w->file->node;
+	uint64_t size = atomic_load(&file->size), end = div_round_up(size, w->cluster);
+
+	if (refs_end_wait(&w->refs, a->cut_floor / w->cluster, end, &end))
+		return;
+	if ((w->broken & BREAK_Q10_CUT) && end)
+		end--;
+	end = MAX(end * w->cluster, a->cut_floor);
+	if (end < size)
+		node_truncate_wait(file, end);
 }
 
 /* ---- quarantine and commit ---- */

@@ -51,6 +51,7 @@ struct alloc {
 	bool needs_a;                   /* what alloc_cut() will answer */
 	uint64_t fresh_from;            /* clusters from here on were never used; else UINT64_MAX */
 	uint64_t fresh_first;           /* what that was at the open */
+	uint64_t cut_floor;             /* bytes: the file is not cut below (Q10) */
 	bool is_filling;
 	int fill_rc;                    /* how the last filling ended */
 	struct fiber_queue waiting;     /* for that to end */
@@ -106,5 +107,8 @@ void alloc_cut_end(struct alloc *a, int res);
 void alloc_settle_wait(struct alloc *a);
 /* At close, after a commit: gives the reserve back: REF- in the pages. */
 int alloc_close_wait(struct alloc *a);
+/* After the last one: gives back what the file holds behind the last cluster in use (Q10). If that
+ * fails, the file is longer than it has to be. */
+void alloc_cut_file_wait(struct alloc *a);
 
 #endif

@@ -108,6 +108,8 @@ static void walk_wait(struct reclaim *r)
 		log_info("'%s' was not closed cleanly: %llu clusters that had leaked are free "
 			 "again", w->q->node.name, (unsigned long long)freed);
 	r->is_owed = rc || r->is_void || r->is_more;
+	if (!r->is_owed)
+		w->alloc.cut_floor = 0;                         /* Q10 */
 }
 
 /* What was touched stays so: a later walk of the same session finds names, too, that are on disk

@@ -154,6 +154,30 @@ int refs_get_wait(struct refs *r, uint64_t cluster, uint64_t *ret)
 	return 0;
 }
 
+int refs_end_wait(struct refs *r, uint64_t from, uint64_t end, uint64_t *ret)
+{
+	bool is_used = false;
+
+	while (end > from && !is_used) {
+		uint64_t block = block_of(r, end - 1);
+		uint64_t first = MAX(from, align_down(end - 1, block ? per_page(r) : per_block(r)));
+		struct meta_page *p = NULL;
+		int rc = 0;
+
+		if (block)      /* a damaged one is nobody's trouble here */
+			rc = refs_is_block(r, block) ? page_get_wait(r, end - 1, &p) : -EUCLEAN;
+		if (rc)
+			return rc;
+		for (; end > first && !is_used; end -= !is_used)
+			is_used = (p && count_at(r, p, end - 1)) ||
+				  alloc_is_metadata(&r->w->alloc, end - 1, 1);
+		if (p)
+			meta_put(&r->w->meta, p);
+	}
+	*ret = end;
+	return 0;
+}
+
 static void became_free(struct refs *r, uint64_t cluster)
 {
 	r->nfreed++;

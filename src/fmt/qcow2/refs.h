@@ -44,6 +44,10 @@ void refs_fini(struct refs *r);
 /* The refcount of @cluster; 0 where no block covers it. */
 int refs_get_wait(struct refs *r, uint64_t cluster, uint64_t *ret);
 
+/* One behind the last cluster from @from to @end that has a refcount, or holds metadata; @from:
+ * none has. */
+int refs_end_wait(struct refs *r, uint64_t from, uint64_t end, uint64_t *ret);
+
 /* The lowest free clusters: the first run of free ones from r->free_from on, @want long at most;
  * it ends where a page of refcounts does. Grows the blocks where there are none. Does not take
  * them. In a fiber; only alloc.c calls it, one call at a time, after mark_set_wait().

@@ -102,13 +102,15 @@ static void tell(const struct writer *w)
 
 int writer_settle_wait(struct writer *w, struct err *err)
 {
+	bool was_used;
 	int rc = 0;
 
 	reclaim_finish_wait(&w->reclaim);
 	if (w->q->header.is_in_use && !w->reclaim.is_owed)
 		rc = mark_set_wait(w);          /* so that it is taken away */
 	track_store_wait(&w->track);
-	if (w->mark.is_set || w->commit.is_noted || w->meta.ndirty || w->track.is_marked) {
+	was_used = w->mark.is_set || w->commit.is_noted || w->meta.ndirty || w->track.is_marked;
+	if (was_used) {
 		rc = rc ? rc : settle_wait(w);
 		if (!rc)
 			rc = track_end_wait(&w->track);
@@ -123,6 +125,8 @@ int writer_settle_wait(struct writer *w, struct err *err)
 		commit_stop_wait(&w->commit);
 	} while (w->alloc.quarantine.is_releasing);
 	writer_latch_wait(w);
+	if (was_used && !rc && !w->dead && !w->meta.ndirty && !w->alloc.quarantine.clusters)
+		alloc_cut_file_wait(&w->alloc);
 	if (rc)
 		return err_set_errno(err, -rc, "'%s': writing metadata back failed; clusters may "
 				     "be leaked", w->q->node.name);

@@ -38,7 +38,9 @@
  *	    is durable; the old structure is freed only after that; the change lies in one sector;
  *	Q8  a new refcount block is durable, then its table entry, before a cluster that it covers
  *	    is used;
- *	Q9  a failed write or sync never counts as done. */
+ *	Q9  a failed write or sync never counts as done;
+ *	Q10 the file is cut only behind the last cluster that has a refcount, and behind its end at
+ *	    the open where nobody has checked that all clusters in use have one. */
 #ifndef FMT_QCOW2_WRITER_H
 #define FMT_QCOW2_WRITER_H
 
@@ -75,6 +77,7 @@ enum writer_break {
 	BREAK_T31_EARLY = 1 << 18,      /* their marks go before their bits are durable */
 	BREAK_T34_EARLY = 1 << 19,      /* their tables name clusters without a commit */
 	BREAK_Q2_KEPT_FRESH = 1 << 20,  /* what is kept is taken for fresh */
+	BREAK_Q10_CUT = 1 << 21,        /* the file is cut before the last cluster in use */
 };
 
 struct mark {

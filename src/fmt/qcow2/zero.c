@@ -5,8 +5,8 @@
  * cluster keeps its place in the file unless the request allows to unmap and no data is left in
  * it. What reads as zeros anyway is left alone, and no table is made for it. Less than a unit is
  * written, where it does not read as zeros, and so are subclusters of a compressed cluster, which
- * has none. Version 2 has no zero flag: zeros are written, but clusters are unmapped where that is
- * allowed and there is no backing file.
+ * has none. Version 2 has no zero flag: zeros are written where there is a backing file, and
+ * clusters unmapped where there is none.
  *
  * A discard frees whole clusters and sets the zero flag, so that nothing of a backing file shows
  * through. In version 2 it can only unmap, and only without a backing file. Parts of clusters are
@@ -346,8 +346,9 @@ int zero_range_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags
 
 	if (rc)
 		return rc;
-	if (!w->q->has_zero_flag && !(c.unmap && nowhere_is_zero(w)))
+	if (!w->q->has_zero_flag && !nowhere_is_zero(w))
 		return zero_v2_wait(w, off, end, flags);
+	c.unmap |= !w->q->has_zero_flag;
 	if (first >= last)
 		return parts_wait(w, off, end, flags);
 	/* FAST_ONLY fails before anything is changed, if it does. */
