@@ -109,7 +109,8 @@ for i in range(300):
         n = min(r.randrange(1, 9000), (24 << 20) - off)
         print(f"write -P {r.randrange(1, 255)} {off} {n}")
     elif kind < 0.9:
-        print(f"write -z {min(off, 23 << 20) // 4096 * 4096} 8192")
+        off = min(off, 23 << 20)
+        print(f"write -z {r.choice([off, off // 4096 * 4096])} {r.choice([8192, 900, 2500])}")
     else:
         print("flush")
 END
