@@ -109,7 +109,8 @@ for i in range(300):
         n = min(r.randrange(1, 9000), (24 << 20) - off)
         print(f"write -P {r.randrange(1, 255)} {off} {n}")
     elif kind < 0.9:
-        print(f"write -z {off // 4096 * 4096} 8192" if off < 23 << 20 else "flush")
+        off = min(off, 23 << 20)
+        print(f"write -z {r.choice([off, off // 4096 * 4096])} {r.choice([8192, 900, 2500])}")
     else:
         print("flush")
 END
@@ -126,12 +127,11 @@ for cluster in 65536 131072; do
 		qemu-img compare -q qemu.qcow2 byre.qcow2 || fail "$cluster $backing: content"
 		of qemu.qcow2 >qemu.map
 		of byre.qcow2 >byre.map
-		diff qemu.map byre.map >&2 ||
-			fail "$cluster $backing: other subclusters than QEMU's"
+		diff qemu.map byre.map >&2 || fail "$cluster $backing: not QEMU's subclusters"
 		# In blocks of 512 bytes: what is reserved is not taken.
-		[ "$(stat -c %b byre.qcow2)" -le $(($(stat -c %b qemu.qcow2) + 2048)) ] ||
-			fail "$cluster $backing: $(stat -c %b byre.qcow2) blocks," \
-				"QEMU has $(stat -c %b qemu.qcow2)"
+		taken=$(stat -c %b byre.qcow2) theirs=$(stat -c %b qemu.qcow2)
+		[ "$taken" -le $((theirs + 2048)) ] ||
+			fail "$cluster $backing: $taken blocks, QEMU has $theirs"
 	done
 done
 
@@ -143,7 +143,7 @@ qemu-io -f raw -c 'write -P 5 0 64k' -c 'write -P 0 8k 8k' -c 'write -P 0 1M 32M
 	-c 'read -P 0 8k 8k' -c 'read -P 5 16k 48k' "$(uri zeroes)" >io.log
 stop_byre zeroes
 ! grep -q failed io.log || { cat io.log >&2; fail "--detect-zeroes: content"; }
-[ "$(of disk.qcow2 | grep -c True)" -ge 3 ] || fail "--detect-zeroes: no zeros in $(of disk.qcow2)"
+[ "$(stat -c %b disk.qcow2)" -lt 4000 ] || fail "--detect-zeroes unmap wrote zeros"
 
 # ---- killed ----
 
@@ -164,7 +164,10 @@ is_unlocked()
 wait_for 10 is_unlocked || fail "killed, but its locks stay"
 status=0
 qemu-img check disk.qcow2 >check.log 2>&1 || status=$?
-[ $status = 0 ] || [ $status = 3 ] || { cat check.log >&2; fail "killed: check ends with $status"; }
+case $status in
+0 | 3) ;;
+*) cat check.log >&2; fail "killed: check ends with $status" ;;
+esac
 grep -o '^write.*' commands | head -n 40 | sed s/^write/read/ >reads
 qemu-io -r -f qcow2 disk.qcow2 <reads >io.log 2>&1
 ! grep -q 'failed\|error' io.log || { cat io.log >&2; fail "killed: flushed data is gone"; }

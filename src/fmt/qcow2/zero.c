@@ -235,13 +235,14 @@ static int part_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flag
 	return flags & REQ_FAST_ONLY ? -ENOTSUP : write_zeros_wait(w, off, len);
 }
 
-/* The same for many clusters. */
+/* The same for many units, one by one: what of them shows zeros stays what it is. */
 static int parts_wait(struct writer *w, uint64_t off, uint64_t end, unsigned flags)
 {
+	uint64_t unit = 1ULL << w->q->unit_bits;
 	int rc = 0;
 
 	while (off < end && !rc) {
-		uint64_t next = MIN(end, align_down(off, w->cluster) + w->cluster);
+		uint64_t next = MIN(end, align_down(off, unit) + unit);
 
 		rc = part_wait(w, off, next - off, flags);
 		if (!rc)
