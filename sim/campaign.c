@@ -61,7 +61,8 @@ static bool judge_cut(struct campaign *c, struct oracle *o, struct trace *t, str
 		note(c, t, k, fate, o->why);
 		return false;
 	}
-	if (!c->reopen_every || mix64(fate + k) % c->reopen_every)
+	/* What is dirty can be judged only when it was repaired. */
+	if (!o->is_dirty && (!c->reopen_every || mix64(fate + k) % c->reopen_every))
 		return true;
 	c->reopened++;
 	if (!oracle_reopen(o, t, &cr->image, cr->size, k, fate)) {

@@ -404,6 +404,7 @@ static void put_header(struct build *b)
 		.incompatible_features = be64_make(
 			(o->is_extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0) |
 			(o->has_data_file ? QCOW2_INCOMPAT_DATA_FILE : 0)),
+		.compatible_features = be64_make(o->is_lazy ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0),
 		.autoclear_features = be64_make((o->is_odd ? SIM_AUTOCLEAR_UNKNOWN : 0) |
 						(o->is_raw_data ? QCOW2_AUTOCLEAR_DATA_FILE_RAW :
 								  0) |

@@ -38,6 +38,7 @@ struct sim_image_opts {
 	unsigned bitmap_bits;           /* 1 << of the granularity of persistent bitmaps
 					 * (bitmaps.h); 0: it has none */
 	unsigned bitmap_fill;           /* 0: the first one is empty; 1: full; 2: neither */
+	bool is_lazy;                   /* refcounts */
 	bool is_odd;                    /* has what nobody knows */
 	bool is_damaged;                /* the snapshot's L1 table has refcounts of 0 */
 	const char *backing_name;       /* or NULL */

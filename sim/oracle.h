@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* sim/oracle.h - may an image be what a power cut left of it?
  *
- *	- it opens; the check finds neither corruption nor anything that it cannot look at;
+ *	- it opens; the check finds neither corruption nor anything that it cannot look at, unless
+ *	  the image says that its refcounts are not right (the dirty bit);
  *	- it leaks no more than what was reserved, taken or freed and not yet accounted for;
  *	- every sector that was flushed has that content or a later one, every other an old
  *	  or a new one, never anything else; a snapshot has what it always had;
@@ -21,6 +22,7 @@ struct oracle {
 	uint8_t *buf;
 	/* Of the last image. */
 	char why[1024];
+	bool is_dirty;
 	uint64_t leaks, leaks_max;
 	/* Of all. */
 	uint64_t images, reopened, leaked, most_leaks;

@@ -198,6 +198,11 @@ static void q1_dropping_shared_compressed_clusters_is_caught(void **state)
 	expect_caught(BREAK_Q1_PACKED, TRACE_PACKED);
 }
 
+static void q1_lazy_refcounts_without_the_dirty_bit_are_caught(void **state)
+{
+	expect_caught(BREAK_Q1_NOT_DIRTY, TRACE_LAZY);
+}
+
 static void q2_a_missing_sync_is_caught(void **state)
 {
 	expect_caught(BREAK_Q2_NO_SYNC_A, TRACE_KINDS);
@@ -332,6 +337,7 @@ int main(void)
 		cmocka_unit_test(q1_no_refcounts_is_caught),
 		cmocka_unit_test(q1_early_decrements_are_caught),
 		cmocka_unit_test(q1_dropping_shared_compressed_clusters_is_caught),
+		cmocka_unit_test(q1_lazy_refcounts_without_the_dirty_bit_are_caught),
 		cmocka_unit_test(q2_a_missing_sync_is_caught),
 		cmocka_unit_test(q2_a_missing_sync_of_the_data_file_is_caught),
 		cmocka_unit_test(q2_taking_all_for_zero_is_caught),

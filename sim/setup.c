@@ -14,7 +14,7 @@
 static const char *const kind_names[TRACE_KINDS] = {
 	"fresh", "raw backing file", "qcow2 backing file", "recycled clusters", "growth",
 	"discard", "zeroes", "snapshot", "compressed clusters",
-	"data file", "bitmaps",
+	"data file", "bitmaps", "lazy refcounts",
 };
 static const unsigned sizes[TRACE_SIZES] = { 9, 12, 16, 21, 14, 16, 21 };
 
@@ -64,6 +64,45 @@ static void draw_data_file(struct prng *p, struct trace_opts *o)
 	im->backing_format = "raw";
 }
 
+/* Kinds that are features of an image: some come with others. */
+static void draw_feature(struct prng *p, struct trace_opts *o)
+{
+	struct sim_image_opts *im = &o->image;
+
+	switch (o->kind) {
+	case TRACE_PACKED:
+		im->own_every = 1 + (unsigned)prng_below(p, 2);
+		im->packed_every = 1 + (unsigned)prng_below(p, 2);
+		im->is_shared = prng_below(p, 3) == 0;
+		im->refcount_order = MAX(im->refcount_order, im->is_shared);
+		break;
+	case TRACE_DATA_FILE:
+		draw_data_file(p, o);
+		break;
+	case TRACE_BITMAPS:
+		im->version = 3;
+		im->bitmap_bits = 9 + (unsigned)prng_below(p, 8);
+		im->bitmap_fill = (unsigned)prng_below(p, 3);
+		im->own_every = (unsigned)prng_below(p, 3);
+		im->has_data_file = prng_below(p, 4) == 0;
+		im->is_shared = im->own_every && !im->has_data_file && prng_below(p, 4) == 0;
+		im->is_lazy = prng_below(p, 4) == 0;
+		im->refcount_order = MAX(im->refcount_order, im->is_shared);
+		break;
+	case TRACE_LAZY:
+		im->version = 3;
+		im->is_lazy = true;
+		im->own_every = (unsigned)prng_below(p, 3);
+		im->packed_every = prng_below(p, 3) ? 0 : 1 + (unsigned)prng_below(p, 2);
+		im->has_data_file = !im->packed_every && prng_below(p, 4) == 0;
+		im->is_shared = im->own_every && !im->has_data_file && prng_below(p, 3) == 0;
+		im->refcount_order = MAX(im->refcount_order, im->is_shared);
+		break;
+	default:
+		break;
+	}
+}
+
 static void draw_image(struct prng *p, struct trace_opts *o)
 {
 	struct sim_image_opts *im = &o->image;
@@ -104,26 +143,8 @@ static void draw_image(struct prng *p, struct trace_opts *o)
 		im->own_every = 1 + (unsigned)prng_below(p, 2);
 		im->refcount_order = MAX(im->refcount_order, 1u);
 		break;
-	case TRACE_PACKED:
-		im->own_every = 1 + (unsigned)prng_below(p, 2);
-		im->packed_every = 1 + (unsigned)prng_below(p, 2);
-		im->is_shared = prng_below(p, 3) == 0;
-		im->refcount_order = MAX(im->refcount_order, im->is_shared);
-		break;
-	case TRACE_DATA_FILE:
-		draw_data_file(p, o);
-		break;
-	case TRACE_BITMAPS:
-		im->version = 3;
-		im->bitmap_bits = 9 + (unsigned)prng_below(p, 8);
-		im->bitmap_fill = (unsigned)prng_below(p, 3);
-		im->own_every = (unsigned)prng_below(p, 3);
-		im->has_data_file = prng_below(p, 4) == 0;
-		im->is_shared = im->own_every && !im->has_data_file && prng_below(p, 4) == 0;
-		im->refcount_order = MAX(im->refcount_order, im->is_shared);
-		break;
-	case TRACE_FRESH:
-	case TRACE_KINDS:
+	default:
+		draw_feature(p, o);
 		break;
 	}
 }

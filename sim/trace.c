@@ -250,6 +250,7 @@ static const uint8_t odds[TRACE_KINDS][5] = {
 	[TRACE_PACKED] = { 32, 5, 7, 8, 10 },
 	[TRACE_DATA_FILE] = { 32, 8, 8, 8, 8 },
 	[TRACE_BITMAPS] = { 32, 6, 6, 10, 8 },
+	[TRACE_LAZY] = { 34, 5, 9, 8, 6 },
 };
 
 static void work_once_wait(struct hand *h)

@@ -28,6 +28,7 @@ enum trace_kind {
 	TRACE_PACKED,                   /* compressed clusters; with a snapshot or without */
 	TRACE_DATA_FILE,                /* two disks; the second one raw or not */
 	TRACE_BITMAPS,                  /* persistent bitmaps, with whatever else */
+	TRACE_LAZY,                     /* lazy refcounts, with whatever else */
 	TRACE_KINDS,
 };
 

@@ -5,6 +5,8 @@
 
 #include "fmt/qcow2/writer.h"
 
+enum { LAZY_REFS_MAX = META_DIRTY_MAX / 2 };
+
 struct commit_waiter {
 	struct list_node link;
 	struct fiber *fiber;
@@ -82,6 +84,15 @@ static int data_sync_wait(struct commit *c)
 	return chan_flush_wait(writer_data(w));
 }
 
+/* Lazy refcounts: do they stay in memory? */
+static bool keeps_refs(struct commit *c)
+{
+	const struct writer *w = writer_of(c);
+
+	return w->is_lazy && !c->is_last &&
+	       meta_ndirty(&w->meta, META_PHASE_A_REFS) <= LAZY_REFS_MAX;
+}
+
 /* Takes the cut. Never waits. */
 static int cut_take(struct commit *c, struct cut *cut)
 {
@@ -94,7 +105,8 @@ static int cut_take(struct commit *c, struct cut *cut)
 	c->needs_a = false;
 	c->is_noted = false;
 	for (unsigned i = 0; i < META_PHASES && !rc; i++)
-		rc = meta_cut(&w->meta, i, &cut->phase[i]);
+		if (i != META_PHASE_A_REFS || !keeps_refs(c))
+			rc = meta_cut(&w->meta, i, &cut->phase[i]);
 	return rc;
 }
 
@@ -113,10 +125,13 @@ static int write_wait(struct commit *c, struct cut *cut)
 	int rc = is_data_late ? 0 : data_sync_wait(c);
 
 	/* Then all that a flush is about was in the data file. */
-	if (writer_of(c)->q->has_data_file && !has_b && !cut->phase[META_PHASE_A])
+	if (writer_of(c)->q->has_data_file && !has_b && !cut->phase[META_PHASE_A_REFS] &&
+	    !cut->phase[META_PHASE_A_L2])
 		return rc;
 	if (!rc && !(broken & BREAK_Q1_NO_REFS))
-		rc = phase_write_wait(c, cut->phase[META_PHASE_A]);
+		rc = phase_write_wait(c, cut->phase[META_PHASE_A_REFS]);
+	if (!rc)
+		rc = phase_write_wait(c, cut->phase[META_PHASE_A_L2]);
 	if (!rc && has_b && cut->needs_a && !(broken & BREAK_Q2_NO_SYNC_A)) {
 		rc = sync_wait(c);
 		cut->a_is_durable = !rc;
@@ -136,7 +151,8 @@ static void cut_end(struct commit *c, struct cut *cut, int res)
 {
 	struct writer *w = writer_of(c);
 
-	meta_cut_end(cut->phase[META_PHASE_A], cut->a_is_durable ? 0 : res);
+	meta_cut_end(cut->phase[META_PHASE_A_REFS], cut->a_is_durable ? 0 : res);
+	meta_cut_end(cut->phase[META_PHASE_A_L2], cut->a_is_durable ? 0 : res);
 	meta_cut_end(cut->phase[META_PHASE_B_L2], res);
 	meta_cut_end(cut->phase[META_PHASE_B_L1], res);
 	alloc_cut_end(&w->alloc, res);

@@ -17,6 +17,11 @@
  * 0, 1 or 2 syncs. The data writes of what is mapped have ended before the cut, but for fresh
  * clusters; either sync takes them along. An external data file is synced by itself, before all.
  *
+ * With lazy refcounts an image is marked dirty before it is changed (mark.c), and refcounts stay in
+ * memory until it is closed, or there are too many pages of them: who finds it dirty makes them
+ * anew. All else is as above: even then a cluster is mapped only behind a sync that came after it
+ * went into the reserve, so that the file is long enough for it (alloc.c).
+ *
  * In a failed commit the pages stay dirty, whoever waits gets the error, and the next one
  * does all of it again, with A's sync. */
 #ifndef FMT_QCOW2_COMMIT_H
@@ -48,6 +53,7 @@ struct commit {
 	bool is_wanted;                 /* another one shall follow */
 	bool is_noted;                  /* something changed since the last cut */
 	bool needs_a;                   /* and B must wait for A's sync */
+	bool is_last;                   /* at close: even lazy refcounts are written */
 	struct list_node next;          /* struct commit_waiter: of the next cut */
 	struct fiber *stopper;
 	struct commit_stats stats;

@@ -10,7 +10,10 @@
  * old place is zeroed, each durable before the next. In a cluster too small for that the image goes
  * without a mark, and leaks of a crash stay until a check.
  *
- * Specification: "Header extensions". */
+ * An image with lazy refcounts gets the dirty bit instead, whose meaning everybody knows: who opens
+ * it for writing makes the refcounts anew.
+ *
+ * Specification: "Header extensions"; "incompatible_features". */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -104,6 +107,22 @@ out:
 	return rc;
 }
 
+static int dirty_write_wait(struct writer *w, bool is_dirty)
+{
+	struct qcow2_header *h = &w->q->header;
+	uint64_t others = h->incompatible & ~(uint64_t)QCOW2_INCOMPAT_DIRTY;
+	be64_t field = be64_make(others | (is_dirty ? QCOW2_INCOMPAT_DIRTY : 0));
+	int rc;
+
+	if (!w->is_lazy || (w->broken & BREAK_Q1_NOT_DIRTY))
+		return 0;
+	rc = write_sync_wait(w, offsetof(struct qcow2_header_disk, incompatible_features), &field,
+			     sizeof(field));
+	if (!rc)
+		h->incompatible = be64_get(field);
+	return rc;
+}
+
 static int set_wait(struct writer *w)
 {
 	be32_t type = be32_make(QCOW2_EXT_IN_USE);
@@ -111,7 +130,10 @@ static int set_wait(struct writer *w)
 	int rc = clear_autoclear_wait(w);
 
 	if (!rc)
-		rc = place_wait(w, &w->mark.off, &is_there);
+		rc = dirty_write_wait(w, true);
+	if (rc || (w->is_lazy && !w->q->header.is_in_use))
+		return rc;
+	rc = place_wait(w, &w->mark.off, &is_there);
 	if (!rc && w->mark.off && !is_there)
 		rc = write_sync_wait(w, w->mark.off, &type, sizeof(type));
 	return rc;
@@ -142,7 +164,9 @@ int mark_clear_wait(struct writer *w)
 	int rc = 0;
 
 	assert(!w->mark.is_busy);
-	if (w->mark.is_set && w->mark.off)
+	if (w->mark.is_set)
+		rc = dirty_write_wait(w, false);
+	if (!rc && w->mark.is_set && w->mark.off)
 		rc = write_sync_wait(w, w->mark.off, &none, sizeof(none));
 	if (!rc) {
 		w->mark.is_set = false;

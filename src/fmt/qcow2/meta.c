@@ -349,7 +349,9 @@ static enum meta_phase phase_of(const struct meta_page *p)
 {
 	if (p->kind == META_L1)
 		return META_PHASE_B_L1;
-	return p->kind == META_L2 && !p->is_new ? META_PHASE_B_L2 : META_PHASE_A;
+	if (p->kind == META_L2)
+		return p->is_new ? META_PHASE_A_L2 : META_PHASE_B_L2;
+	return META_PHASE_A_REFS;
 }
 
 static int by_offset(const void *a, const void *b)
@@ -382,13 +384,20 @@ static struct meta_cut *cut_new(struct meta *m, unsigned n)
 	return NULL;
 }
 
-int meta_cut(struct meta *m, enum meta_phase phase, struct meta_cut **ret)
+unsigned meta_ndirty(const struct meta *m, enum meta_phase phase)
 {
-	struct meta_cut *c;
 	unsigned n = 0;
 
 	list_for_each(it, &m->dirty)
 		n += phase_of(list_entry(it, struct meta_page, link)) == phase;
+	return n;
+}
+
+int meta_cut(struct meta *m, enum meta_phase phase, struct meta_cut **ret)
+{
+	struct meta_cut *c;
+	unsigned n = meta_ndirty(m, phase);
+
 	*ret = NULL;
 	if (!n)
 		return 0;

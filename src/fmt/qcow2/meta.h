@@ -120,9 +120,14 @@ int meta_read_wait(struct meta *m, uint64_t off, void *buf, uint64_t len);
 
 struct meta_cut;
 
-/* Copies every dirty page of phase A (@phase_a: refcounts and new tables) or of phase B (@reachable
- * L2 tables, or L1). */
-enum meta_phase { META_PHASE_A, META_PHASE_B_L2, META_PHASE_B_L1, META_PHASES };
+/* Which dirty pages: phase A has refcounts and new tables; phase B L2 tables that are reachable, then
+ * L1. */
+enum meta_phase {
+	META_PHASE_A_REFS, META_PHASE_A_L2, META_PHASE_B_L2, META_PHASE_B_L1, META_PHASES,
+};
+/* How many pages a cut of this phase would copy. */
+unsigned meta_ndirty(const struct meta *m, enum meta_phase phase);
+/* Copies them. */
 /* NULL in *@ret where there is nothing to write. -ENOMEM. The pages count as written from now on
  * (I3, I4). Never waits. */
 int meta_cut(struct meta *m, enum meta_phase phase, struct meta_cut **ret);

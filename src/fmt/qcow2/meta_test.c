@@ -208,7 +208,7 @@ static int forget_body(void *arg)
 	meta_put(m, p);
 	assert_int_equal(meta_cut(m, META_PHASE_B_L2, &cut), 0);
 	assert_null(cut);
-	assert_int_equal(meta_cut(m, META_PHASE_A, &cut), 0);
+	assert_int_equal(meta_cut(m, META_PHASE_A_L2, &cut), 0);
 	/* Changed while it is written: dirty still, and of phase B. */
 	p = meta_try_get(m, 4 * PAGE);
 	meta_change(m, p, &(struct meta_record){ .kind = META_L2, .width = 8, .off = 4 * PAGE,

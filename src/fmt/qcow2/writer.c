@@ -7,15 +7,14 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "fmt/qcow2/qcow2.h"
+#include "fmt/qcow2/repair.h"
 
 /* What this version can read, but not write. */
 static int check_features(const struct qcow2_header *h, struct err *err)
 {
 	const char *what = NULL;
 
-	if (h->incompatible & QCOW2_INCOMPAT_DIRTY)
-		what = "refcounts that were left to be repaired (the dirty bit)";
-	else if (qcow2_has_data_file(h) && h->nb_snapshots)
+	if (qcow2_has_data_file(h) && h->nb_snapshots)
 		what = "snapshots beside an external data file";
 	if (!what)
 		return 0;
@@ -27,9 +26,12 @@ static int check_features(const struct qcow2_header *h, struct err *err)
 int writer_open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct writer **ret,
 		     struct err *err)
 {
+	struct chan *file = q->node.home_chan->child[CHILD_FILE];
 	struct writer *w;
 	int rc = check_features(&q->header, err);
 
+	if (!rc && (q->header.incompatible & QCOW2_INCOMPAT_DIRTY))
+		rc = qcow2_repair_dirty_wait(file, &q->header, q->node.name, err);
 	if (rc)
 		return rc;
 	w = calloc(1, sizeof(*w));
@@ -37,9 +39,10 @@ int writer_open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct writ
 		return err_set_errno(err, ENOMEM, "writer");
 	w->q = q;
 	w->home = q->node.home;
-	w->file = q->node.home_chan->child[CHILD_FILE];
+	w->file = file;
 	w->cluster = qcow2_cluster_size(&q->header);
 	w->writethrough = opts->writethrough;
+	w->is_lazy = q->header.version >= 3 && (q->header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
 	w->discard = opts->discard;
 	w->broken = opts->broken;
 	commit_init(&w->commit);
@@ -79,6 +82,7 @@ static int settle_wait(struct writer *w)
 
 	if (rc)
 		return rc;
+	w->commit.is_last = true;
 	/* What was freed, and what was never taken: one more commit. */
 	alloc_settle_wait(&w->alloc);
 	rc = alloc_close_wait(&w->alloc);

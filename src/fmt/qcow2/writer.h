@@ -25,7 +25,8 @@
  * durable before they are needed; decrements (REF-) wait until nothing durable names the cluster.
  *
  * Invariants, for every state that a crash may leave:
- *	Q1  every cluster that an L2 entry on disk names has a refcount on disk > 0;
+ *	Q1  every cluster that an L2 entry on disk names has a refcount on disk > 0, or the image
+ *	    is marked dirty (lazy refcounts);
  *	Q2  data that was flushed is read back; unflushed sectors are old or new, never what else
  *	    was once in their cluster;
  *	Q3  COPIED is set on disk only where the refcount on disk is 1;
@@ -78,13 +79,14 @@ enum writer_break {
 	BREAK_T34_EARLY = 1 << 19,      /* their tables name clusters without a commit */
 	BREAK_Q2_KEPT_FRESH = 1 << 20,  /* what is kept is taken for fresh */
 	BREAK_Q10_CUT = 1 << 21,        /* the file is cut before the last cluster in use */
+	BREAK_Q1_NOT_DIRTY = 1 << 22,   /* lazy refcounts, and the image is not marked dirty */
 };
 
 struct mark {
 	struct task corrupt;            /* guard.c: sets the header's corrupt bit */
 	bool is_corrupting;
 	bool is_set;                    /* the image may be changed: the mark is durable, or there
-					 * is no room for one */
+					 * is no room for one; the dirty bit is, if it is wanted */
 	bool is_busy;
 	uint64_t off;                   /* of the mark in the file; 0: none */
 	struct fiber_queue waiting;
@@ -97,6 +99,7 @@ struct writer {
 	uint64_t cluster;               /* bytes */
 	bool writethrough;              /* [const] a write is answered when it is durable; any
 					 * loop may look */
+	bool is_lazy;                   /* [const] refcounts may lag behind (commit.h) */
 	bool discard;                   /* freed clusters are given back to the file's medium */
 	unsigned broken;                /* enum writer_break; tests */
 	_Atomic int dead;               /* 0, or why nothing can be changed any more (-EUCLEAN); any
