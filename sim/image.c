@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/prng.h"
 #include "fmt/qcow2/format.h"
 #include "sim/bitmaps.h"
 #include "sim/disk.h"
@@ -17,6 +18,7 @@ struct build {
 	struct model *m;
 	struct sim_image *im;
 	uint64_t cluster, per_table, per_block;
+	unsigned entry_bytes;           /* of L2 */
 	uint64_t guest_clusters, l1_entries, l1_clusters;
 	uint64_t blind;                 /* guest clusters mapped before the window */
 	uint64_t reftable_clusters, nblocks;
@@ -97,7 +99,8 @@ static void plan(struct build *b)
 	const struct sim_image_opts *o = b->o;
 
 	b->cluster = b->im->cluster = 1ULL << o->cluster_bits;
-	b->per_table = b->cluster / 8;
+	b->entry_bytes = o->is_extended ? 16 : 8;
+	b->per_table = b->cluster / b->entry_bytes;
 	b->per_block = b->cluster * 8 >> o->refcount_order;
 	if (o->full_blocks)
 		plan_blind(b);
@@ -125,14 +128,16 @@ static uint64_t entry_of(struct build *b, uint64_t g)
 			refer(b, table / b->cluster, 1);
 		}
 	}
-	return table + g % b->per_table * 8;
+	return table + g % b->per_table * b->entry_bytes;
 }
 
-/* Maps guest cluster @g; returns where its data goes. */
-static uint64_t map(struct build *b, uint64_t g)
+/* Maps guest cluster @g; @bitmap is for extended entries. Returns where its data goes. */
+static uint64_t map(struct build *b, uint64_t g, uint64_t bitmap)
 {
 	uint64_t entry = entry_of(b, g), host;
 
+	if (b->o->is_extended)
+		put64(b, entry + 8, bitmap);
 	if (b->o->has_data_file) {
 		put64(b, entry, g * b->cluster | QCOW2_COPIED);
 		return SIM_SECOND + g * b->cluster;
@@ -188,6 +193,45 @@ static bool map_packed(struct build *b, uint64_t g, const uint8_t *buf)
 	return len;
 }
 
+/* Which subclusters of guest cluster @g are data, and which are zeros; the same every time. */
+static uint64_t draw_bitmap(uint64_t g)
+{
+	struct prng p = { mix64(g + 9) };
+	uint64_t data = 0, zero = 0;
+
+	for (unsigned i = 0; i < QCOW2_SUBCLUSTERS; i++) {
+		uint64_t what = prng_below(&p, 8);
+
+		data |= (uint64_t)(what < 4) << i;
+		zero |= (uint64_t)(what >= 6) << i;
+	}
+	return prng_below(&p, 4) ? data | zero << 32 : 0xffffffff;
+}
+
+/* Writes what @bitmap of the cluster at @host says of the guest's @len bytes at @off. */
+static void put_subclusters(struct build *b, uint64_t host, uint64_t bitmap, uint64_t off,
+			    uint64_t len)
+{
+	uint64_t unit = b->cluster / QCOW2_SUBCLUSTERS;
+	uint8_t *initial = b->m->initial + (off - b->im->window_off) / SIM_SECTOR;
+	uint8_t *buf = malloc(unit);
+
+	assert(buf);
+	for (uint64_t at = 0, i = 0; at < len; at += unit, i++) {
+		bool is_data = bitmap >> i & 1, is_zero = bitmap >> (32 + i) & 1;
+		uint64_t n = MIN(unit, len - at);
+
+		if (is_data || b->o->has_stale_within) {
+			stamp_fill(!is_data ? STAMP_STALE :
+				   b->o->is_backing ? STAMP_BACKING : STAMP_OWN, off + at, buf, n);
+			sim_pages_write(b->pages, host + at, buf, n);
+		}
+		memset(initial + at / SIM_SECTOR, is_zero ? MODEL_ZEROED : !is_data ? MODEL_ZEROS :
+		       b->o->is_backing ? MODEL_BACKING : MODEL_OWN, n / SIM_SECTOR);
+	}
+	free(buf);
+}
+
 static void map_all(struct build *b)
 {
 	uint64_t first = b->im->window_off / b->cluster;
@@ -195,17 +239,22 @@ static void map_all(struct build *b)
 
 	assert(buf);
 	for (uint64_t g = 0; g < b->blind; g++)
-		map(b, g);
+		map(b, g, 0xffffffff);
 	for (uint64_t g = first; b->o->own_every && g < b->guest_clusters; g++) {
 		uint64_t off = g * b->cluster, n = MIN(b->cluster, b->im->guest_size - off);
+		bool is_packed = b->o->packed_every &&
+				 (g - first) / b->o->own_every % b->o->packed_every == 0;
 
 		if ((g - first) % b->o->own_every)
 			continue;
+		if (b->o->is_extended && !is_packed) {
+			put_subclusters(b, map(b, g, draw_bitmap(g)), draw_bitmap(g), off, n);
+			continue;
+		}
 		stamp_fill(b->o->is_backing ? STAMP_BACKING : STAMP_OWN, off, buf, n);
 		memset(buf + n, 0, b->cluster - n);
-		if (!b->o->packed_every || (g - first) / b->o->own_every % b->o->packed_every ||
-		    !map_packed(b, g, buf))
-			sim_pages_write(b->pages, map(b, g), buf, n);
+		if (!is_packed || !map_packed(b, g, buf))
+			sim_pages_write(b->pages, map(b, g, 0xffffffff), buf, n);
 		memset(b->m->initial + (off - b->im->window_off) / SIM_SECTOR,
 		       b->o->is_backing ? MODEL_BACKING : MODEL_OWN, n / SIM_SECTOR);
 	}
@@ -346,7 +395,9 @@ static void put_header(struct build *b)
 		.nb_snapshots = be32_make(o->is_shared),
 		.snapshots_offset = be64_make(b->snapshots * b->cluster),
 		.refcount_order = be32_make(o->refcount_order),
-		.incompatible_features = be64_make(o->has_data_file ? QCOW2_INCOMPAT_DATA_FILE : 0),
+		.incompatible_features = be64_make(
+			(o->is_extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0) |
+			(o->has_data_file ? QCOW2_INCOMPAT_DATA_FILE : 0)),
 		.compatible_features = be64_make(o->is_lazy ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0),
 		.autoclear_features = be64_make((o->is_odd ? SIM_AUTOCLEAR_UNKNOWN : 0) |
 						(o->is_raw_data ? QCOW2_AUTOCLEAR_DATA_FILE_RAW :

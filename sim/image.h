@@ -17,13 +17,17 @@ enum { SIM_EXT_UNKNOWN = 0x53494d55 };
 struct sim_image_opts {
 	unsigned version;               /* 2 or 3 */
 	unsigned cluster_bits;
+	bool is_extended;               /* extended L2 entries: version 3, clusters from 2^14 on */
 	unsigned refcount_order;        /* version 2: 4 */
 	uint64_t window;                /* bytes of the guest's disk that are used: its end */
 	/* So many refcount blocks are full but for @spare clusters: what lies before the window is
 	 * mapped, and never looked at. 0: nothing lies before it. */
 	unsigned full_blocks;
 	unsigned spare;
-	unsigned own_every;             /* of the window, every nth cluster is mapped; 0: none */
+	unsigned own_every;             /* of the window, every nth cluster is mapped; 0: none. Of
+					 * extended ones some subclusters; the rest is zeros, or
+					 * nowhere, */
+	bool has_stale_within;          /* and its place holds what others wrote */
 	unsigned packed_every;          /* of these, every nth is compressed; 0: none. They share
 					 * host clusters as far as refcounts allow */
 	bool has_data_file;             /* the guest's data is on the second disk (disk.h), */

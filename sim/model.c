@@ -196,6 +196,7 @@ static bool is_version(const struct model *m, uint32_t v, uint64_t off, const ui
 	case MODEL_BACKING:
 		return is_stamp(STAMP_BACKING, off, buf, len);
 	case MODEL_ZEROS:
+	case MODEL_ZEROED:
 		break;
 	}
 	return is_zero(buf, len);

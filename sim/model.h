@@ -22,8 +22,8 @@
 
 enum model_kind { MODEL_WRITE, MODEL_ZERO, MODEL_DISCARD };
 
-/* What sectors hold before all operations. */
-enum model_initial { MODEL_ZEROS, MODEL_OWN, MODEL_BACKING };
+/* What sectors hold before all operations; MODEL_ZEROED: whatever lies below. */
+enum model_initial { MODEL_ZEROS, MODEL_OWN, MODEL_BACKING, MODEL_ZEROED };
 
 /* Stamps' numbers: operations count from 0; these are of what was there before. */
 enum { STAMP_OPS_MAX = 0xf00, STAMP_STALE = 0xffd, STAMP_OWN = 0xffe, STAMP_BACKING = 0xfff };

@@ -156,14 +156,15 @@ static void leave_out_and_race(struct trace_opts *o, uint64_t seed)
 	o->broken = broken;
 }
 
-/* The traces of @kind, or all (TRACE_KINDS), must betray a writer that leaves @rule out. */
-static void expect_caught(enum writer_break rule, enum trace_kind kind)
+/* The traces of @kind and @size, or all (TRACE_KINDS), must betray a writer that leaves @rule
+ * out. */
+static void expect_caught_in(enum writer_break rule, enum trace_kind kind, unsigned size)
 {
-	struct campaign c = { .step = 7, .traces = BROKEN_TRACES, .images = BROKEN_IMAGES,
+	struct campaign c = { .step = 11, .traces = BROKEN_TRACES, .images = BROKEN_IMAGES,
 			      .change = leave_out };
 
 	if (kind != TRACE_KINDS) {
-		c.first_seed = (uint64_t)kind * TRACE_SIZES * WORLD_LOOPS_MAX;
+		c.first_seed = ((uint64_t)kind * TRACE_SIZES + size) * WORLD_LOOPS_MAX;
 		c.step = TRACE_CELLS;
 	}
 	if (rule == BREAK_Q9_IGNORE)
@@ -175,6 +176,11 @@ static void expect_caught(enum writer_break rule, enum trace_kind kind)
 		fail_msg("%u traces, %llu power cuts: nothing noticed", c.ran,
 			 (unsigned long long)c.judged);
 	print_message("caught by trace %u: %s\n", c.ran, c.why);
+}
+
+static void expect_caught(enum writer_break rule, enum trace_kind kind)
+{
+	expect_caught_in(rule, kind, 0);
 }
 
 static void q1_no_refcounts_is_caught(void **state)
@@ -220,6 +226,18 @@ static void q2_mapping_before_writing_is_caught(void **state)
 static void q2_joining_late_is_caught(void **state)
 {
 	expect_caught(BREAK_Q2_JOIN_LATE, TRACE_KINDS);
+}
+
+/* The rules that subclusters rest on. */
+static void q2_u12_broken_subclusters_are_caught(void **state)
+{
+	expect_caught(BREAK_Q2_KEPT_FRESH, TRACE_KINDS);
+	for (unsigned size = TRACE_EXTENDED; size < TRACE_SIZES; size++) {
+		expect_caught_in(BREAK_Q2_KEPT_FRESH, TRACE_ZEROES, size);
+		expect_caught_in(BREAK_Q2_NO_SYNC_A, TRACE_RAW_BACKING, size);
+		expect_caught_in(BREAK_Q2_EARLY_MAP, TRACE_DISCARD, size);
+		expect_caught_in(BREAK_Q3_COPIED, TRACE_SHARED, size);
+	}
 }
 
 static void q3_writing_to_shared_clusters_is_caught(void **state)
@@ -320,6 +338,7 @@ int main(void)
 		cmocka_unit_test(q2_taking_all_for_zero_is_caught),
 		cmocka_unit_test(q2_mapping_before_writing_is_caught),
 		cmocka_unit_test(q2_joining_late_is_caught),
+		cmocka_unit_test(q2_u12_broken_subclusters_are_caught),
 		cmocka_unit_test(q3_writing_to_shared_clusters_is_caught),
 		cmocka_unit_test(q4_reuse_before_the_commit_is_caught),
 		cmocka_unit_test(q4_reuse_under_requests_is_caught),

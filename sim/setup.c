@@ -16,18 +16,16 @@ static const char *const kind_names[TRACE_KINDS] = {
 	"discard", "zeroes", "snapshot", "compressed clusters",
 	"data file", "bitmaps", "lazy refcounts",
 };
-static const unsigned sizes[TRACE_SIZES] = { 9, 12, 16, 21 };
+static const unsigned sizes[TRACE_SIZES] = { 9, 12, 16, 21, 14, 16, 21 };
 
 /* Enough for several L2 tables of the smallest clusters, and some clusters of the largest. */
-static uint64_t draw_window(struct prng *p, unsigned cluster_bits)
+static uint64_t draw_window(struct prng *p, unsigned size)
 {
-	static const uint64_t max[TRACE_SIZES] = { 256 * KiB, 1 * MiB, 2 * MiB, 12 * MiB };
-	unsigned i = 0;
-	uint64_t n;
+	static const uint64_t max[TRACE_SIZES] = { 256 * KiB, 1 * MiB, 2 * MiB, 12 * MiB,
+						   512 * KiB, 2 * MiB, 12 * MiB };
+	uint64_t n = max[size] / 4 + align_down(prng_below(p, max[size] - max[size] / 4),
+						1ULL << sizes[size]);
 
-	while (sizes[i] != cluster_bits)
-		i++;
-	n = max[i] / 4 + align_down(prng_below(p, max[i] - max[i] / 4), 1ULL << cluster_bits);
 	/* Often the disk ends within a cluster. */
 	return align_down(n, SIM_SECTOR) - (prng_below(p, 2) ? 0 : SIM_SECTOR * prng_below(p, 16));
 }
@@ -61,6 +59,7 @@ static void draw_feature(struct prng *p, struct trace_opts *o)
 		im->version = 3;
 		im->has_data_file = true;
 		im->is_raw_data = prng_below(p, 2);
+		im->has_stale_within &= !im->is_raw_data;
 		im->stale = 0;
 		if (im->is_raw_data || prng_below(p, 3))
 			break;
@@ -96,8 +95,9 @@ static void draw_image(struct prng *p, struct trace_opts *o)
 {
 	struct sim_image_opts *im = &o->image;
 
-	im->version = prng_below(p, 4) ? 3 : 2;
+	im->version = prng_below(p, 4) || im->is_extended ? 3 : 2;
 	im->refcount_order = im->version == 2 ? 4 : (unsigned)prng_below(p, 7);
+	im->has_stale_within = im->is_extended;
 	im->is_odd = im->version == 3 && !prng_below(p, 4);
 	if (prng_below(p, 3) == 0)
 		im->own_every = 1 + (unsigned)prng_below(p, 4);
@@ -146,8 +146,9 @@ void trace_opts_init(struct trace_opts *o, uint64_t seed)
 	o->nloops = 1 + cell % WORLD_LOOPS_MAX;
 	cell /= WORLD_LOOPS_MAX;
 	o->image.cluster_bits = sizes[cell % TRACE_SIZES];
+	o->image.is_extended = cell % TRACE_SIZES >= TRACE_EXTENDED;
 	o->kind = (enum trace_kind)(cell / TRACE_SIZES);
-	o->image.window = draw_window(&p, o->image.cluster_bits);
+	o->image.window = draw_window(&p, cell % TRACE_SIZES);
 	draw_image(&p, o);
 	o->is_device = prng_below(&p, 3) == 0;
 	o->writethrough = prng_below(&p, 5) == 0;
@@ -165,14 +166,14 @@ void trace_describe(const struct trace_opts *o, char *ret, size_t size)
 {
 	const struct sim_image_opts *im = &o->image;
 
-	snprintf(ret, size, "seed %llu: %s%s, version %u, clusters of %llu, refcounts of %u bits, "
-		 "%u loop%s, %u fibers, %s%s%s%s%s",
+	snprintf(ret, size, "seed %llu: %s%s, version %u, clusters of %llu%s, refcounts of "
+		 "%u bits, %u loop%s, %u fibers, %s%s%s%s%s",
 		 (unsigned long long)o->seed, kind_names[o->kind],
 		 im->is_shared && o->kind != TRACE_SHARED ? ", a snapshot" :
 		 im->is_raw_data ? ", raw" :
 		 im->has_data_file && o->kind != TRACE_DATA_FILE ? ", a data file" : "",
-		 im->version,
-		 1ULL << im->cluster_bits, 1u << im->refcount_order, o->nloops,
+		 im->version, 1ULL << im->cluster_bits,
+		 im->is_extended ? " (subclusters)" : "", 1u << im->refcount_order, o->nloops,
 		 o->nloops > 1 ? "s" : "", o->nfibers, o->is_device ? "device" : "file",
 		 o->writethrough ? ", writethrough" : "", o->gives_back ? ", discard" : "",
 		 im->stale ? ", stale clusters" : "", o->fault.nth ? ", faults" : "");

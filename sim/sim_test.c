@@ -503,6 +503,7 @@ static void still_trace(struct trace *t, uint64_t seed, bool is_full)
 	if (is_full) {
 		o.is_device = false;
 		o.image.stale = 0;
+		o.image.has_stale_within = false;
 		o.image.full_blocks = 0;
 	}
 	o.nops = 0;

@@ -415,7 +415,9 @@ static void make_backing(struct trace *t)
 {
 	uint64_t n = t->o.backing_size;
 	struct sim_image_opts io = { .version = 3, .cluster_bits = t->o.backing_bits, .window = n,
-				     .refcount_order = 4, .own_every = 2, .is_backing = true };
+				     .refcount_order = 4, .own_every = 2, .is_backing = true,
+				     .is_extended = t->o.image.is_extended &&
+						    t->o.backing_bits >= 14 };
 	struct sim_image im;
 	struct model m;
 	uint8_t *buf;

@@ -32,7 +32,9 @@ enum trace_kind {
 	TRACE_KINDS,
 };
 
-enum { TRACE_SIZES = 4, TRACE_CELLS = TRACE_KINDS * TRACE_SIZES * WORLD_LOOPS_MAX };
+/* Sizes of clusters; from TRACE_EXTENDED on with extended L2 entries. */
+enum { TRACE_SIZES = 7, TRACE_EXTENDED = 4,
+       TRACE_CELLS = TRACE_KINDS * TRACE_SIZES * WORLD_LOOPS_MAX };
 
 struct trace_opts {
 	uint64_t seed;

@@ -110,7 +110,7 @@ static size_t choose(struct qcow2_cache *c, uint64_t key)
 	}
 }
 
-static void insert(struct qcow2_cache *c, uint64_t key, const uint8_t *disk, bool has_marks)
+void cache_insert(struct qcow2_cache *c, uint64_t key, const uint8_t *disk)
 {
 	size_t slot = choose(c, key), words = c->slice_bytes / 8;
 	uint32_t v = atomic_load_explicit(&c->versions[slot], memory_order_relaxed);
@@ -122,28 +122,13 @@ static void insert(struct qcow2_cache *c, uint64_t key, const uint8_t *disk, boo
 	if (disk) {
 		_Atomic uint64_t *w = &c->words[slot * words];
 
-		for (size_t i = 0; i < words; i++) {
-			uint64_t word = be64_load(disk + 8 * i);
-
-			if (word == CACHE_PENDING && !has_marks)        /* as damaged as it was */
-				word ^= 1ULL << 61;
-			atomic_store_explicit(&w[i], word, memory_order_release);
-		}
+		for (size_t i = 0; i < words; i++)
+			atomic_store_explicit(&w[i], be64_load(disk + 8 * i), memory_order_release);
 	}
 	/* The hand has just passed: it is safe until the rest of the set had its turn. */
 	atomic_store_explicit(&c->used[slot], 0, memory_order_relaxed);
 	atomic_store_explicit(&c->keys[slot], disk ? key : key | CACHE_EMPTY, memory_order_release);
 	atomic_store_explicit(&c->versions[slot], v + 2, memory_order_release);
-}
-
-void cache_insert(struct qcow2_cache *c, uint64_t key, const uint8_t *disk)
-{
-	insert(c, key, disk, false);
-}
-
-void cache_insert_marked(struct qcow2_cache *c, uint64_t key, const uint8_t *disk)
-{
-	insert(c, key, disk, true);
 }
 
 bool cache_store(struct qcow2_cache *c, uint64_t key, unsigned word, unsigned n,

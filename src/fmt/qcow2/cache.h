@@ -88,11 +88,10 @@ int cache_setup(struct qcow2_cache *c, unsigned slice_bytes);
  * loop. */
 void cache_insert(struct qcow2_cache *c, uint64_t key, const uint8_t *disk);
 /* What stands in the place of an entry whose cluster is pending (pending.h): readers see a miss and
- * ask the home loop. No valid entry looks like this (reserved bits); cache_insert() changes one
- * that does. */
+ * ask the home loop. No valid entry looks like this (reserved bits); where an image is written,
+ * pendings_mark_slice() changes one that does, and where it is read, it is no mark. A bitmap of an
+ * extended entry may look like this. */
 #define CACHE_PENDING 0x3f00000000000002ULL
-/* The same where what looks like this in @disk is one: pendings_mark_slice() has seen to it. */
-void cache_insert_marked(struct qcow2_cache *c, uint64_t key, const uint8_t *disk);
 
 /* Changes @n words of the slice @key from @word on, where it is in the cache and not empty; readers
  * see all of them or none (C1). False: it is not there, or is empty. Home loop. */

@@ -61,11 +61,12 @@ static uint64_t backing_end(const struct writer *w)
 	return backing ? atomic_load_explicit(&backing->node->size, memory_order_relaxed) : 0;
 }
 
-bool fill_is_zero(const struct writer *w, uint64_t entry, uint64_t guest)
+uint32_t fill_zero_units(const struct writer *w, const struct units *u, uint64_t guest)
 {
-	enum ext_kind kind = map_entry(w->q, entry, guest).kind;
+	uint64_t end = backing_end(w), below = end > guest ? end - guest : 0;
+	uint32_t backed = below ? units_touched(w->q, 0, MIN(below, w->cluster)) : 0;
 
-	return kind == EXT_ZERO || (kind == EXT_BACKING && guest >= backing_end(w));
+	return u->is_bad ? 0 : (units_all(w->q) & ~(u->data | backed)) | u->zero;
 }
 
 static int read_backing_wait(struct writer *w, uint64_t guest, uint8_t *buf, uint64_t lo,
@@ -88,26 +89,36 @@ static int inflate_wait(struct writer *w, uint64_t entry, uint64_t guest, uint8_
 	return inflate_read_wait(w->q->node.home_chan, &req, req.off, entry);
 }
 
-int fill_read_wait(struct fills *f, uint64_t entry, uint64_t guest, uint8_t *buf, uint64_t lo,
-		   uint64_t hi)
+/* The same of units that are alike. */
+static int read_alike_wait(struct writer *w, const struct units *u, uint64_t guest, uint8_t *buf,
+			   uint64_t lo, uint64_t hi)
 {
-	struct unit u = map_entry(f->w->q, entry, guest);
+	unsigned i = (unsigned)(lo >> w->q->unit_bits);
 
-	switch (u.kind) {
-	case EXT_DATA:
-		return chan_read_wait(writer_data(f->w), u.host_off + lo, buf + lo, hi - lo);
-	case EXT_ZERO:
-		memset(buf + lo, 0, hi - lo);
-		return 0;
-	case EXT_BACKING:
-		return read_backing_wait(f->w, guest, buf, lo, hi);
-	case EXT_COMPRESSED:
-		return inflate_wait(f->w, entry, guest, buf, lo, hi);
-	case EXT_MISS:
-	case EXT_CORRUPT:
-		break;
+	if (u->data >> i & 1)
+		return chan_read_wait(writer_data(w), u->host + lo, buf + lo, hi - lo);
+	if (!(u->zero >> i & 1))
+		return read_backing_wait(w, guest, buf, lo, hi);
+	memset(buf + lo, 0, hi - lo);
+	return 0;
+}
+
+int fill_read_wait(struct fills *f, const struct units *u, uint64_t guest, uint8_t *buf,
+		   uint64_t lo, uint64_t hi)
+{
+	int rc = 0;
+
+	if (u->is_bad)
+		return -EUCLEAN;
+	if (u->is_compressed)
+		return inflate_wait(f->w, u->pair.entry, guest, buf, lo, hi);
+	while (lo < hi && !rc) {
+		uint64_t end = MIN(hi, units_alike_end(f->w->q, u->data, u->zero, lo));
+
+		rc = read_alike_wait(f->w, u, guest, buf, lo, end);
+		lo = end;
 	}
-	return -EUCLEAN;
+	return rc;
 }
 
 unsigned fill_zero_iov(struct iovec *iov, uint64_t len)

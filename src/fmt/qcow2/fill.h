@@ -12,6 +12,7 @@
 #include "loop/fiber.h"
 
 struct iovec;
+struct units;
 struct writer;
 
 enum {
@@ -33,17 +34,16 @@ struct fills {
 void fills_init(struct fills *f, struct writer *w);
 void fills_fini(struct fills *f);
 
-/* Is what @entry shows at guest offset @guest, a cluster's first, known to be zeros? Never
- * waits. */
-bool fill_is_zero(const struct writer *w, uint64_t entry, uint64_t guest);
+/* Which units of the cluster at @guest are known to read as zeros? Never waits. */
+uint32_t fill_zero_units(const struct writer *w, const struct units *u, uint64_t guest);
 
 /* A cluster's memory, aligned. NULL: there is none, and nobody has any. */
 void *fill_buf_wait(struct fills *f);
 void fill_buf_put(struct fills *f, void *buf);
 
-/* Reads bytes [@lo, @hi) of what @entry shows of the cluster at @guest into @buf + @lo. */
-int fill_read_wait(struct fills *f, uint64_t entry, uint64_t guest, uint8_t *buf, uint64_t lo,
-		   uint64_t hi);
+/* Reads bytes [@lo, @hi) of what @u shows of the cluster at @guest into @buf + @lo. */
+int fill_read_wait(struct fills *f, const struct units *u, uint64_t guest, uint8_t *buf,
+		   uint64_t lo, uint64_t hi);
 /* Writes @len zeros at @host_off of the file with the data, a cluster's bytes at most. */
 int fill_zero_wait(struct fills *f, uint64_t host_off, uint64_t len);
 

@@ -80,8 +80,9 @@ static int make_table_wait(struct writer *w, struct meta_page *l1, uint64_t l1_o
 		alloc_untake(&w->alloc, run.first, 1, run.is_fresh);
 		return rc;
 	}
-	meta_change(&w->meta, l1, &(struct meta_record){ META_L1, 8, l1_off, old,
-							 table | QCOW2_COPIED });
+	meta_change(&w->meta, l1, &(struct meta_record){ .kind = META_L1, .width = 8, .off = l1_off,
+							 .old = old,
+							 .new = table | QCOW2_COPIED });
 	w->commit.needs_a = true;
 	if (shared) {
 		/* From now on it is the snapshots' alone: their references keep it. */
@@ -159,32 +160,45 @@ void l2_put(struct writer *w, struct l2_at *at)
 	at->page = NULL;
 }
 
-static unsigned index_of(const struct writer *w, const struct l2_at *at, uint64_t guest_off)
+/* Of the entry's first word in its slice. */
+static unsigned word_of(const struct writer *w, const struct l2_at *at, uint64_t guest_off)
 {
 	assert(guest_off >= at->first && guest_off < at->end);
-	return (unsigned)((guest_off - at->first) >> w->q->cluster_bits);
+	return (unsigned)((guest_off - at->first) >> w->q->cluster_bits) * w->q->entry_words;
 }
 
-uint64_t l2_entry(const struct writer *w, const struct l2_at *at, uint64_t guest_off)
+struct l2_pair l2_pair(const struct writer *w, const struct l2_at *at, uint64_t guest_off)
 {
-	return at->page ? meta_value(&w->meta, at->page,
-				     at->page->off + 8 * index_of(w, at, guest_off), 8) : 0;
+	struct l2_pair p = { 0, 0 };
+	uint64_t off;
+
+	if (!at->page)
+		return p;
+	off = at->page->off + 8 * word_of(w, at, guest_off);
+	p.entry = meta_value(&w->meta, at->page, off, 8);
+	if (w->q->entry_words == 2)
+		p.bitmap = meta_value(&w->meta, at->page, off + 8, 8);
+	return p;
 }
 
-void l2_set(struct writer *w, struct l2_at *at, uint64_t guest_off, uint64_t new, bool needs_a)
+void l2_set(struct writer *w, struct l2_at *at, uint64_t guest_off, struct l2_pair new,
+	    bool needs_a)
 {
 	struct qcow2 *q = w->q;
-	unsigned index = index_of(w, at, guest_off);
+	struct l2_pair old = l2_pair(w, at, guest_off);
+	unsigned word = word_of(w, at, guest_off);
 	uint64_t key = cache_key(q->layer, guest_off >> q->slice_shift);
-	uint64_t off = at->page->off + 8 * index;
 	bool is_empty;
 
 	meta_change(&w->meta, at->page,
-		    &(struct meta_record){ META_L2, 8, off,
-					   meta_value(&w->meta, at->page, off, 8), new });
+		    &(struct meta_record){ .kind = META_L2, .width = 8 * q->entry_words,
+					   .off = at->page->off + 8 * word,
+					   .old = old.entry, .new = new.entry,
+					   .old_second = old.bitmap, .new_second = new.bitmap });
 	w->commit.needs_a |= needs_a;
-	if (cache_store(q->cache, key, index, 1, &new))
+	if (cache_store(q->cache, key, word, q->entry_words,
+			(const uint64_t[]){ new.entry, new.bitmap }))
 		return;
 	if (cache_find(q->cache, key, &is_empty) >= 0)
-		cache_insert(q->cache, key, at->page->bytes);
+		pendings_cache_slice(&w->pendings, at);
 }

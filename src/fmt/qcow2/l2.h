@@ -4,7 +4,7 @@
  * Wait for what is needed first, then decide and change without giving way:
  *
  *	rc = l2_get_wait(w, guest_off, true, &at);      the page is there, pinned
- *	entry = l2_entry(&at, guest_off);
+ *	pair = l2_pair(w, &at, guest_off);
  *	l2_set(w, &at, guest_off, new, needs_a);
  *	l2_put(w, &at);
  *
@@ -15,6 +15,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "fmt/qcow2/units.h"
 
 struct meta_page;
 struct writer;
@@ -33,9 +35,10 @@ int l2_get_wait(struct writer *w, uint64_t guest_off, bool make, struct l2_at *r
 void l2_put(struct writer *w, struct l2_at *at);
 
 /* @guest_off is within the slice. */
-uint64_t l2_entry(const struct writer *w, const struct l2_at *at, uint64_t guest_off);
-/* Changes the entry, in the page and in the mapping cache. @needs_a: what it names may become
+struct l2_pair l2_pair(const struct writer *w, const struct l2_at *at, uint64_t guest_off);
+/* Changes it, in the page and in the mapping cache (U11). @needs_a: what it names may become
  * visible only behind a sync (of data that matters, of a new table): see commit.h. */
-void l2_set(struct writer *w, struct l2_at *at, uint64_t guest_off, uint64_t new, bool needs_a);
+void l2_set(struct writer *w, struct l2_at *at, uint64_t guest_off, struct l2_pair new,
+	    bool needs_a);
 
 #endif

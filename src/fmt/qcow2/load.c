@@ -193,7 +193,7 @@ static int read_slices_wait(struct qcow2 *q, uint64_t table, uint64_t at, uint64
 		if (n && cache_find(c, key, &is_empty) >= 0)
 			continue;
 		bytes = is_zero(bytes, q->slice_bytes) ? NULL : bytes;
-		(q->writer ? cache_insert_marked : cache_insert)(c, key, bytes);
+		cache_insert(c, key, bytes);
 	}
 	return 0;
 }

@@ -23,7 +23,7 @@ static struct unit decode(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 	if (is_allocated && (!is_aligned(host, 1ULL << q->cluster_bits) ||
 			     (q->has_data_file && host != guest)))
 		return (struct unit){ .kind = EXT_CORRUPT, .host_off = entry };
-	if (entry == CACHE_PENDING)
+	if (entry == CACHE_PENDING && q->writer)
 		return (struct unit){ .kind = EXT_MISS };
 	return (struct unit){ .kind = is_zero ? EXT_ZERO : is_allocated ? EXT_DATA : EXT_BACKING,
 			      .host_off = host, .has_host = is_allocated };
@@ -40,7 +40,7 @@ static struct unit decode_sub(const struct qcow2 *q, uint64_t entry, uint64_t bi
 	struct unit u = decode(q, entry, guest);
 	bool is_allocated = bitmap >> sub & 1, is_zero = bitmap >> (sub + 32) & 1;
 
-	if (entry & QCOW2_COMPRESSED)
+	if (entry & QCOW2_COMPRESSED || u.kind == EXT_MISS)
 		return u;
 	/* A bit of both halves, or data without a place for it. */
 	if ((bitmap & (bitmap >> 32) & 0xffffffff) || (u.kind == EXT_BACKING && (uint32_t)bitmap))
@@ -126,12 +126,64 @@ static inline bool is_own(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 	return q->has_data_file ? host == guest : host && is_aligned(host, 1ULL << q->cluster_bits);
 }
 
-bool map_is_own(const struct qcow2 *q, uint64_t entry, uint64_t guest)
+/* The same for a run's first cluster, where tests may break the rule. */
+static inline bool is_first_own(const struct qcow2 *q, uint64_t entry, uint64_t guest)
 {
-	if (q->writer->broken & BREAK_Q3_COPIED && !(entry & QCOW2_COMPRESSED) &&
-	    entry != CACHE_PENDING)
-		entry |= QCOW2_COPIED;
-	return is_own(q, entry, guest);
+	if (is_own(q, entry, guest))
+		return true;
+	return q->writer->broken & BREAK_Q3_COPIED && !(entry & QCOW2_COMPRESSED) &&
+	       entry != CACHE_PENDING && is_own(q, entry | QCOW2_COPIED, guest);
+}
+
+/* Where the run of own data in @slot ends that begins at @in_slice, in the cluster of guest offset
+ * @guest; *@ret: where that lies. 0: there is none. */
+static uint64_t own_end(const struct qcow2 *q, long slot, uint64_t guest, uint64_t in_slice,
+			uint64_t end, uint64_t *ret)
+{
+	uint64_t cluster = 1ULL << q->cluster_bits, start = align_down(in_slice, cluster), at;
+	unsigned word = (unsigned)(in_slice >> q->cluster_bits);
+	uint64_t host = cache_word(q->cache, slot, word);
+
+	if (!is_first_own(q, host, guest))
+		return 0;
+	host &= QCOW2_OFFSET_MASK;
+	for (at = start + cluster; at < end; at += cluster) {
+		uint64_t next = cache_word(q->cache, slot, ++word);
+
+		if (!is_own(q, next, guest + (at - start)) ||
+		    (next & QCOW2_OFFSET_MASK) - host != at - start)
+			break;
+	}
+	*ret = host;
+	return at;
+}
+
+/* The same with extended L2 entries: units that are there. A bitmap that cannot be is none. */
+static uint64_t own_units_end(const struct qcow2 *q, long slot, uint64_t guest, uint64_t in_slice,
+			      uint64_t end, uint64_t *ret)
+{
+	uint64_t cluster = 1ULL << q->cluster_bits, start = align_down(in_slice, cluster);
+	uint64_t at = align_down(in_slice, 1ULL << q->unit_bits), host = 0;
+	bool is_first = true;
+
+	do {
+		unsigned word = 2 * (unsigned)(at >> q->cluster_bits);
+		unsigned unit = (unsigned)(at >> q->unit_bits) % QCOW2_SUBCLUSTERS;
+		uint64_t entry = cache_word(q->cache, slot, word), bits, place;
+
+		bits = cache_word(q->cache, slot, word + 1);
+		place = entry & QCOW2_OFFSET_MASK;
+		if (!(is_first ? is_first_own(q, entry, guest) :
+				 is_own(q, entry, guest + (at - start))) ||
+		    (bits & bits >> 32 & 0xffffffff) || !(bits >> unit & 1) ||
+		    (!is_first && place - host != at - start))
+			break;
+		host = is_first ? place : host;
+		is_first = false;
+		at += (uint64_t)__builtin_ctzll(~((bits & 0xffffffff) >> unit)) << q->unit_bits;
+	} while (at < end && is_aligned(at, cluster));
+	*ret = host;
+	return is_first ? 0 : at;
 }
 
 struct ext map_write_run(const struct qcow2 *q, uint64_t off, uint64_t len)
@@ -141,7 +193,6 @@ struct ext map_write_run(const struct qcow2 *q, uint64_t off, uint64_t len)
 	uint64_t key = cache_key(q->layer, off >> q->slice_shift), host, at;
 	uint64_t guest = align_down(off, cluster);
 	struct ext fault = { .kind = EXT_MISS, .len = len };
-	unsigned word = (unsigned)(in_slice >> q->cluster_bits);
 	uint32_t version;
 	bool is_empty;
 	long slot = cache_find(q->cache, key, &is_empty);
@@ -149,19 +200,9 @@ struct ext map_write_run(const struct qcow2 *q, uint64_t off, uint64_t len)
 	if (slot < 0 || is_empty)
 		return fault;
 	version = cache_read_begin(q->cache, slot, key);
-	host = cache_word(q->cache, slot, word);
-	if (!is_own(q, host, guest) && !map_is_own(q, host, guest))
-		return fault;
-	host &= QCOW2_OFFSET_MASK;
-	for (at = align_down(in_slice, cluster) + cluster; at < end; at += cluster) {
-		uint64_t next = cache_word(q->cache, slot, ++word);
-
-		guest += cluster;
-		if (!is_own(q, next, guest) || (next & QCOW2_OFFSET_MASK) - host !=
-		    at - align_down(in_slice, cluster))
-			break;
-	}
-	if (!cache_read_valid(q->cache, slot, version))
+	at = q->entry_words == 1 ? own_end(q, slot, guest, in_slice, end, &host)
+				 : own_units_end(q, slot, guest, in_slice, end, &host);
+	if (!at || !cache_read_valid(q->cache, slot, version))
 		return fault;
 	return (struct ext){ .kind = EXT_DATA, .len = MIN(at, end) - in_slice,
 			     .host_off = host + (in_slice & (cluster - 1)) };

@@ -45,10 +45,7 @@ struct unit {
 
 /* The unit at @off, from the words of its slice in @slot of the cache. */
 struct unit map_unit(const struct qcow2 *q, long slot, uint64_t off);
-/* What L2 entry @entry says of the cluster at @guest; not of extended L2 entries. */
+/* What L2 entry @entry says of the cluster at @guest, leaving out the bitmap of an extended one. */
 struct unit map_entry(const struct qcow2 *q, uint64_t entry, uint64_t guest);
-/* May the cluster at @guest, with this L2 entry, be written where it is? Not of extended L2
- * entries. */
-bool map_is_own(const struct qcow2 *q, uint64_t entry, uint64_t guest);
 
 #endif

@@ -100,7 +100,7 @@ static uint64_t random_bitmap(struct prng *p)
 {
 	uint64_t alloc = prng_next(p) & prng_next(p) & 0xffffffff;
 
-	switch (prng_below(p, 6)) {
+	switch (prng_below(p, 7)) {
 	case 0:
 		return prng_next(p);            /* mostly invalid */
 	case 1:
@@ -109,6 +109,8 @@ static uint64_t random_bitmap(struct prng *p)
 		return 0;
 	case 3:
 		return 0xffffffffULL << 32;
+	case 4:
+		return CACHE_PENDING;           /* a bitmap like any other */
 	default:
 		return alloc | ((prng_next(p) & ~alloc) << 32);
 	}

@@ -281,7 +281,9 @@ void meta_change(struct meta *m, struct meta_page *p, const struct meta_record *
 	uint8_t *at = p->bytes + (rec->off - p->off);
 
 	assert(p->pins && p->kind == rec->kind);
-	assert(meta_value(m, p, rec->off, rec->width) == rec->old);             /* I1 */
+	assert(is_aligned(rec->off, rec->width));
+	assert(meta_value(m, p, rec->off, MIN(rec->width, 8U)) == rec->old);    /* I1 */
+	assert(rec->width < 16 || meta_value(m, p, rec->off + 8, 8) == rec->old_second);
 	switch (rec->width) {
 	case 1:
 		*at = (uint8_t)rec->new;
@@ -291,6 +293,10 @@ void meta_change(struct meta *m, struct meta_page *p, const struct meta_record *
 		break;
 	case 4:
 		be32_store(at, (uint32_t)rec->new);
+		break;
+	case 16:
+		be64_store(at + 8, rec->new_second);
+		be64_store(at, rec->new);
 		break;
 	default:
 		be64_store(at, rec->new);

@@ -64,9 +64,10 @@ struct meta_read {
 /* What was changed: all that a log of changes would need. */
 struct meta_record {
 	enum meta_kind kind;
-	unsigned width;                 /* bytes: 1, 2, 4 or 8; in the file big-endian */
-	uint64_t off;                   /* in the file */
+	unsigned width;                 /* bytes: 1, 2, 4, 8 or 16; in the file big-endian */
+	uint64_t off;                   /* in the file, a multiple of the width */
 	uint64_t old, new;
+	uint64_t old_second, new_second;        /* width 16: the other eight bytes (U11) */
 };
 
 struct meta {

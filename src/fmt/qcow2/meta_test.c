@@ -35,27 +35,33 @@ static enum meta_kind kind_of(uint64_t off)
 	return kinds[off / PAGE % ARRAY_SIZE(kinds)];
 }
 
-/* One change of 1 to 8 bytes, in the page and in the model at the same moment. */
+/* One change of 1 to 16 bytes, in the page and in the model at the same moment. */
 static void change_wait(struct world *wd)
 {
 	struct meta *m = &wd->w.meta;
-	unsigned width = 1U << prng_below(&wd->prng, 4);
+	unsigned width = 1U << prng_below(&wd->prng, 5), first = MIN(width, 8U);
 	uint64_t off = align_down(prng_below(&wd->prng, FILE_BYTES), width);
-	struct meta_record rec = { kind_of(off), width, off, 0, prng_next(&wd->prng) };
+	struct meta_record rec = { .kind = kind_of(off), .width = width, .off = off,
+				   .new = prng_next(&wd->prng),
+				   .new_second = prng_next(&wd->prng) };
 	struct meta_page *p;
-	uint8_t be[8];
+	uint8_t be[16];
 	int rc = meta_get_wait(m, kind_of(off), off, &p);
 
 	if (rc) {
 		assert_true(wd->fails && rc == -EIO);
 		return;
 	}
-	rec.new >>= 64 - 8 * width;
-	rec.old = meta_value(m, p, off, width);
-	be64_store(be, rec.old << (64 - 8 * width));
+	rec.new >>= 64 - 8 * first;
+	rec.old = meta_value(m, p, off, first);
+	if (width == 16)
+		rec.old_second = meta_value(m, p, off + 8, 8);
+	be64_store(be, rec.old << (64 - 8 * first));
+	be64_store(be + 8, rec.old_second);
 	assert_memory_equal(be, wd->model + off, width);
 	meta_change(m, p, &rec);
-	be64_store(be, rec.new << (64 - 8 * width));
+	be64_store(be, rec.new << (64 - 8 * first));
+	be64_store(be + 8, rec.new_second);
 	memcpy(wd->model + off, be, width);
 	meta_put(m, p);
 }
@@ -205,7 +211,8 @@ static int forget_body(void *arg)
 	assert_int_equal(meta_cut(m, META_PHASE_A_L2, &cut), 0);
 	/* Changed while it is written: dirty still, and of phase B. */
 	p = meta_try_get(m, 4 * PAGE);
-	meta_change(m, p, &(struct meta_record){ META_L2, 8, 4 * PAGE, 0, 7 });
+	meta_change(m, p, &(struct meta_record){ .kind = META_L2, .width = 8, .off = 4 * PAGE,
+					       .new = 7 });
 	meta_put(m, p);
 	assert_int_equal(meta_cut_write_wait(cut, &bytes, &writes), 0);
 	meta_cut_end(cut, 0);

@@ -83,7 +83,8 @@ static unsigned cache_word_of(const struct pendings *ps, uint64_t guest)
 {
 	const struct qcow2 *q = ps->w->q;
 
-	return (unsigned)((guest & ((1ULL << q->slice_shift) - 1)) >> q->cluster_bits);
+	return (unsigned)((guest & ((1ULL << q->slice_shift) - 1)) >> q->cluster_bits) *
+	       q->entry_words;
 }
 
 void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *words)
@@ -91,7 +92,7 @@ void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *wor
 	uint64_t bytes = 1ULL << ps->w->q->slice_shift;
 
 	/* A damaged image may hold what looks like a mark: then it is as damaged as it was. */
-	for (size_t at = 0; at < ps->w->q->slice_bytes; at += 8)
+	for (size_t at = 0; at < ps->w->q->slice_bytes; at += 8 * ps->w->q->entry_words)
 		if (be64_load(words + at) == CACHE_PENDING)
 			be64_store(words + at, CACHE_PENDING ^ 1ULL << 61);
 	list_for_each(n, &ps->all) {
@@ -106,7 +107,7 @@ static void insert_slice(struct pendings *ps, const struct l2_at *at)
 {
 	memcpy(ps->slice, at->page->bytes, ps->w->q->slice_bytes);
 	pendings_mark_slice(ps, at->first, ps->slice);
-	cache_insert_marked(ps->w->q->cache, cache_key_of(ps, at->first), ps->slice);
+	cache_insert(ps->w->q->cache, cache_key_of(ps, at->first), ps->slice);
 }
 
 void pendings_cache_slice(struct pendings *ps, const struct l2_at *at)
@@ -117,12 +118,91 @@ void pendings_cache_slice(struct pendings *ps, const struct l2_at *at)
 		insert_slice(ps, at);
 }
 
+/* @n clusters: that they are pending, or what @pair of one says. */
 static void show(struct pendings *ps, const struct l2_at *at, uint64_t guest, unsigned n,
-		 const uint64_t *values)
+		 const struct l2_pair *pair)
 {
-	if (!cache_store(ps->w->q->cache, cache_key_of(ps, guest), cache_word_of(ps, guest), n,
-			 values))
+	static const struct l2_pair pending = { CACHE_PENDING, 0 };
+	unsigned per_cluster = ps->w->q->entry_words;
+	uint64_t words[2 * PENDING_RUN_MAX];
+
+	for (unsigned i = 0; i < n; i++) {
+		const struct l2_pair *p = pair ? &pair[i] : &pending;
+
+		words[i * per_cluster] = p->entry;
+		if (per_cluster == 2)
+			words[i * 2 + 1] = p->bitmap;
+	}
+	if (!cache_store(ps->w->q->cache, cache_key_of(ps, guest), cache_word_of(ps, guest),
+			 n * per_cluster, words))
 		insert_slice(ps, at);
+}
+
+/* ---- what becomes of the units ---- */
+
+/* Those that are data when it is mapped: what writes touched, and what was data. */
+static uint32_t data_units(const struct pending *p)
+{
+	return units_touched(p->ps->w->q, p->covered.lo, p->covered.hi) | p->old.data;
+}
+
+/* Those of them whose bytes have to be written, by the guest or by filling. */
+static uint32_t units_wanted(const struct pending *p)
+{
+	const struct qcow2 *q = p->ps->w->q;
+
+	return units_to_fill(&p->old, units_touched(q, p->covered.lo, p->covered.hi));
+}
+
+/* Are all of them known to show zeros? */
+static bool is_zero(const struct pending *p)
+{
+	return !(units_wanted(p) & ~fill_zero_units(p->ps->w, &p->old, p->guest));
+}
+
+/* Where @p's cluster ends. A data file has nothing behind the end of the disk. */
+static uint64_t end_of(const struct pending *p)
+{
+	const struct qcow2 *q = p->ps->w->q;
+	uint64_t size = atomic_load_explicit(&q->node.size, memory_order_relaxed);
+
+	return q->has_data_file ? MIN(p->ps->w->cluster, size - p->guest) : p->ps->w->cluster;
+}
+
+/* What is covered and what has to be filled: *@ret, if that is one interval. */
+static bool is_one_piece(const struct pending *p, struct span *ret)
+{
+	const struct qcow2 *q = p->ps->w->q;
+	uint32_t wanted = units_wanted(p), touched;
+	uint64_t lo, hi;
+
+	touched = units_touched(q, p->covered.lo, p->covered.hi) | wanted;
+	lo = (uint64_t)__builtin_ctz(touched) << q->unit_bits;
+	hi = (uint64_t)(log2_floor(touched) + 1) << q->unit_bits;
+	if (touched != units_touched(q, lo, hi))
+		return false;
+	/* Next to what is covered, units in place are left alone. */
+	if (!(wanted & units_touched(q, lo, lo + 1)))
+		lo = p->covered.lo;
+	if (!(wanted & units_touched(q, hi - 1, hi)))
+		hi = p->covered.hi;
+	*ret = (struct span){ lo, MIN(hi, end_of(p)) };
+	return true;
+}
+
+/* Is there nothing to fill? */
+static bool is_whole(const struct pending *p)
+{
+	struct span s;
+
+	return is_one_piece(p, &s) && s.lo == p->covered.lo && s.hi == p->covered.hi;
+}
+
+static struct l2_pair new_pair(const struct pending *p)
+{
+	uint32_t data = data_units(p);
+
+	return units_pair(p->ps->w->q, p->host | QCOW2_COPIED, data, p->old.zero & ~data);
 }
 
 /* ---- opening ---- */
@@ -138,12 +218,13 @@ static struct pending *pending_new(struct pendings *ps, const struct l2_at *at,
 	p->ps = ps;
 	p->guest = run->guest + in_run;
 	p->host = run->host + in_run;
+	assert(!run->is_kept || !run->is_fresh);
 	p->is_fresh = run->is_fresh;
 	p->is_kept = run->is_kept;
 	p->at = *at;
 	p->at.page = meta_try_get(&ps->w->meta, at->page->off);
 	assert(p->at.page == at->page);
-	p->old = l2_entry(ps->w, at, p->guest);
+	p->old = units_of(ps->w->q, l2_pair(ps->w, at, p->guest), p->guest);
 	list_init(&p->open_link);
 	list_add_tail(&ps->all, &p->link);
 	list_add_head(bucket_of(ps, p->guest), &p->bucket);
@@ -177,12 +258,13 @@ void pendings_fini(struct pendings *ps)
 		pending_end(p);
 	}
 	fills_fini(&ps->fills);
+	fresh_fini(&ps->fresh);
 }
 
 int pendings_open(struct pendings *ps, const struct l2_at *at, const struct pending_run *run,
 		  uint64_t lo, uint64_t hi)
 {
-	uint64_t marks[PENDING_RUN_MAX], cluster = ps->w->cluster;
+	uint64_t cluster = ps->w->cluster;
 	struct pending *p[PENDING_RUN_MAX];
 	unsigned i;
 
@@ -206,12 +288,11 @@ int pendings_open(struct pendings *ps, const struct l2_at *at, const struct pend
 		p[i]->covered = (struct span){ MAX(lo, start) - start,
 					       MIN(hi, start + cluster) - start };
 		p[i]->writes = 1;
-		marks[i] = CACHE_PENDING;
 		if (ps->w->broken & BREAK_Q2_EARLY_MAP)
-			l2_set(ps->w, &p[i]->at, p[i]->guest, p[i]->host | QCOW2_COPIED, false);
+			l2_set(ps->w, &p[i]->at, p[i]->guest, new_pair(p[i]), false);
 	}
 	ps->nopened += run->n;
-	show(ps, at, run->guest, run->n, marks);
+	show(ps, at, run->guest, run->n, NULL);
 	return 0;
 }
 
@@ -237,37 +318,60 @@ void pendings_free_old(struct pendings *ps, uint64_t entry)
 	}
 }
 
-/* The entry of @guest names @host from now on. */
-static void set_entry(struct pendings *ps, struct l2_at *at, uint64_t guest, uint64_t host,
-		      bool needs_a)
+/* The cluster at @guest is what @new says from now on. */
+static void set_pair(struct pendings *ps, struct l2_at *at, uint64_t guest, struct l2_pair new,
+		     bool needs_a)
 {
 	ps->nmapped++;
 	/* Whoever sees the entry sees this, too: the entry is stored with release later. */
 	if (!(ps->w->broken & BREAK_X4_VOLATILE))
 		atomic_store_explicit(&ps->is_volatile, true, memory_order_relaxed);
 	/* A data file is synced before B in any case. */
-	l2_set(ps->w, at, guest, host | QCOW2_COPIED, needs_a && !ps->w->q->has_data_file);
+	l2_set(ps->w, at, guest, new, needs_a && !ps->w->q->has_data_file);
 }
 
-/* All bytes of @p's cluster are written (W6). */
+/* What of the new place of @host's cluster is known to be zeros, when @data are units that are not:
+ * U13. */
+static void note_fresh(struct pendings *ps, uint64_t host, bool is_kept, bool is_fresh,
+		       uint32_t data)
+{
+	uint64_t cluster = host / ps->w->cluster;
+
+	if (is_kept)
+		fresh_written(&ps->fresh, cluster, data);
+	else
+		fresh_set(&ps->fresh, cluster, is_fresh ? units_all(ps->w->q) & ~data : 0);
+}
+
+/* All that is to be data is written (W6). */
 static void pending_map(struct pending *p)
 {
 	struct pendings *ps = p->ps;
 
-	set_entry(ps, &p->at, p->guest, p->host, true);
+	note_fresh(ps, p->host, p->is_kept, p->is_fresh, data_units(p));
+	set_pair(ps, &p->at, p->guest, new_pair(p), true);
 	if (!p->is_kept)
-		pendings_free_old(ps, p->old);
+		pendings_free_old(ps, p->old.pair.entry);
 	pending_end(p);
 }
 
-void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pending_run *run)
+void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pending_run *run,
+		       uint64_t lo, uint64_t hi)
 {
+	const struct qcow2 *q = ps->w->q;
+
 	for (unsigned i = 0; i < run->n; i++) {
 		uint64_t in_run = i * ps->w->cluster, guest = run->guest + in_run;
-		uint64_t old = l2_entry(ps->w, at, guest);
+		struct units old = units_of(q, l2_pair(ps->w, at, guest), guest);
+		uint32_t data = units_touched(q, MAX(lo, in_run) - in_run,
+					      MIN(hi, in_run + ps->w->cluster) - in_run);
 
-		set_entry(ps, at, guest, run->host + in_run, false);
-		pendings_free_old(ps, old);
+		data |= old.data;
+		note_fresh(ps, run->host + in_run, run->is_kept, true, data);
+		set_pair(ps, at, guest, units_pair(q, (run->host + in_run) | QCOW2_COPIED, data,
+						   old.zero & ~data), false);
+		if (!run->is_kept)
+			pendings_free_old(ps, old.pair.entry);
 	}
 }
 
@@ -276,7 +380,8 @@ static void pending_drop(struct pending *p)
 {
 	struct pendings *ps = p->ps;
 
-	show(ps, &p->at, p->guest, 1, &p->old);
+	show(ps, &p->at, p->guest, 1, &p->old.pair);
+	note_fresh(ps, p->host, p->is_kept, false, data_units(p));
 	if (!p->is_kept)
 		alloc_untake(&ps->w->alloc, p->host / ps->w->cluster, 1, false);
 	pending_end(p);
@@ -284,60 +389,56 @@ static void pending_drop(struct pending *p)
 
 /* ---- closing ---- */
 
-static void add_span(struct span *list, unsigned *n, uint64_t lo, uint64_t hi)
+/* Writes what @p->old shows of [@lo, @hi). */
+static int fill_copy_wait(struct pending *p, uint64_t lo, uint64_t hi)
 {
-	if (lo < hi)
-		list[(*n)++] = (struct span){ lo, hi };
-}
+	struct fills *f = &p->ps->fills;
+	uint8_t *buf = fill_buf_wait(f);
+	int rc;
 
-/* Where @p's cluster ends. A data file has nothing behind the end of the disk. */
-static uint64_t end_of(const struct pending *p)
-{
-	const struct qcow2 *q = p->ps->w->q;
-	uint64_t size = atomic_load_explicit(&q->node.size, memory_order_relaxed);
-
-	return q->has_data_file ? MIN(p->ps->w->cluster, size - p->guest) : p->ps->w->cluster;
-}
-
-/* Writes what @p->old shows in @s from @buf, which holds it. */
-static int fill_span_wait(struct pending *p, uint8_t *buf, struct span s)
-{
+	if (!buf)
+		return -ENOMEM;
+	rc = fill_read_wait(f, &p->old, p->guest, buf, lo, hi);
 	/* What is fresh reads as zeros; a failed write may have been there. */
-	if (p->is_fresh && !p->nfailed && bytes_are_zero(buf + s.lo, s.hi - s.lo))
-		return 0;
-	p->ps->fills.bytes += s.hi - s.lo;
-	return chan_write_wait(writer_data(p->ps->w), p->host + s.lo, buf + s.lo, s.hi - s.lo);
+	if (!rc && !(p->is_fresh && !p->nfailed && bytes_are_zero(buf + lo, hi - lo))) {
+		f->bytes += hi - lo;
+		rc = chan_write_wait(writer_data(p->ps->w), p->host + lo, buf + lo, hi - lo);
+	}
+	fill_buf_put(f, buf);
+	return rc;
+}
+
+/* Fills what of [@lo, @hi) has to be. */
+static int fill_range_wait(struct pending *p, uint64_t lo, uint64_t hi)
+{
+	const struct writer *w = p->ps->w;
+	uint32_t wanted = units_wanted(p), zero = fill_zero_units(w, &p->old, p->guest);
+	int rc = 0;
+
+	while (lo < hi && !rc) {
+		uint64_t end = MIN(hi, units_alike_end(w->q, wanted, zero, lo));
+		unsigned i = (unsigned)(lo >> w->q->unit_bits);
+
+		if (!(wanted >> i & 1))
+			rc = 0;
+		else if (!(zero >> i & 1))
+			rc = fill_copy_wait(p, lo, end);
+		else if (!p->is_fresh || p->nfailed)
+			rc = fill_zero_wait(&p->ps->fills, p->host + lo, end - lo);
+		lo = end;
+	}
+	return rc;
 }
 
 /* Fills what no write has covered with the old content. */
 static int fill_wait(struct pending *p)
 {
-	struct fills *f = &p->ps->fills;
-	struct span spans[2 + PENDING_FAILED_MAX];
-	unsigned n = 0;
-	uint8_t *buf;
-	int rc = 0;
+	int rc = fill_range_wait(p, 0, p->covered.lo);
 
-	add_span(spans, &n, 0, p->covered.lo);
-	add_span(spans, &n, p->covered.hi, end_of(p));
-	for (unsigned i = 0; i < p->nfailed; i++)
-		add_span(spans, &n, p->failed[i].lo, p->failed[i].hi);
-	if (fill_is_zero(p->ps->w, p->old, p->guest)) {
-		for (unsigned i = 0; i < n && !rc; i++)
-			rc = fill_zero_wait(f, p->host + spans[i].lo, spans[i].hi - spans[i].lo);
-		return rc;
-	}
-	if (!n)
-		return 0;
-	buf = fill_buf_wait(f);
-	if (!buf)
-		return -ENOMEM;
-	for (unsigned i = 0; i < n && !rc; i++) {
-		rc = fill_read_wait(f, p->old, p->guest, buf, spans[i].lo, spans[i].hi);
-		if (!rc)
-			rc = fill_span_wait(p, buf, spans[i]);
-	}
-	fill_buf_put(f, buf);
+	if (!rc)
+		rc = fill_range_wait(p, p->covered.hi, end_of(p));
+	for (unsigned i = 0; i < p->nfailed && !rc; i++)
+		rc = fill_range_wait(p, p->failed[i].lo, p->failed[i].hi);
 	return rc;
 }
 
@@ -475,9 +576,13 @@ void pendings_stop_wait(struct pendings *ps)
 
 /* ---- writes ---- */
 
-static bool is_covered(const struct pending *p)
+/* Is it covered? Or nothing of it is to be filled, and no stream comes from an edge or goes to
+ * one. */
+static bool is_complete(const struct pending *p)
 {
-	return !p->covered.lo && p->covered.hi >= end_of(p);
+	bool has_start = !p->covered.lo, has_end = p->covered.hi >= end_of(p);
+
+	return (has_start && has_end) || (!has_start && !has_end && is_whole(p));
 }
 
 /* A write that was the first to cover @first has ended. */
@@ -490,8 +595,10 @@ static void written(struct pending *p, const struct span *first, unsigned n, int
 	if (!res)
 		p->is_acked = true;
 	for (unsigned i = 0; i < n && res; i++) {
+		if (first[i].lo >= first[i].hi)
+			continue;
 		if (p->nfailed < PENDING_FAILED_MAX)
-			add_span(p->failed, &p->nfailed, first[i].lo, first[i].hi);
+			p->failed[p->nfailed++] = first[i];
 		else
 			p->is_lost = true;
 	}
@@ -502,7 +609,7 @@ static void written(struct pending *p, const struct span *first, unsigned n, int
 	}
 	if (p->nfailed || (res && !p->is_acked)) {
 		close_start(p);         /* nobody shall write there again before it is filled */
-	} else if (!p->writes && is_covered(p)) {
+	} else if (!p->writes && is_complete(p)) {
 		open_del(p);
 		pending_map(p);
 	} else if (!p->writes) {
@@ -527,7 +634,8 @@ void pendings_written(struct pendings *ps, uint64_t off, uint64_t len, int res)
 
 bool pending_join(struct pending *p, struct span s, struct span ret[2])
 {
-	if (p->is_closing || s.lo > p->covered.hi || s.hi < p->covered.lo)
+	/* What failed is filled first, or that would fill what comes now (W7). */
+	if (p->is_closing || p->nfailed || s.lo > p->covered.hi || s.hi < p->covered.lo)
 		return false;
 	ret[0] = (struct span){ s.lo, MIN(s.hi, p->covered.lo) };
 	ret[1] = (struct span){ MAX(s.lo, p->covered.hi), s.hi };
@@ -545,36 +653,38 @@ void pending_joined(struct pending *p, const struct span first[2], int res)
 
 bool pending_can_merge(const struct pending *p, const struct req *req)
 {
-	uint64_t len = end_of(p);
+	struct span s;
+	uint64_t more;
 
-	return req->len < len && req->iovcnt <= MERGE_IOVS_MAX &&
-	       (len - req->len <= FILL_ZERO_WRITE_MAX ||
-		!fill_is_zero(p->ps->w, p->old, p->guest));
+	if (req->iovcnt > MERGE_IOVS_MAX || !is_one_piece(p, &s))
+		return false;
+	more = s.hi - s.lo - req->len;
+	return more && (more <= FILL_ZERO_WRITE_MAX || !is_zero(p));
 }
 
-/* The iovecs of one write of @p's cluster: old content around the data of @req. */
-static int merged_iov_wait(struct pending *p, const struct req *req, struct iovec *iov,
-			   unsigned *ret_n, uint8_t **ret_buf)
+/* The iovecs of one write of bytes @s of @p's cluster: old content around the data of @req. */
+static int merged_iov_wait(struct pending *p, const struct req *req, struct span s,
+			   struct iovec *iov, unsigned *ret_n, uint8_t **ret_buf)
 {
 	struct fills *f = &p->ps->fills;
-	uint64_t lo = p->covered.lo, hi = p->covered.hi, end = end_of(p), got;
+	uint64_t before = p->covered.lo - s.lo, behind = s.hi - p->covered.hi, got;
 	unsigned n;
 	int rc;
 
 	*ret_buf = NULL;
-	if (fill_is_zero(p->ps->w, p->old, p->guest)) {
-		n = fill_zero_iov(iov, lo);
+	if (is_zero(p)) {
+		n = fill_zero_iov(iov, before);
 		n += req_iov_cut(req, 0, req->len, iov + n, MERGE_IOVS_MAX, &got);
-		*ret_n = n + fill_zero_iov(iov + n, end - hi);
+		*ret_n = n + fill_zero_iov(iov + n, behind);
 		return 0;
 	}
 	*ret_buf = fill_buf_wait(f);
 	if (!*ret_buf)
 		return -ENOMEM;
-	rc = fill_read_wait(f, p->old, p->guest, *ret_buf, 0, end);
-	iov[0] = (struct iovec){ *ret_buf, lo };
+	rc = fill_read_wait(f, &p->old, p->guest, *ret_buf, s.lo, s.hi);
+	iov[0] = (struct iovec){ *ret_buf + s.lo, before };
 	n = 1 + req_iov_cut(req, 0, req->len, iov + 1, MERGE_IOVS_MAX, &got);
-	iov[n] = (struct iovec){ *ret_buf + hi, end - hi };
+	iov[n] = (struct iovec){ *ret_buf + p->covered.hi, behind };
 	*ret_n = n + 1;
 	return rc;
 }
@@ -583,15 +693,19 @@ int pending_merge_wait(struct pending *p, const struct req *req)
 {
 	struct pendings *ps = p->ps;
 	struct iovec iov[MERGE_IOVS_MAX + FILL_ZERO_IOVS];
-	struct req all = { .kind = REQ_WRITE, .off = p->host, .len = end_of(p), .iov = iov };
+	struct req all = { .kind = REQ_WRITE, .iov = iov };
+	struct span s = { 0, 0 };
 	uint8_t *buf;
 	int rc;
 
 	assert(p->writes == 1 && !p->is_closing);
+	is_one_piece(p, &s);
+	all.off = p->host + s.lo;
+	all.len = s.hi - s.lo;
 	p->is_closing = true;           /* nobody joins */
 	ps->nmerged++;
-	rc = merged_iov_wait(p, req, iov, &all.iovcnt, &buf);
-	if (!rc && buf && p->is_fresh && bytes_are_zero(buf, ps->w->cluster)) {
+	rc = merged_iov_wait(p, req, s, iov, &all.iovcnt, &buf);
+	if (!rc && buf && p->is_fresh && bytes_are_zero(buf + s.lo, s.hi - s.lo)) {
 		req_part(req, 0, req->len, &all);       /* it is what the new place shows, too */
 		all.flags = 0;
 		all.off = p->host + p->covered.lo;

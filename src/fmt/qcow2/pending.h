@@ -11,10 +11,16 @@
  * then map it: the L2 entry changes and the old cluster is freed. A cluster is closed when it is
  * covered, when a commit is due, when it is read, zeroed or discarded, or when there are too many.
  *
+ * With extended L2 entries only the subclusters (units.h) that are touched are filled and mapped,
+ * and what the old place held besides moves along. A cluster that the image owns, but not these
+ * subclusters of it, is *kept*: data goes there, next to what is there, as it does to a zero
+ * cluster that has kept its place.
+ *
  * A write that lies within one cluster and that no stream is likely to follow, or that must be
  * durable at once, is *merged*: the old content is read first, and one write takes all of the
  * cluster. A cluster whose new place is fresh (alloc.h) and whose old content is zero is never
- * pending: it is mapped before its first write, which is one in place then.
+ * pending: it is mapped before its first write, which is one in place then. So are subclusters of a
+ * place that is kept if they are known never to have been written (fresh.h).
  *
  * While a cluster is pending, its entry in the mapping cache has the mark CACHE_PENDING, so that
  * every loop that looks it up asks the home loop (load.c), which closes it first. The page of its
@@ -22,7 +28,8 @@
  *
  * Invariants:
  *	W5  a guest cluster has one pending cluster at most;
- *	W6  an entry is mapped only when all bytes of its cluster are written: data or fill (Q2);
+ *	W6  an entry is mapped only when all bytes of the units that it says are data are written:
+ *	    data or fill (Q2);
  *	W7  a write that failed leaves no byte of another content behind: what it was the first to
  *	    cover is filled with the old content before the cluster is mapped. Where filling
  *	    fails the cluster stays pending and flushes fail, until it works (Q9);
@@ -37,6 +44,7 @@
 #include "base/list.h"
 #include "fmt/qcow2/cache.h"
 #include "fmt/qcow2/fill.h"
+#include "fmt/qcow2/fresh.h"
 #include "fmt/qcow2/l2.h"
 #include "loop/fiber.h"
 
@@ -60,9 +68,9 @@ struct span {
 struct pending_run {
 	uint64_t guest, host;           /* byte offsets */
 	unsigned n;
-	bool is_fresh;                  /* as in struct alloc_run */
-	bool is_kept;                   /* preallocated zero clusters, which keep their place, or
-					 * clusters of a data file, which have it already */
+	bool is_fresh;                  /* as in struct alloc_run; or these units of it are */
+	bool is_kept;                   /* they have these places already, without the data, as
+					 * all clusters of a data file have */
 };
 
 struct pending {
@@ -72,13 +80,14 @@ struct pending {
 	struct pendings *ps;
 	uint64_t seq;                   /* later ones have higher numbers */
 	uint64_t guest, host;
-	uint64_t old;                   /* the entry that will be replaced */
+	struct units old;               /* what will be replaced */
 	struct l2_at at;                /* pinned */
 	struct span covered;
 	struct span failed[PENDING_FAILED_MAX];         /* W7 */
 	unsigned nfailed;
 	unsigned writes;                /* under way */
-	bool is_fresh, is_kept;         /* as in struct pending_run */
+	bool is_fresh;                  /* as in struct alloc_run */
+	bool is_kept;                   /* as in struct pending_run */
 	bool is_acked;                  /* a write to it has ended well */
 	bool is_lost;                   /* more writes failed than can be remembered: it is never
 					 * mapped, and flushes fail (W7) */
@@ -104,6 +113,7 @@ struct pendings {
 	struct fiber_gate gate;         /* of those that close */
 	struct fiber_queue room;        /* fibers that wait until one is gone */
 	struct fills fills;
+	struct fresh fresh;
 	uint8_t slice[CACHE_SLICE_BYTES_MAX];   /* on its way into the cache */
 	/* Counters that do not depend on the machine. */
 	uint64_t nopened, njoined, nmerged;
@@ -151,8 +161,10 @@ void pending_joined(struct pending *p, const struct span first[2], int res);
 bool pending_can_merge(const struct pending *p, const struct req *req);
 int pending_merge_wait(struct pending *p, const struct req *req);
 
-/* Maps @run's clusters, whose old content is zero and which are fresh. */
-void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pending_run *run);
+/* Maps @run's clusters for a write to bytes [@lo, @hi) of them, where all that becomes data shows
+ * zeros and is fresh. */
+void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pending_run *run,
+		       uint64_t lo, uint64_t hi);
 
 /* Nothing names the clusters of @entry any more: frees them. */
 void pendings_free_old(struct pendings *ps, uint64_t entry);

@@ -51,15 +51,20 @@ static int simple_wait(struct test_disk *d, enum req_kind kind, unsigned flags, 
 	return rc;
 }
 
-static uint64_t entry_of(struct test_disk *d, uint64_t off)
+static struct l2_pair pair_of(struct test_disk *d, uint64_t off)
 {
 	struct l2_at at;
-	uint64_t entry;
+	struct l2_pair pair;
 
 	assert_int_equal(l2_get_wait(d->w, off, false, &at), 0);
-	entry = l2_entry(d->w, &at, off);
+	pair = l2_pair(d->w, &at, off);
 	l2_put(d->w, &at);
-	return entry;
+	return pair;
+}
+
+static uint64_t entry_of(struct test_disk *d, uint64_t off)
+{
+	return pair_of(d, off).entry;
 }
 
 static int stream_body(void *arg)
@@ -211,6 +216,39 @@ static void y4_zeros_and_discards(void **state)
 	with_disk(&c, zero_body);
 }
 
+/* Version 2 has no zero flag. */
+static int zero_v2_body(void *arg)
+{
+	struct test_disk *d = arg;
+	uint64_t cluster = 65536, host;
+
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 0, 4 * cluster), 0);
+	host = entry_of(d, 0);
+	/* What is there is written over; what is nowhere, and has nothing below, stays so. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, 0, 0, cluster), 0);
+	assert_true(entry_of(d, 0) == host);
+	assert_int_equal(simple_wait(d, REQ_ZERO, 0, 4 * cluster, d->cell.size - 4 * cluster), 0);
+	assert_true(d->cell.backing ? entry_of(d, 5 * cluster) & QCOW2_COPIED :
+				      !entry_of(d, 5 * cluster));
+	assert_true(!entry_of(d, 15 * cluster));        /* behind the backing file's end */
+	/* Unmapped where nothing would show through. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, REQ_MAY_UNMAP, cluster + 512, 2 * cluster), 0);
+	assert_true(!entry_of(d, 2 * cluster) == !d->cell.backing);
+	assert_true(entry_of(d, cluster) & QCOW2_COPIED && entry_of(d, 3 * cluster) & QCOW2_COPIED);
+	assert_int_equal(simple_wait(d, REQ_DISCARD, 0, 3 * cluster, cluster), 0);
+	assert_true(!entry_of(d, 3 * cluster) == !d->cell.backing);
+	return 0;
+}
+
+static void y4_zeros_without_a_flag(void **state)
+{
+	struct test_cell c = { .version = 2, .cluster_bits = 16, .size = 1 << 20 };
+
+	with_disk(&c, zero_v2_body);
+	c.backing = BACK_RAW;
+	with_disk(&c, zero_v2_body);
+}
+
 static int vast_body(void *arg)
 {
 	struct test_disk *d = arg;
@@ -234,6 +272,99 @@ static void y5_what_is_nowhere_needs_no_table(void **state)
 
 		with_disk(&c, vast_body);
 	}
+}
+
+/* ---- subclusters ---- */
+
+static int overlay_body(void *arg)
+{
+	struct test_disk *d = arg;
+	struct pendings *ps = &d->w->pendings;
+	uint64_t unit = 2048, cluster = 65536, writes = d->file->ops[REQ_WRITE], host;
+	uint64_t reads = d->raw->ops[REQ_READ];
+
+	/* Whole subclusters: nothing of the backing file is read or copied. */
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 4 * unit, 2 * unit), 0);
+	assert_int_equal(ps->n, 0);
+	assert_true(pair_of(d, 0).bitmap == 3 << 4);
+	host = entry_of(d, 0) & QCOW2_OFFSET_MASK;
+	/* A part of one: of that one alone, in one write next to the others. */
+	writes = d->file->ops[REQ_WRITE];
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 20 * unit + 100, 1000), 0);
+	assert_int_equal(d->file->ops[REQ_WRITE] - writes, 1);
+	assert_int_equal(ps->fills.bytes, unit - 1000);
+	assert_true(pair_of(d, 0).bitmap == (3 << 4 | 1 << 20));
+	assert_true((entry_of(d, 0) & QCOW2_OFFSET_MASK) == host);
+	assert_int_equal(d->raw->ops[REQ_READ] - reads, 1);
+	/* In place: nothing changes but the data. */
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 5 * unit + 7, 99), 0);
+	assert_int_equal(d->file->ops[REQ_WRITE] - writes, 2);
+	/* From what is there into what is not: the rest of the second one is filled. */
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 5 * unit + 7, 2 * unit), 0);
+	assert_int_equal(test_disk_flush(d), 0);
+	assert_int_equal(ps->fills.bytes, unit - 1000 + unit - 7);
+	assert_true(pair_of(d, 0).bitmap == (15 << 4 | 1 << 20));
+	/* Zeros: bits, and data for less than a subcluster. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, REQ_MAY_UNMAP, 5 * unit - 10, unit + 10), 0);
+	assert_true(pair_of(d, 0).bitmap == (13 << 4 | 1 << 20 | 1ULL << (32 + 5)));
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 5 * unit + 9, 10), 0);
+	assert_int_equal(test_disk_flush(d), 0);
+	assert_true(pair_of(d, 0).bitmap == (15 << 4 | 1 << 20));
+	/* The last of the data goes, and so does the place. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, REQ_MAY_UNMAP, 4 * unit, 17 * unit), 0);
+	assert_true(entry_of(d, 0) == 0);
+	assert_true(pair_of(d, 0).bitmap == 0x1ffff0ULL << 32);
+	/* A discard takes whole clusters. */
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, cluster, cluster), 0);
+	assert_int_equal(simple_wait(d, REQ_DISCARD, 0, cluster, cluster - unit), 0);
+	assert_true(pair_of(d, cluster).bitmap == 0xffffffff);
+	assert_int_equal(simple_wait(d, REQ_DISCARD, 0, cluster, cluster), 0);
+	assert_true(entry_of(d, cluster) == 0);
+	assert_true(pair_of(d, cluster).bitmap == 0xffffffffULL << 32);
+	return 0;
+}
+
+static void u12_w6_writes_take_the_subclusters_that_they_touch(void **state)
+{
+	static const struct test_cell c = { .version = 3, .cluster_bits = 16, .is_extended = true,
+				       .backing = BACK_RAW, .size = 1 << 20 };
+
+	with_disk(&c, overlay_body);
+}
+
+static int fresh_units_body(void *arg)
+{
+	struct test_disk *d = arg;
+	const struct commit_stats *s = &d->w->commit.stats;
+	uint64_t syncs;
+
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 0, 2048), 0);
+	assert_int_equal(test_disk_flush(d), 0);
+	assert_int_equal(test_disk_flush(d), 0);
+	/* Subclusters of a cluster that was fresh: one sync each, as new clusters. */
+	syncs = s->syncs;
+	for (uint64_t i = 1; i < 20; i++) {
+		assert_int_equal(simple_wait(d, REQ_WRITE, 0, i * 2048, 1000), 0);
+		assert_int_equal(test_disk_flush(d), 0);
+		assert_int_equal(s->syncs - syncs, i);
+	}
+	assert_int_equal(d->w->pendings.nopened, 0);
+	assert_int_equal(d->w->pendings.fills.bytes, 0);
+	/* But not where something was once. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, 0, 2048, 4096), 0);
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 2148, 1000), 0);
+	assert_int_equal(d->w->pendings.nopened, 1);
+	assert_int_equal(test_disk_flush(d), 0);
+	assert_int_equal(d->w->pendings.fills.bytes, 1048);
+	return 0;
+}
+
+static void u13_subclusters_of_fresh_clusters_are_mapped_at_once(void **state)
+{
+	static const struct test_cell c = { .version = 3, .cluster_bits = 16, .is_extended = true,
+				       .size = 1 << 20 };
+
+	with_disk(&c, fresh_units_body);
 }
 
 /* ---- durability ---- */
@@ -320,7 +451,10 @@ int main(void)
 		cmocka_unit_test(w6_fresh_clusters_are_mapped_at_once),
 		cmocka_unit_test(w8_who_looks_closes),
 		cmocka_unit_test(y4_zeros_and_discards),
+		cmocka_unit_test(y4_zeros_without_a_flag),
 		cmocka_unit_test(y5_what_is_nowhere_needs_no_table),
+		cmocka_unit_test(u12_w6_writes_take_the_subclusters_that_they_touch),
+		cmocka_unit_test(u13_subclusters_of_fresh_clusters_are_mapped_at_once),
 		cmocka_unit_test(x4_fua_is_durable_and_so_is_what_maps_it),
 	};
 

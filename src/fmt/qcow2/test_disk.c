@@ -89,6 +89,7 @@ static int make(void *arg)
 		.size = d->cell.size, .version = d->cell.version,
 		.cluster_size = 1ULL << d->cell.cluster_bits,
 		.refcount_bits = d->cell.refcount_bits,
+		.extended_l2 = d->cell.is_extended,
 		.backing_name = size ? "below" : NULL,
 		.backing_format = size ? "raw" : NULL,
 	};

@@ -37,6 +37,7 @@ struct test_cell {
 	unsigned version;
 	unsigned cluster_bits;
 	unsigned refcount_bits;         /* 0: QEMU's default */
+	bool is_extended;               /* extended L2 entries */
 	enum test_backing backing;
 	uint64_t size;
 	bool writethrough;

@@ -6,8 +6,9 @@
  * counted at its port, and the fiber that serves it there sends its data straight from its memory.
  *
  * The fiber cuts it into parts. What may be written in place by now is; the rest goes to new
- * clusters: neighbours in the guest become neighbours in the file as far as the reserve allows,
- * and one write takes them all. Up to WRITE_PARTS_MAX parts are under way.
+ * clusters, or to subclusters of own ones that were not there: neighbours in the guest become
+ * neighbours in the file as far as the reserve allows, and one write takes them all. Up to
+ * WRITE_PARTS_MAX parts are under way.
  *
  * Two gates bound the fibers: one for those that write, another for those that wait for a commit,
  * so that as many as possible share it. A write in place that must be durable is so by itself if no
@@ -112,47 +113,59 @@ struct step {
 	struct pending *merge;          /* FAULT_MERGE */
 };
 
-int write_corrupt(struct writer *w, uint64_t entry, uint64_t off)
+int write_corrupt(struct writer *w, struct l2_pair pair, uint64_t off)
 {
 	w->dead = qcow2_corrupt(w->q, "L2 entry %#llx of guest offset %#llx is invalid",
-				(unsigned long long)entry, (unsigned long long)off);
+				(unsigned long long)pair.entry, (unsigned long long)off);
 	return w->dead;
 }
 
-/* A zero cluster whose place in the file is its own: data goes there. In a data file every cluster
- * has its place. */
-static bool is_kept(const struct writer *w, uint64_t entry, uint64_t guest)
+/* What a write does to a cluster. */
+struct effect {
+	struct units old;
+	bool is_hit;                    /* all that it touches is data in its own place */
+	bool is_kept;                   /* the place is its own, but not all is there */
+	uint64_t place;                 /* where that is */
+	bool is_zero;                   /* all that has to be data, and is not there, shows zeros */
+	bool is_fresh;                  /* is_kept, and what is not there was never written */
+};
+
+static struct effect effect_on(const struct writer *w, const struct l2_at *at,
+			       const struct step *s, uint64_t guest)
 {
-	return w->q->has_data_file || (map_entry(w->q, entry, guest).kind == EXT_ZERO &&
-				       (entry & QCOW2_COPIED) && entry & QCOW2_OFFSET_MASK);
+	uint64_t lo = MAX(s->off, guest) - guest;
+	uint64_t hi = MIN(s->off + s->len, guest + w->cluster) - guest;
+	struct effect e = { .old = units_of(w->q, l2_pair(w, at, guest), guest) };
+	uint32_t wanted = units_to_fill(&e.old, units_touched(w->q, lo, hi));
+
+	e.is_hit = e.old.is_own && !wanted;
+	/* In a data file every cluster has its place. */
+	e.is_kept = e.old.is_own || w->q->has_data_file;
+	e.place = w->q->has_data_file ? guest : e.old.host;
+	e.is_zero = !(wanted & ~fill_zero_units(w, &e.old, guest));
+	e.is_fresh = e.old.is_own && !w->q->has_data_file && (w->broken & BREAK_Q2_KEPT_FRESH ||
+		!(wanted & ~fresh_units(&w->pendings.fresh, e.old.host / w->cluster)));
+	return e;
 }
 
-static uint64_t kept_place(const struct writer *w, uint64_t entry, uint64_t guest)
-{
-	return w->q->has_data_file ? guest : entry & QCOW2_OFFSET_MASK;
-}
-
-/* How many clusters from @run->guest on want new places in the same way: run->is_kept says
- * which. */
+/* How many clusters from @run->guest on, where @first happens, want new places in the same way. */
 static unsigned count_run(const struct writer *w, const struct l2_at *at, const struct step *s,
-			  const struct pending_run *run, unsigned max)
+			  const struct pending_run *run, const struct effect *first, unsigned max)
 {
-	uint64_t first = l2_entry(w, at, run->guest), end = MIN(s->off + s->len, at->end);
-	bool is_zero = fill_is_zero(w, first, run->guest);
+	uint64_t end = MIN(s->off + s->len, at->end);
 	unsigned n = 1;
 
 	for (; n < max; n++) {
-		uint64_t guest = run->guest + n * w->cluster, entry;
+		uint64_t guest = run->guest + n * w->cluster;
+		struct effect e;
 
 		if (guest >= end || pending_find(&w->pendings, guest))
 			break;
-		entry = l2_entry(w, at, guest);
-		if (map_is_own(w->q, entry, guest) ||
-		    map_entry(w->q, entry, guest).kind == EXT_CORRUPT ||
-		    fill_is_zero(w, entry, guest) != is_zero ||
-		    is_kept(w, entry, guest) != run->is_kept)
+		e = effect_on(w, at, s, guest);
+		if (e.old.is_bad || e.is_hit || e.is_zero != first->is_zero ||
+		    e.is_kept != first->is_kept || e.is_fresh != first->is_fresh)
 			break;
-		if (run->is_kept && kept_place(w, entry, guest) != run->host + n * w->cluster)
+		if (e.is_kept && e.place != run->host + n * w->cluster)
 			break;
 	}
 	return n;
@@ -178,18 +191,19 @@ static int fault_new(struct frame *f, struct part *part, struct l2_at *at, struc
 	struct writer *w = f->w;
 	struct pendings *ps = &w->pendings;
 	struct pending_run run = { .guest = align_down(s->off, w->cluster) };
-	uint64_t entry = l2_entry(w, at, run.guest), lo = s->off - run.guest, hi;
-	bool is_zero = fill_is_zero(w, entry, run.guest);
+	uint64_t lo = s->off - run.guest, hi;
+	struct effect e = effect_on(w, at, s, run.guest);
 	struct alloc_run taken;
 	int rc;
 
-	if (map_entry(w->q, entry, run.guest).kind == EXT_CORRUPT)
-		return write_corrupt(w, entry, s->off);
+	if (e.old.is_bad)
+		return write_corrupt(w, e.old.pair, s->off);
 	if (ps->n == PENDING_MAX)
 		return FAULT_ROOM;
-	run.is_kept = is_kept(w, entry, run.guest);
-	run.host = kept_place(w, entry, run.guest);
-	run.n = count_run(w, at, s, &run, MIN((unsigned)PENDING_RUN_MAX, PENDING_MAX - ps->n));
+	run.is_kept = e.is_kept;
+	run.host = e.place;
+	run.is_fresh = e.is_fresh && e.is_zero;
+	run.n = count_run(w, at, s, &run, &e, MIN((unsigned)PENDING_RUN_MAX, PENDING_MAX - ps->n));
 	if (!run.is_kept) {
 		if (!alloc_take(&w->alloc, run.n, &taken))
 			return FAULT_FILL;
@@ -199,8 +213,8 @@ static int fault_new(struct frame *f, struct part *part, struct l2_at *at, struc
 	}
 	hi = MIN(lo + s->len, run.n * w->cluster);
 	s->done = hi - lo;
-	if (is_zero && run.is_fresh) {
-		pendings_map_zero(ps, at, &run);
+	if (e.is_zero && run.is_fresh) {
+		pendings_map_zero(ps, at, &run, lo, hi);
 		part_send(part, s->at, s->done, run.host + lo);
 		return FAULT_SENT;
 	}

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "fmt/qcow2/units.h"
 #include "loop/fiber.h"
 
 struct req;
@@ -31,7 +32,7 @@ void writes_init(struct writes *ws);
  * but FUA, for a hint. 0 or the first error, when nothing of it is under way any more (X3). */
 int write_range_wait(struct writer *w, const struct req *req);
 /* The L2 entry of guest offset @off cannot be: nothing is changed any more. Returns -EUCLEAN. */
-int write_corrupt(struct writer *w, uint64_t entry, uint64_t off);
+int write_corrupt(struct writer *w, struct l2_pair pair, uint64_t off);
 /* What was done before is durable. */
 int write_commit_wait(struct writer *w);
 /* Waits for a commit where far too many pages are dirty. */

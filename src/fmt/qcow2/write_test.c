@@ -62,6 +62,24 @@ static void w5_w6_w8_x4_y4_writes_agree_with_the_model(void **state)
 	}
 }
 
+/* Subclusters: the same images, in units of a 32nd. */
+static void u12_w6_y4_subclusters_agree_with_the_model(void **state)
+{
+	static const unsigned bits[] = { 14, 16, 21 };
+	uint64_t seed = 300;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(bits); i++) {
+		for (unsigned n = 0; n < 6; n++, seed++) {
+			struct test_cell c = { .version = 3, .cluster_bits = bits[i],
+				.is_extended = true, .backing = n % 3, .discard = seed % 2,
+				.writethrough = seed % 5 == 0,
+				.size = align_up(sizes[bits[i] == 14 ? 12 : bits[i]], 512) };
+
+			random_cell(&c, seed, 60 / TEST_SCALE + 5);
+		}
+	}
+}
+
 /* What a fault of the file, or of what is below it, leaves: errors for those who asked meanwhile,
  * each byte old or new, and afterwards an image in which nothing is wrong. */
 static void with_faults(const struct test_cell *cell, uint64_t seed, int nth, unsigned kinds)
@@ -101,12 +119,14 @@ static void q9_w7_x3_errors_leave_old_or_new(void **state)
 {
 	static const unsigned kinds[] = { 0, 1 << REQ_WRITE, 1 << REQ_READ, 1 << REQ_FLUSH,
 					  1 << REQ_WRITE | 1 << REQ_ZERO };
-	static const unsigned bits[] = { 9, 12, 16 };
+	static const unsigned bits[] = { 9, 12, 16, 14 };
 
-	for (unsigned i = 0; i < 240 / TEST_SCALE; i++) {
-		struct test_cell c = { .version = 3, .cluster_bits = bits[i % 3],
-				  .backing = i / 3 % 3, .writethrough = i % 7 == 0,
-				  .size = align_up(sizes[bits[i % 3]] / 4, 512) };
+	for (unsigned i = 0; i < 320 / TEST_SCALE; i++) {
+		struct test_cell c = { .version = 3, .cluster_bits = bits[i % 4],
+				  .backing = i / 4 % 3, .writethrough = i % 7 == 0,
+				  .is_extended = i % 4 == 3 || (i % 4 == 2 && i % 8 > 4) };
+
+		c.size = align_up(i % 4 == 3 ? 300 * 1000 : sizes[bits[i % 4]] / 4, 512);
 
 		with_faults(&c, 1000 + i, (int)(i * 7 % 97), kinds[i % 5]);
 	}
@@ -131,8 +151,9 @@ static void *call_workers(void *arg)
  * and used again meanwhile. */
 static void two_loops_write_one_disk(void **state)
 {
-	for (unsigned i = 0; i < 6; i++) {
-		struct test_cell c = { .version = 3, .cluster_bits = i % 2 ? 12 : 16,
+	for (unsigned i = 0; i < 8; i++) {
+		struct test_cell c = { .version = 3, .cluster_bits = i % 2 && i < 6 ? 12 : 16,
+				  .is_extended = i > 5,
 				  .backing = i % 3, .discard = i % 2,
 				  .writethrough = i == 4, .size = 600 * 1024 };
 		struct test_disk *d = test_disk_new(&c, LOOP_AUTO, 2, 500 + i);
@@ -162,6 +183,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(w5_w6_w8_x4_y4_writes_agree_with_the_model),
+		cmocka_unit_test(u12_w6_y4_subclusters_agree_with_the_model),
 		cmocka_unit_test(q9_w7_x3_errors_leave_old_or_new),
 		cmocka_unit_test(two_loops_write_one_disk),
 	};

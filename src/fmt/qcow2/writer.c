@@ -13,9 +13,7 @@ static int check_features(const struct qcow2_header *h, struct err *err)
 {
 	const char *what = NULL;
 
-	if (qcow2_has_extended_l2(h))
-		what = "extended L2 entries";
-	else if (qcow2_has_data_file(h) && h->nb_snapshots)
+	if (qcow2_has_data_file(h) && h->nb_snapshots)
 		what = "snapshots beside an external data file";
 	if (!what)
 		return 0;

@@ -3,12 +3,14 @@
  *
  *	meta.c     metadata in memory, page by page; the one function that changes it
  *	l2.c       L1 and L2 entries: finding, making and copying tables
+ *	units.c    what an L2 entry says of a cluster, or of its subclusters: pure
  *	refs.c     refcounts: their table and blocks, the search for free clusters
  *	alloc.c    clusters for the asking: the reserve; where metadata lies (cluster_set.c)
  *	quarantine.c  what is freed rests there
  *	commit.c   makes changes durable, in an order that no crash can hurt
  *	pending.c  new clusters between their first write and their place in an L2 table
  *	fill.c     the old content of clusters that are replaced
+ *	fresh.c    subclusters that were never written
  *	write.c    requests that write; zero.c: those that zero and discard
  *	track.c    persistent bitmaps: what was changed
  *	mark.c     the mark of an image in use; reclaim.c: the walk where it was left behind
@@ -72,7 +74,8 @@ enum writer_break {
 	BREAK_T31_NO_MARK = 1 << 17,    /* bitmaps are not marked before the first change */
 	BREAK_T31_EARLY = 1 << 18,      /* their marks go before their bits are durable */
 	BREAK_T34_EARLY = 1 << 19,      /* their tables name clusters without a commit */
-	BREAK_Q1_NOT_DIRTY = 1 << 20,   /* lazy refcounts, and the image is not marked dirty */
+	BREAK_Q2_KEPT_FRESH = 1 << 20,  /* what is kept is taken for fresh */
+	BREAK_Q1_NOT_DIRTY = 1 << 21,   /* lazy refcounts, and the image is not marked dirty */
 };
 
 struct mark {

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* fmt/qcow2/zero.c - requests that zero and discard.
  *
- * Whole clusters get the zero flag; they keep their place in the file unless the request allows
- * to unmap. What reads as zeros anyway is left alone, and no table is made for it. Parts of
- * clusters are written, where they do not read as zeros. Version 2 has no zero flag: zeros are
- * written.
+ * Whole clusters, and whole subclusters where there are some (units.h), get the zero flag; a
+ * cluster keeps its place in the file unless the request allows to unmap and no data is left in
+ * it. What reads as zeros anyway is left alone, and no table is made for it. Less than a unit is
+ * written, where it does not read as zeros, and so are subclusters of a compressed cluster, which
+ * has none. Version 2 has no zero flag: zeros are written, but clusters are unmapped where that is
+ * allowed and there is no backing file.
  *
  * A discard frees whole clusters and sets the zero flag, so that nothing of a backing file shows
  * through. In version 2 it can only unmap, and only without a backing file. Parts of clusters are
@@ -21,53 +23,69 @@
 
 enum { SLICES_IN_A_ROW = 256 };
 
+/* What look_at() finds. */
+enum need { NEED_NOTHING, NEED_CHANGE, NEED_DATA };
+
 struct change {
 	struct writer *w;
 	bool unmap;                     /* clusters lose their place in the file */
 };
 
-/* What @entry of the cluster at @guest becomes. */
-static uint64_t changed(const struct change *c, uint64_t entry, uint64_t guest)
+/* What @old of the cluster at @guest becomes when @units of it are zeroed. */
+static struct l2_pair changed(const struct change *c, const struct units *old, uint64_t guest,
+			      uint32_t units)
 {
 	const struct qcow2 *q = c->w->q;
-	struct unit u = map_entry(q, entry, guest);
-	uint64_t zero = q->has_zero_flag ? QCOW2_ZERO : 0;
+	uint32_t data, zero = old->zero;
+	bool is_kept;
 
-	/* It is zeroed there already. */
-	if (q->has_raw_data && u.kind != EXT_BACKING && u.kind != EXT_CORRUPT)
-		return entry;
-	switch (u.kind) {
-	case EXT_BACKING:
-		return fill_is_zero(c->w, entry, guest) ? entry : zero;
-	case EXT_COMPRESSED:
-		return zero;
-	case EXT_DATA:
-	case EXT_ZERO:
-		return c->unmap || !u.has_host ? zero : entry | zero;
-	case EXT_MISS:
-	case EXT_CORRUPT:
-		break;
-	}
-	return entry;                   /* look_at() has refused it */
+	if (q->has_raw_data)            /* it is zeroed there already */
+		units &= ~(old->data | old->zero);
+	data = old->data & ~units;
+	is_kept = old->has_host && (data || !c->unmap || q->has_raw_data);
+	/* What is nowhere and shows zeros already may stay so. */
+	zero |= units & (old->data | ~fill_zero_units(c->w, old, guest));
+	if (!q->has_zero_flag)
+		zero = 0;
+	if (is_kept == old->has_host && data == old->data && zero == old->zero)
+		return old->pair;
+	return units_pair(q, is_kept ? old->host | (old->pair.entry & QCOW2_COPIED) : 0, data,
+			  zero);
 }
 
-/* Is there something to change in [@off, @end) of the slice @at? -EUCLEAN: an entry that cannot be
- * is among them. */
+/* Is all of @touched zeroed already, in a raw data file? */
+static bool is_zeroed(const struct writer *w, const struct units *u, uint32_t touched)
+{
+	return w->q->has_raw_data && !(touched & ~(u->data | u->zero));
+}
+
+/* The units of the cluster at @guest that are in [@off, @end). */
+static uint32_t units_in(const struct writer *w, uint64_t guest, uint64_t off, uint64_t end)
+{
+	return units_touched(w->q, MAX(off, guest) - guest, MIN(end, guest + w->cluster) - guest);
+}
+
+/* Is there something to change in [@off, @end) of the slice @at? NEED_DATA: the table cannot say
+ * it: a part of a compressed cluster. -EUCLEAN: an entry that cannot be is among them. */
 static int look_at(const struct change *c, const struct l2_at *at, uint64_t off, uint64_t end)
 {
 	struct writer *w = c->w;
-	int needed = 0;
+	int need = NEED_NOTHING;
 
-	if (!at->page)                  /* all are alike, but for the end of the backing file */
-		return changed(c, 0, off) ? 1 : 0;
-	for (; off < end; off += w->cluster) {
-		uint64_t entry = l2_entry(w, at, off);
+	for (uint64_t guest = align_down(off, w->cluster); guest < end; guest += w->cluster) {
+		struct units u = units_of(w->q, l2_pair(w, at, guest), guest);
+		uint32_t units = units_in(w, guest, off, end);
 
-		if (map_entry(w->q, entry, off).kind == EXT_CORRUPT)
-			return write_corrupt(w, entry, off);
-		needed |= changed(c, entry, off) != entry;
+		if (u.is_bad)
+			return write_corrupt(w, u.pair, guest);
+		if (u.is_compressed && units != units_all(w->q))
+			return NEED_DATA;
+		if (!l2_pair_is(changed(c, &u, guest, units), u.pair))
+			need = NEED_CHANGE;
+		if (!at->page)          /* all are alike, but for the end of the backing file */
+			break;
 	}
-	return needed;
+	return need;
 }
 
 /* Changes [@off, @end) of the slice @at. Never waits. */
@@ -75,14 +93,15 @@ static void change(const struct change *c, struct l2_at *at, uint64_t off, uint6
 {
 	struct writer *w = c->w;
 
-	for (; off < end; off += w->cluster) {
-		uint64_t old = l2_entry(w, at, off), new = changed(c, old, off);
+	for (uint64_t guest = align_down(off, w->cluster); guest < end; guest += w->cluster) {
+		struct units old = units_of(w->q, l2_pair(w, at, guest), guest);
+		struct l2_pair new = changed(c, &old, guest, units_in(w, guest, off, end));
 
-		if (new == old)
+		if (l2_pair_is(new, old.pair))
 			continue;
-		l2_set(w, at, off, new, false);
-		if (!(new & QCOW2_OFFSET_MASK))
-			pendings_free_old(&w->pendings, old);
+		l2_set(w, at, guest, new, false);
+		if (!(new.entry & QCOW2_OFFSET_MASK))
+			pendings_free_old(&w->pendings, old.pair.entry);
 	}
 }
 
@@ -100,12 +119,13 @@ static void unmap_data_wait(struct writer *w, uint64_t off, uint64_t end)
 	chan_submit_wait(writer_data(w), &req);
 }
 
-/* Does what is to be done from @off on, up to @end or the end of its slice: *@ret. 0 or -errno. */
+/* Does what is to be done from @off on, up to @end or the end of its slice: *@ret. 0, NEED_DATA if
+ * that cannot be done here, or -errno. */
 static int slice_wait(const struct change *c, uint64_t off, uint64_t end, uint64_t *ret)
 {
 	struct writer *w = c->w;
 	struct l2_at at = { .page = NULL };
-	bool make = false;
+	bool make = false, is_changed;
 	int rc;
 
 	for (;;) {
@@ -121,7 +141,7 @@ static int slice_wait(const struct change *c, uint64_t off, uint64_t end, uint64
 			continue;
 		}
 		rc = w->dead ? w->dead : look_at(c, &at, off, *ret);
-		if (rc <= 0 || make)
+		if (rc != NEED_CHANGE || make)
 			break;
 		l2_put(w, &at);
 		rc = mark_set_wait(w);
@@ -129,12 +149,15 @@ static int slice_wait(const struct change *c, uint64_t off, uint64_t end, uint64
 			return rc;
 		make = true;
 	}
-	if (rc > 0)
+	is_changed = rc == NEED_CHANGE;
+	if (is_changed) {
 		change(c, &at, off, *ret);
+		rc = 0;
+	}
 	l2_put(w, &at);
-	if (rc > 0 && c->unmap)
+	if (is_changed && c->unmap)
 		unmap_data_wait(w, off, *ret);
-	return MIN(rc, 0);
+	return rc;
 }
 
 /* @off and @end are multiples of a cluster. */
@@ -164,11 +187,13 @@ static int write_zeros_wait(struct writer *w, uint64_t off, uint64_t len)
 	return write_range_wait(w, &req);
 }
 
-/* Zeros [@off, @off + @len) of one cluster without the zero flag. */
+/* Zeros [@off, @off + @len) of one cluster without its table. */
 static int part_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags)
 {
-	uint64_t guest = align_down(off, w->cluster), entry;
+	uint64_t guest = align_down(off, w->cluster);
+	uint32_t touched = units_in(w, guest, off, off + len);
 	struct req below = { .kind = REQ_ZERO, .flags = REQ_FAST_ONLY, .len = len };
+	struct units u;
 	struct l2_at at;
 	int rc;
 
@@ -180,18 +205,17 @@ static int part_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flag
 			rc = l2_get_wait(w, off, false, &at);
 		if (rc)
 			return rc;
-		entry = l2_entry(w, &at, guest);
+		u = units_of(w->q, l2_pair(w, &at, guest), guest);
 		l2_put(w, &at);
 	} while (pending_find(&w->pendings, guest));
 	/* Nothing gives way until something is sent. */
-	if (map_entry(w->q, entry, guest).kind == EXT_CORRUPT)
-		return write_corrupt(w, entry, off);
-	if (fill_is_zero(w, entry, guest) ||
-	    (w->q->has_raw_data && map_entry(w->q, entry, guest).kind != EXT_BACKING))
+	if (u.is_bad)
+		return write_corrupt(w, u.pair, off);
+	if (!(touched & ~fill_zero_units(w, &u, guest)) || is_zeroed(w, &u, touched))
 		return 0;
-	if (map_is_own(w->q, entry, guest) &&
+	if (u.is_own && !(touched & ~u.data) &&
 	    (flags & REQ_FAST_ONLY || len > FILL_ZERO_WRITE_MAX)) {
-		below.off = (entry & QCOW2_OFFSET_MASK) + (off - guest);
+		below.off = u.host + (off - guest);
 		commit_note(&w->commit);
 		rc = chan_submit_wait(writer_data(w), &below);
 		if (rc != -ENOTSUP)
@@ -216,12 +240,54 @@ static int parts_wait(struct writer *w, uint64_t off, uint64_t end, unsigned fla
 	return rc;
 }
 
-/* What counts as the end of the last cluster. */
-static uint64_t whole_end(const struct writer *w, uint64_t end)
+static uint64_t disk_end(const struct writer *w)
 {
-	bool is_last = end == atomic_load_explicit(&w->q->node.size, memory_order_relaxed);
+	return atomic_load_explicit(&w->q->node.size, memory_order_relaxed);
+}
 
-	return is_last ? align_up(end, w->cluster) : align_down(end, w->cluster);
+/* Some units of one cluster. Where the table cannot say it, zeros are written. */
+static int few_units_wait(const struct change *c, uint64_t off, uint64_t end, unsigned flags)
+{
+	uint64_t done;
+	int rc = slice_wait(c, off, end, &done);
+
+	return rc == NEED_DATA ? part_wait(c->w, off, MIN(end, disk_end(c->w)) - off, flags) : rc;
+}
+
+/* @off and @end are multiples of a unit. */
+static int units_wait(const struct change *c, uint64_t off, uint64_t end, unsigned flags)
+{
+	uint64_t cluster = c->w->cluster, first = align_up(off, cluster);
+	uint64_t last = align_down(end, cluster);
+	int rc = 0;
+
+	if (first > last)
+		return few_units_wait(c, off, end, flags);
+	if (off < first)
+		rc = few_units_wait(c, off, first, flags);
+	if (!rc && last < end)
+		rc = few_units_wait(c, last, end, flags);
+	return rc ? rc : clusters_wait(c, first, last);
+}
+
+/* What counts as the end of the last whole @unit bytes: all of the last cluster. */
+static uint64_t whole_end(const struct writer *w, uint64_t end, uint64_t unit)
+{
+	return end == disk_end(w) ? align_up(end, w->cluster) : align_down(end, unit);
+}
+
+/* Does what is nowhere show zeros at guest cluster @guest, and behind? */
+static bool shows_zeros(const struct writer *w, uint64_t guest)
+{
+	struct units nowhere = { .data = 0 };
+
+	return fill_zero_units(w, &nowhere, guest) == units_all(w->q);
+}
+
+/* Is there no backing file? */
+static bool nowhere_is_zero(const struct writer *w)
+{
+	return !w->q->node.child[CHILD_BACKING];
 }
 
 /* Version 2. A range that is nowhere is passed over as fast as with the flag. */
@@ -239,7 +305,7 @@ static int zero_v2_wait(struct writer *w, uint64_t off, uint64_t end, unsigned f
 		if (rc)
 			break;
 		next = MIN(end, at.end);
-		if (at.page || !fill_is_zero(w, 0, align_down(off, w->cluster))) {
+		if (at.page || !shows_zeros(w, align_down(off, w->cluster))) {
 			l2_put(w, &at);
 			rc = parts_wait(w, off, next, flags);
 		}
@@ -263,12 +329,13 @@ static int zero_raw_wait(struct writer *w, uint64_t off, uint64_t len, unsigned 
 int zero_range_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags)
 {
 	struct change c = { .w = w, .unmap = flags & REQ_MAY_UNMAP };
-	uint64_t end = off + len, first = align_up(off, w->cluster), last = whole_end(w, end);
+	uint64_t unit = 1ULL << w->q->unit_bits, end = off + len;
+	uint64_t first = align_up(off, unit), last = whole_end(w, end, unit);
 	int rc = w->q->has_raw_data ? zero_raw_wait(w, off, len, flags) : 0;
 
 	if (rc)
 		return rc;
-	if (!w->q->has_zero_flag)
+	if (!w->q->has_zero_flag && !(c.unmap && nowhere_is_zero(w)))
 		return zero_v2_wait(w, off, end, flags);
 	if (first >= last)
 		return parts_wait(w, off, end, flags);
@@ -276,13 +343,13 @@ int zero_range_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags
 	rc = parts_wait(w, off, first, flags);
 	if (!rc && last < end)
 		rc = parts_wait(w, last, end, flags);
-	return rc ? rc : clusters_wait(&c, first, last);
+	return rc ? rc : units_wait(&c, first, last, flags);
 }
 
 int discard_range_wait(struct writer *w, uint64_t off, uint64_t len)
 {
 	struct change c = { .w = w, .unmap = true };
-	uint64_t first = align_up(off, w->cluster), last = whole_end(w, off + len);
+	uint64_t first = align_up(off, w->cluster), last = whole_end(w, off + len, w->cluster);
 
 	if (first >= last)
 		return 0;
@@ -291,7 +358,7 @@ int discard_range_wait(struct writer *w, uint64_t off, uint64_t len)
 
 		return rc == -ENOTSUP ? 0 : rc;
 	}
-	if (!w->q->has_zero_flag && w->q->node.child[CHILD_BACKING])
+	if (!w->q->has_zero_flag && !nowhere_is_zero(w))
 		return 0;               /* the backing file would show through */
 	return clusters_wait(&c, first, last);
 }
