@@ -199,6 +199,11 @@ static unsigned run_to_take(const struct alloc *a)
 	return cut < a->nruns ? cut : 0;
 }
 
+uint64_t alloc_next(const struct alloc *a)
+{
+	return a->nruns ? a->runs[run_to_take(a)].n : 0;
+}
+
 bool alloc_take(struct alloc *a, uint64_t want, struct alloc_run *ret)
 {
 	unsigned i = run_to_take(a);

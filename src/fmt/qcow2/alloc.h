@@ -62,6 +62,8 @@ struct alloc {
 int alloc_open_wait(struct alloc *a, struct writer *w, struct err *err);
 void alloc_fini(struct alloc *a);
 
+/* How many clusters alloc_take() would give at most; 0: the reserve is empty. */
+uint64_t alloc_next(const struct alloc *a);
 /* Up to @want adjacent clusters of the reserve, at least 1: the lowest ones, but such first whose
  * refcount is durable. False: it is empty; call alloc_fill_wait() and look again. Never waits. */
 bool alloc_take(struct alloc *a, uint64_t want, struct alloc_run *ret);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/endian.h"
 #include "fmt/qcow2/writer.h"
 
 static uint64_t l1_off_of(const struct qcow2 *q, uint64_t guest_off)
@@ -170,14 +171,14 @@ static unsigned word_of(const struct writer *w, const struct l2_at *at, uint64_t
 struct l2_pair l2_pair(const struct writer *w, const struct l2_at *at, uint64_t guest_off)
 {
 	struct l2_pair p = { 0, 0 };
-	uint64_t off;
+	const uint8_t *bytes;
 
 	if (!at->page)
 		return p;
-	off = at->page->off + 8 * word_of(w, at, guest_off);
-	p.entry = meta_value(&w->meta, at->page, off, 8);
+	bytes = at->page->bytes + 8 * word_of(w, at, guest_off);
+	p.entry = be64_load(bytes);
 	if (w->q->entry_words == 2)
-		p.bitmap = meta_value(&w->meta, at->page, off + 8, 8);
+		p.bitmap = be64_load(bytes + 8);
 	return p;
 }
 

@@ -1,38 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "fmt/qcow2/units.h"
 
-#include <assert.h>
-
-#include "fmt/qcow2/image.h"
 #include "fmt/qcow2/writer.h"
-
-/* @first to @end - 1. */
-static uint32_t range(unsigned first, unsigned end)
-{
-	return (uint32_t)((1ULL << end) - (1ULL << first));
-}
-
-static unsigned per_cluster(const struct qcow2 *q)
-{
-	return 1U << (q->cluster_bits - q->unit_bits);
-}
-
-uint32_t units_all(const struct qcow2 *q)
-{
-	return range(0, per_cluster(q));
-}
-
-uint32_t units_touched(const struct qcow2 *q, uint64_t lo, uint64_t hi)
-{
-	assert(lo < hi && hi <= 1ULL << q->cluster_bits);
-	return range((unsigned)(lo >> q->unit_bits), (unsigned)((hi - 1) >> q->unit_bits) + 1);
-}
 
 uint64_t units_alike_end(const struct qcow2 *q, uint32_t a, uint32_t b, uint64_t lo)
 {
+	unsigned n = 1U << (q->cluster_bits - q->unit_bits);
 	unsigned first = (unsigned)(lo >> q->unit_bits), i = first + 1;
 
-	while (i < per_cluster(q) && !((a >> i ^ a >> first) & 1) && !((b >> i ^ b >> first) & 1))
+	while (i < n && !((a >> i ^ a >> first) & 1) && !((b >> i ^ b >> first) & 1))
 		i++;
 	return (uint64_t)i << q->unit_bits;
 }
@@ -68,11 +44,6 @@ struct units units_of(const struct qcow2 *q, struct l2_pair pair, uint64_t guest
 	r.zero = (uint32_t)(pair.bitmap >> 32);
 	r.is_bad = (r.data & r.zero) || (r.data && !r.has_host);
 	return r;
-}
-
-uint32_t units_to_fill(const struct units *u, uint32_t touched)
-{
-	return u->is_own ? touched & ~u->data : touched | u->data;
 }
 
 struct l2_pair units_pair(const struct qcow2 *q, uint64_t host, uint32_t data, uint32_t zero)

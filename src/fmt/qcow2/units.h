@@ -20,10 +20,11 @@
 #ifndef FMT_QCOW2_UNITS_H
 #define FMT_QCOW2_UNITS_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-struct qcow2;
+#include "fmt/qcow2/image.h"
 
 struct l2_pair {
 	uint64_t entry;
@@ -44,16 +45,35 @@ struct units {
 /* What @pair says of the cluster at @guest; not of one that is pending. */
 struct units units_of(const struct qcow2 *q, struct l2_pair pair, uint64_t guest);
 
+/* Units @first to @end - 1. */
+static inline uint32_t units_range(unsigned first, unsigned end)
+{
+	return (uint32_t)((1ULL << end) - (1ULL << first));
+}
+
 /* All units of a cluster. */
-uint32_t units_all(const struct qcow2 *q);
+static inline uint32_t units_all(const struct qcow2 *q)
+{
+	return units_range(0, 1U << (q->cluster_bits - q->unit_bits));
+}
+
 /* Those that have bytes of [@lo, @hi) of a cluster. */
-uint32_t units_touched(const struct qcow2 *q, uint64_t lo, uint64_t hi);
+static inline uint32_t units_touched(const struct qcow2 *q, uint64_t lo, uint64_t hi)
+{
+	assert(lo < hi && hi <= 1ULL << q->cluster_bits);
+	return units_range((unsigned)(lo >> q->unit_bits),
+			   (unsigned)((hi - 1) >> q->unit_bits) + 1);
+}
+
 /* Where the units end that are as the one at byte @lo of a cluster is in both @a and @b. */
 uint64_t units_alike_end(const struct qcow2 *q, uint32_t a, uint32_t b, uint64_t lo);
 
 /* A write touches @touched: these and what is data already will be data (U12). Which of them are to
  * be filled with the old content where it does not cover them? All but what is in place. */
-uint32_t units_to_fill(const struct units *u, uint32_t touched);
+static inline uint32_t units_to_fill(const struct units *u, uint32_t touched)
+{
+	return u->is_own ? touched & ~u->data : touched | u->data;
+}
 
 /* The pair that says @data and @zero (they have no unit in common) of a cluster at @host, an offset
  * with or without QCOW2_COPIED; or 0. */

@@ -192,6 +192,7 @@ static int fault_new(struct frame *f, struct part *part, struct l2_at *at, struc
 	struct pendings *ps = &w->pendings;
 	struct pending_run run = { .guest = align_down(s->off, w->cluster) };
 	uint64_t lo = s->off - run.guest, hi;
+	uint64_t max = MIN((unsigned)PENDING_RUN_MAX, PENDING_MAX - ps->n);
 	struct effect e = effect_on(w, at, s, run.guest);
 	struct alloc_run taken;
 	int rc;
@@ -203,10 +204,13 @@ static int fault_new(struct frame *f, struct part *part, struct l2_at *at, struc
 	run.is_kept = e.is_kept;
 	run.host = e.place;
 	run.is_fresh = e.is_fresh && e.is_zero;
-	run.n = count_run(w, at, s, &run, &e, MIN((unsigned)PENDING_RUN_MAX, PENDING_MAX - ps->n));
+	if (!run.is_kept)
+		max = MIN(max, alloc_next(&w->alloc));
+	if (!max)
+		return FAULT_FILL;
+	run.n = count_run(w, at, s, &run, &e, (unsigned)max);
 	if (!run.is_kept) {
-		if (!alloc_take(&w->alloc, run.n, &taken))
-			return FAULT_FILL;
+		alloc_take(&w->alloc, run.n, &taken);
 		run.host = taken.first * w->cluster;
 		run.n = (unsigned)taken.n;
 		run.is_fresh = taken.is_fresh;
@@ -221,7 +225,7 @@ static int fault_new(struct frame *f, struct part *part, struct l2_at *at, struc
 	rc = pendings_open(ps, at, &run, lo, hi);
 	if (rc) {
 		if (!run.is_kept)
-			alloc_untake(&w->alloc, taken.first, taken.n, true);
+			alloc_untake(&w->alloc, taken.first, taken.n, taken.is_fresh);
 		return rc;
 	}
 	s->merge = pending_find(ps, run.guest);
