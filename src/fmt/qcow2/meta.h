@@ -120,8 +120,8 @@ int meta_read_wait(struct meta *m, uint64_t off, void *buf, uint64_t len);
 
 struct meta_cut;
 
-/* Which dirty pages: phase A has refcounts and new tables; phase B L2 tables that are reachable, then
- * L1. */
+/* Which dirty pages: phase A has refcounts and new tables; phase B L2 tables that are reachable,
+ * then L1. */
 enum meta_phase {
 	META_PHASE_A_REFS, META_PHASE_A_L2, META_PHASE_B_L2, META_PHASE_B_L1, META_PHASES,
 };
