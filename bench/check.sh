@@ -1,56 +1,30 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# bench/check.sh [-n RUNS] - byre check and qemu-img check on 1 TiB of 64 KiB clusters, cached: in
-# order, and in pieces of 2 MiB in random order. Seconds (user + system, and by the clock) and peak
-# memory; the medians of 5 runs, taken in turns.
-set -eu -o pipefail
-bench=$(cd "$(dirname "$0")" && pwd)
-top=$(dirname "$bench")
-BYRE=${BYRE:-$top/build/src/cmd/byre}
-qemu10=${CACHE:-$top/.cache}/qemu10/run
-runs=5
-[ "${1:-}" != -n ] || runs=$2
+# byre check and qemu-img check on 1 TiB of 64 KiB clusters, cached: in order, and in pieces of 2
+# MiB in random order. Seconds (user + system, and by the clock) and peak memory.
+# shellcheck source=bench/lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck source=bench/img-lib.sh
+. "$bench/img-lib.sh"
 
-W=$(mktemp -d "${TMPDIR:-/tmp}/byre-bench.XXXXXX")
-trap 'rm -rf "$W"' EXIT
-peers=(byre qemu-img)
-[ ! -x "$qemu10" ] || peers+=(qemu10-img)
-
-check()
-{
-	case $1 in
-	byre) shift; "$BYRE" check "$@" ;;
-	qemu-img) shift; qemu-img check "$@" ;;
-	qemu10-img) shift; "$qemu10" qemu-img check "$@" ;;
-	esac
-}
-
-# measure PEER IMAGE: appends "PEER IMAGE CPU CLOCK KiB".
+# measure PEER IMAGE: appends "PEER CPU CLOCK MiB".
 measure()
 {
-	export -f check
-	export BYRE qemu10
-	/usr/bin/time -o "$W/time" -f '%U %S %e %M' bash -c 'check "$@"' - "$1" "$2" >/dev/null
-	awk -v who="$1 $(basename "$2")" '{ print who, $1 + $2, $3, $4 }' "$W/time" >>"$W/results"
+	local argv
+	mapfile -t argv < <(img_command "$1")
+	/usr/bin/time -o "$W/time" -f '%U %S %e %M' "${argv[@]}" check -f qcow2 "$2" >/dev/null
+	awk -v who="$1" '{ print who, $1 + $2, $3, $4 / 1024 }' "$W/time" >>"$W/results"
 }
 
 for kind in ordered fragmented; do
+	rm -f "$W/results"
 	python3 "$bench/tib_image.py" "$kind" "$W/$kind"
 	for _ in $(seq "$runs"); do
-		for peer in "${peers[@]}"; do
+		for peer in byre "${qemu_imgs[@]}"; do
 			measure "$peer" "$W/$kind"
 		done
 	done
 	rm "$W/$kind"
-done
-printf '%-12s %-12s %8s %8s %8s\n' peer image cpu_s clock_s peak_MiB
-for kind in ordered fragmented; do
-	for peer in "${peers[@]}"; do
-		for field in 3 4 5; do
-			awk -v p="$peer" -v k="$kind" -v f="$field" \
-				'$1 == p && $2 == k { print $f }' "$W/results" | sort -n |
-				awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
-		done | paste -s -d ' ' | awk -v p="$peer" -v k="$kind" \
-			'{ printf "%-12s %-12s %8.2f %8.2f %8.1f\n", p, k, $1, $2, $3 / 1024 }'
-	done
+	[ -n "$json" ] || echo "--- $kind"
+	table "cpu s less" "clock s less" "peak MiB less"
 done

@@ -155,12 +155,14 @@ table()
 	            n: {"median": m[k], "min": spread[p][k][0], "max": spread[p][k][1], "unit": u}
 	            for k, (n, u, _) in enumerate(columns)}))
 	    sys.exit()
+	def quotient(a, b, k):
+	    return a[k] / b[k] if b[k] else 1 if a[k] == 0 else float("inf")
 	runs = len(next(iter(rows.values())))
 	print(f"{bench}: medians of {runs} runs [least .. most]; byre against the peer")
 	for k, (name, unit, better) in enumerate(columns):
 	    print(f"  {name} ({unit}, {better} is better)")
 	    for p, m in medians.items():
-	        ratio = m[k] / medians["byre"][k] if better == "less" else medians["byre"][k] / m[k]
+	        ratio = quotient(*(m, medians["byre"])[::1 if better == "less" else -1], k)
 	        low, high = spread[p][k]
 	        note = "" if p == "byre" else f"   byre x {ratio:.2f}"
 	        print(f"    {p:28} {m[k]:10g} [{low:g} .. {high:g}]{note}")

@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: MIT
 # What does a first write to a cluster cost, and what one in place? 2,000 writes of 4 KiB, 1,314,816
 # bytes apart, each to another cluster of 64 KiB: on a fresh image, over a backing file that has
-# data there, and where it takes clusters again that it had freed; writethrough and writeback, one
-# and 32 under way. Syncs and bytes are counted in the kernel (bench/syncs.py), metadata is what was
-# written beyond the data and its copies. Then 4 KiB at random in place, by processor time.
+# data there, and where it takes clusters again that were freed; writethrough and writeback, one
+# and 32 under way. Then 4 KiB at random in place, by processor time. 3 runs unless -n says more.
+#
+# Syncs and bytes are counted in the kernel (bench/syncs.py); metadata is what was written beyond
+# the data and what lies around it in its clusters (copies, zeros). Byre's own count of syncs must
+# be the kernel's less 2: those with which any file is let go.
+set -- -n 3 "$@"
 # shellcheck source=bench/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=bench/img-lib.sh
@@ -24,57 +28,55 @@ with open(sys.argv[1], "wb") as f:
         f.seek(i * stride % size // cluster * cluster)
         f.write(r.randbytes(cluster))
 END
+qemu-img create -q -f qcow2 "$W/fresh" $size
+qemu-img create -q -f qcow2 -b base.raw -F raw "$W/backing"
+# 8192 clusters that were used and freed; the file stays as long as it was.
+qemu-img create -q -f qcow2 "$W/recycled" $size
+qemu-io -f qcow2 -d unmap -c 'write -q -P 9 3G 512M' -c 'discard -q 3G 512M' "$W/recycled"
+head -c 256M /dev/urandom >"$W/place.raw"
+qemu-img convert -f raw -O qcow2 "$W/place.raw" "$W/place"
+rm "$W/place.raw"
 
-# image STATE: makes $W/disk.qcow2.
-image()
+# compare_syncs KERNEL LOG: is byre's own count the kernel's?
+compare_syncs()
 {
-	rm -f "$W/disk.qcow2"
-	case $1 in
-	fresh) qemu-img create -q -f qcow2 "$W/disk.qcow2" $size ;;
-	backing) qemu-img create -q -f qcow2 -b base.raw -F raw "$W/disk.qcow2" ;;
-	recycled)
-		qemu-img create -q -f qcow2 "$W/disk.qcow2" $size
-		# Behind all that is written later; freed, the clusters stay in the file.
-		qemu-io -f qcow2 -d unmap -c 'write -q -P 9 3G 512M' -c 'discard -q 3G 512M' \
-			"$W/disk.qcow2" >/dev/null
-		qemu-io -f qcow2 -c 'write -q -P 9 4000M 64k' "$W/disk.qcow2" >/dev/null ;;
-	esac
-	sync "$W/disk.qcow2"
+	local told
+	told=$(sed -n 's/.* \([0-9]*\) syncs.*/\1/p' "$2")
+	[ "$((told + 2))" = "$1" ] && return
+	echo "$0: the kernel saw $1 syncs, byre tells of ${told:-none}" >&2
+	exit 1
 }
 
 # writes PEER STATE DEPTH CACHE: a line of results.
 writes()
 {
-	local argv data=$((count * 4096))
+	local argv image=$W/disk.qcow2 around=0 seconds_used syncs written
 	mapfile -t argv < <(img_command "$1")
-	image "$2"
-	# What goes to new clusters besides the data: the rest of each is copied.
-	[ "$2" != backing ] || data=$((count * cluster))
-	python3 "$bench/syncs.py" "$W/disk.qcow2" "${argv[@]}" bench -w -c $count -s 4096 \
-		-S $stride -d "$3" -t "$4" -f qcow2 "$W/disk.qcow2" >"$W/line" || return
+	cp --sparse=always "$W/$2" "$image"
+	sync "$image"
+	BYRE_LOG=debug python3 "$bench/syncs.py" "$image" "${argv[@]}" bench -w -c $count -s 4096 \
+		-S $stride -d "$3" -t "$4" -f qcow2 "$image" >"$W/line" 2>"$W/told" ||
+		{ cat "$W/told" >&2; return 1; }
 	read -r seconds_used syncs written <"$W/line"
-	echo "$1 $seconds_used $syncs $((written - data))" >>"$W/results"
+	if [ "$1" = byre ]; then
+		compare_syncs "$syncs" "$W/told"
+		around=$(sed -n 's/.* \([0-9]*\) bytes around.*/\1/p' "$W/told")
+	elif [ "$2" = backing ]; then
+		around=$((count * (cluster - 4096)))
+	fi
+	echo "$1 $seconds_used $syncs $((written - count * 4096 - around))" >>"$W/results"
 }
 
 in_place()
 {
-	local argv n=$((seconds * 40000))
+	local argv n=$((seconds * 40000)) run
 	mapfile -t argv < <(img_command "$1")
-	python3 - "$W/line" "$W/place.qcow2" "$bench/syncs.py" $n "${argv[@]}" <<-'END'
-	import resource, subprocess, sys
-	line, image, syncs, n, *tool = sys.argv[1:]
 	# 40503 pages on, wrapped, visits every page of 256 MiB in a scattered order.
-	run = tool + ["bench", "-w", "-c", n, "-s", "4096", "-S", str(40503 * 4096), "-d", "32",
-	              "-i", "io_uring", "-t", "writeback", "-f", "qcow2", image]
-	subprocess.run(run, stdout=subprocess.DEVNULL, check=True)
-	used = resource.getrusage(resource.RUSAGE_CHILDREN)
-	cpu = used.ru_utime + used.ru_stime
-	counted = subprocess.run([sys.executable, syncs, image] + run, capture_output=True,
-	                         text=True, check=True).stdout.split()
-	with open(line, "w") as f:
-	    print(round(int(n) / cpu), int(counted[2]) - int(n) * 4096, file=f)
-	END
-	echo "$1 $(cat "$W/line")" >>"$W/results"
+	run=("${argv[@]}" bench -w -c "$n" -s 4096 -S $((40503 * 4096)) -d 32 -i io_uring
+		-t writeback -f qcow2 "$W/place")
+	read -r _ rate < <(measure_cpu $n "${run[@]}")
+	read -r _ _ written < <(python3 "$bench/syncs.py" "$W/place" "${run[@]}")
+	echo "$1 $rate $((written - n * 4096))" >>"$W/results"
 }
 
 for state in fresh backing recycled; do
@@ -93,9 +95,6 @@ for state in fresh backing recycled; do
 done
 
 rm -f "$W/results"
-head -c 256M /dev/urandom >"$W/place.raw"
-qemu-img convert -f raw -O qcow2 "$W/place.raw" "$W/place.qcow2"
-rm "$W/place.raw"
 for _ in $(seq "$runs"); do
 	for peer in byre "${qemu_imgs[@]}"; do
 		in_place "$peer"

@@ -62,10 +62,56 @@ _byre_bench()
 	esac
 }
 
+# The values that an option of the format may have.
+_byre_format_values()
+{
+	case $1 in
+	preallocation) echo off metadata falloc full ;;
+	compat) echo 0.10 1.1 v2 v3 ;;
+	compression_type) echo zlib zstd ;;
+	backing_fmt) echo qcow2 raw ;;
+	refcount_bits) echo 1 2 4 8 16 32 64 ;;
+	cluster_size) echo 512 1k 2k 4k 8k 16k 32k 64k 128k 256k 512k 1M 2M ;;
+	data_file_raw | extended_l2 | lazy_refcounts | nocow) echo on off ;;
+	esac
+}
+
+# Completes the argument of -o, a list KEY=VALUE,...; bash makes words of it at each "=". Fails where
+# the word is of something else.
+_byre_format_options()
+{
+	local i=$COMP_CWORD text='' cur=${COMP_WORDS[COMP_CWORD]} item value
+	until [[ ${COMP_WORDS[i - 1]} == @(-o|--options) ]]; do
+		((i > 2)) && [[ ${COMP_WORDS[i]} == =* || ${COMP_WORDS[i - 1]} == *= ]] || return 1
+		text=${COMP_WORDS[i]}$text
+		((i--))
+	done
+	text=${COMP_WORDS[i]}$text
+	item=${text##*,}
+	[ "$cur" != = ] || cur=
+	if [[ $item == *=* ]]; then
+		value=${item#*=}
+		case ${item%%=*} in
+		backing_file | data_file)
+			mapfile -t COMPREPLY < <(compgen -P "${cur%"$value"}" -f -- "$value") ;;
+		*)
+			mapfile -t COMPREPLY < <(compgen -P "${cur%"$value"}" \
+				-W "$(_byre_format_values "${item%%=*}")" -- "$value") ;;
+		esac
+	else
+		compopt -o nospace
+		mapfile -t COMPREPLY < <(compgen -P "${cur%"$item"}" -W "backing_file= backing_fmt=
+			cluster_size= compat= compression_type= data_file= data_file_raw=
+			extended_l2= extent_size_hint= lazy_refcounts= nocow= preallocation=
+			refcount_bits= size= help" -- "$item")
+	fi
+}
+
 # What most image tools have in common: the options' arguments.
 _byre_image()
 {
 	local cur=$1 prev=$2 options=$3
+	! _byre_format_options || return 0
 	case $prev in
 	-f | --format | --a-format | -F | --b-format | --backing-format | -O | --target-format)
 		mapfile -t COMPREPLY < <(compgen -W "qcow2 raw" -- "$cur") ;;
@@ -74,7 +120,7 @@ _byre_image()
 			-- "$cur") ;;
 	--output)
 		mapfile -t COMPREPLY < <(compgen -W "human json" -- "$cur") ;;
-	-l | --snapshot | --max-length | --start-offset | --size | -o | --options | --object)
+	-l | --snapshot | --max-length | --start-offset | --size | --object)
 		;;
 	*)
 		if [[ $cur == -* ]]; then

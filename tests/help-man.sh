@@ -84,6 +84,20 @@ while read -r command; do
 	same "usage and synopsis of byre $command" "$W/$command.usage" "$W/$command.synopsis"
 done <"$W/commands"
 
+# The options of a format and their values; bash cuts words at "=", or does not.
+"$BYRE" create -f qcow2 -o help x | sed -nE 's/^  ([a-z_0-9]+)=.*/\1=/p' | sort >"$W/keys"
+[ -s "$W/keys" ] || fail "no options found in create -o help"
+complete_words create -f qcow2 -o "" | grep "=" | sort >"$W/keys.completed"
+same "the options of qcow2 and their completion" "$W/keys" "$W/keys.completed"
+complete_words create -f qcow2 -o size=1M,prea >"$W/words"
+complete_words create -f qcow2 -o preallocation=m >>"$W/words"
+complete_words create -f qcow2 -o compat=v3,preallocation = m >>"$W/words"
+complete_words create -f qcow2 -o compat = v3,prea >>"$W/words"
+complete_words create -f qcow2 -o preallocation = | sort >>"$W/words"
+printf '%s\n' size=1M,preallocation= preallocation=metadata metadata v3,preallocation= \
+	falloc full metadata off >"$W/words.wanted"
+same "wanted words and completed ones" "$W/words.wanted" "$W/words"
+
 for page in "$man"/*.1; do
 	name=$(basename "$page" .1)
 	mandoc -T lint -W warning "$page" >"$W/lint" ||

@@ -175,20 +175,29 @@ int img_open(struct tool *t, const char *name, const struct img_opts *opts, stru
 	return rc;
 }
 
+struct close_call {
+	struct img *img;
+	struct err err;
+};
+
 static int close_wait(void *arg)
 {
-	struct img *img = arg;
+	struct close_call *c = arg;
+	struct img *img = c->img;
 
 	if (img->has_port)
 		port_close_wait(img->port);
 	port_free(img->port);
-	return graph_close_wait(&img->graph, NULL);
+	return graph_close_wait(&img->graph, &c->err);
 }
 
 int img_close(struct img *img)
 {
-	int rc = img->tool ? tool_run(img->tool, close_wait, img) : 0;
+	struct close_call c = { .img = img };
+	int rc = img->tool ? tool_run(img->tool, close_wait, &c) : 0;
 
+	if (rc)
+		tool_fail(&c.err);
 	free(img->name);
 	*img = (struct img) { 0 };
 	return rc;

@@ -501,64 +501,54 @@ static int no_memory_body(void *arg)
 
 /* ---- */
 
-static void run(int (*body)(void *arg))
-{
-	struct loop_opts o = { .backend = LOOP_SIM, .sim_seed = 3 };
-	struct loop *l;
-
-	assert_int_equal(loop_new(&o, &l, NULL), 0);
-	assert_int_equal(loop_call(l, body, l), 0);
-	loop_free(l);
-}
-
 static void nothing_is_handed_out_twice_or_lost(void **state)
 {
-	run(model_body);
+	test_image_run(model_body);
 }
 
 static void the_reserve_follows_the_writes(void **state)
 {
-	run(target_body);
+	test_image_run(target_body);
 }
 
 static void q1_clusters_without_a_durable_refcount_need_phase_a(void **state)
 {
-	run(needs_a_body);
+	test_image_run(needs_a_body);
 }
 
 static void a_crowded_reserve_loses_nothing(void **state)
 {
-	run(crowded_body);
+	test_image_run(crowded_body);
 }
 
 static void some_clusters_are_better_than_none(void **state)
 {
-	run(partial_body);
+	test_image_run(partial_body);
 }
 
 static void q2_fresh_clusters_were_never_used(void **state)
 {
-	run(fresh_body);
+	test_image_run(fresh_body);
 }
 
 static void q6_tables_are_never_handed_out(void **state)
 {
-	run(overlap_body);
+	test_image_run(overlap_body);
 }
 
 static void q6_an_open_finds_all_tables(void **state)
 {
-	run(metadata_body);
+	test_image_run(metadata_body);
 }
 
 static void q9_disks_may_fail_at_every_place(void **state)
 {
-	run(failing_disk_body);
+	test_image_run(failing_disk_body);
 }
 
 static void memory_may_end_at_every_place(void **state)
 {
-	run(no_memory_body);
+	test_image_run(no_memory_body);
 }
 
 static void drop(enum log_level level, const char *line)

@@ -244,34 +244,24 @@ static int discard_body(void *arg)
 
 /* ---- */
 
-static void run(int (*body)(void *arg))
-{
-	struct loop_opts o = { .backend = LOOP_SIM, .sim_seed = 3 };
-	struct loop *l;
-
-	assert_int_equal(loop_new(&o, &l, NULL), 0);
-	assert_int_equal(loop_call(l, body, l), 0);
-	loop_free(l);
-}
-
 static void q4_clusters_rest_until_commit_and_requests_are_over(void **state)
 {
-	run(q4_body);
+	test_image_run(q4_body);
 }
 
 static void q9_a_failed_commit_frees_nothing(void **state)
 {
-	run(q9_body);
+	test_image_run(q9_body);
 }
 
 static void shared_clusters_lose_one_reference(void **state)
 {
-	run(shared_body);
+	test_image_run(shared_body);
 }
 
 static void q4_space_is_given_back_before_it_is_free(void **state)
 {
-	run(discard_body);
+	test_image_run(discard_body);
 }
 
 static void drop(enum log_level level, const char *line)

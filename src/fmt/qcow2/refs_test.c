@@ -492,60 +492,50 @@ static int failing_body(void *arg)
 
 /* ---- */
 
-static void run(int (*body)(void *arg))
-{
-	struct loop_opts o = { .backend = LOOP_SIM, .sim_seed = 3 };
-	struct loop *l;
-
-	assert_int_equal(loop_new(&o, &l, NULL), 0);
-	assert_int_equal(loop_call(l, body, l), 0);
-	loop_free(l);
-}
-
 static void counts_of_all_widths_agree_with_a_model(void **state)
 {
-	run(widths_body);
+	test_image_run(widths_body);
 }
 
 static void a_full_table_moves(void **state)
 {
-	run(moves_body);
+	test_image_run(moves_body);
 }
 
 static void what_was_full_is_not_read_again(void **state)
 {
-	run(search_body);
+	test_image_run(search_body);
 }
 
 static void q8_blocks_are_durable_before_their_names(void **state)
 {
-	run(q8_body);
+	test_image_run(q8_body);
 }
 
 static void q7_a_table_is_durable_before_the_header_names_it(void **state)
 {
-	run(q7_body);
+	test_image_run(q7_body);
 }
 
 static void q6_damaged_tables_are_errors(void **state)
 {
-	run(damage_body);
-	run(overlap_body);
+	test_image_run(damage_body);
+	test_image_run(overlap_body);
 }
 
 static void q6_a_damaged_entry_counts_when_it_is_needed(void **state)
 {
-	run(damaged_entry_body);
+	test_image_run(damaged_entry_body);
 }
 
 static void the_largest_table_is_the_end(void **state)
 {
-	run(limit_body);
+	test_image_run(limit_body);
 }
 
 static void q9_a_growth_that_failed_can_be_done_again(void **state)
 {
-	run(failing_body);
+	test_image_run(failing_body);
 }
 
 static void drop(enum log_level level, const char *line)

@@ -9,6 +9,18 @@
 #include "base/err.h"
 #include "fmt/qcow2/qcow2.h"
 
+void test_image_run(int (*body)(void *l))
+{
+	struct loop_opts o = { .backend = LOOP_SIM, .sim_seed = 3 };
+	struct loop *l;
+	int rc = loop_new(&o, &l, NULL);
+
+	assert(rc == 0);
+	rc = loop_call(l, body, l);
+	assert(rc == 0);
+	loop_free(l);
+}
+
 void test_image_make(struct test_image *im, struct loop *l, unsigned cluster_bits,
 		     unsigned refcount_order, uint64_t room)
 {
