@@ -112,6 +112,7 @@ static void run_one(struct campaign *c, struct oracle *o, uint64_t seed)
 	else
 		cut(c, o, t);
 	c->events += t->log.nevents;
+	c->struck += t->o.fault.struck;
 	trace_fini(t);
 	free(t);
 }

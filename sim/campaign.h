@@ -15,6 +15,7 @@ struct campaign {
 
 	/* Results. */
 	unsigned ran;
+	uint64_t struck;                /* requests that failed as they were told to */
 	uint64_t judged, reopened, events, leaked, most_leaks;
 	bool has_failed;
 	uint64_t seed;                  /* of the trace that failed */

@@ -89,6 +89,48 @@ static void q9_what_fails_is_not_done(void **state)
 	run(&c);
 }
 
+/* As the next trace shall fail. */
+static struct sim_fault next_fault;
+
+static void fail_next(struct trace_opts *o, uint64_t seed)
+{
+	o->nops = 14;
+	o->nfibers = MAX(o->nloops, 2u);
+	o->reopen_after = 0;
+	o->fault = next_fault;
+}
+
+/* A short trace of each kind: its first request of a kind fails, then its second, and so on. */
+static unsigned fail_each(uint64_t seed, unsigned kinds, int error, unsigned count)
+{
+	for (unsigned nth = 1;; nth++) {
+		struct campaign c = { .first_seed = seed, .traces = 1, .images = 3,
+				      .change = fail_next };
+
+		next_fault = (struct sim_fault){ .kinds = kinds, .error = error, .nth = nth,
+						 .count = count };
+		if (!campaign_run(&c))
+			fail_msg("request %u of kinds %#x: %s", nth, kinds, c.why);
+		if (!c.struck)
+			return nth - 1;
+	}
+}
+
+static void q9_any_request_may_fail(void **state)
+{
+	static const struct { unsigned kinds; int error; unsigned count; } faults[] = {
+		{ SIM_READS, EIO, 1 }, { 1 << SIM_SYNC, EIO, 1 }, { 1 << SIM_WRITE, ENOSPC, 1 },
+		{ 1 << SIM_WRITE | 1 << SIM_ZERO, ENOSPC, 1000 }, { SIM_METADATA, EIO, 2 },
+	};
+	unsigned failed = 0;
+
+	for (unsigned cell = 0; cell < TRACE_CELLS; cell += 11)
+		for (unsigned i = 0; i < ARRAY_SIZE(faults); i++)
+			failed += fail_each(cell + TRACE_CELLS * (uint64_t)i, faults[i].kinds,
+					    faults[i].error, faults[i].count);
+	print_message("%u requests failed, one by one\n", failed);
+}
+
 /* ---- damage ---- */
 
 /* How often something was written to where the snapshot's L1 table lies, which has no refcounts. */
@@ -333,6 +375,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_power_cut_hurts),
 		cmocka_unit_test(q9_what_fails_is_not_done),
+		cmocka_unit_test(q9_any_request_may_fail),
 		cmocka_unit_test(q6_metadata_is_never_handed_out),
 		cmocka_unit_test(q1_no_refcounts_is_caught),
 		cmocka_unit_test(q1_early_decrements_are_caught),

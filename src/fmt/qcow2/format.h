@@ -145,7 +145,7 @@ static inline uint64_t qcow2_refcount_at(unsigned order, const uint8_t *block, u
 static inline void qcow2_refcount_put(unsigned order, uint8_t *block, uint64_t i, uint64_t value)
 {
 	unsigned shift = i << order & 7;
-	uint8_t mask = (uint8_t)(((1U << (1U << order)) - 1) << shift);
+	uint8_t mask;
 
 	switch (order) {
 	case 3: block[i] = (uint8_t)value; return;
@@ -154,6 +154,7 @@ static inline void qcow2_refcount_put(unsigned order, uint8_t *block, uint64_t i
 	case 6: be64_store(block + 8 * i, value); return;
 	default: break;
 	}
+	mask = (uint8_t)(((1U << (1U << order)) - 1) << shift);
 	block += i << order >> 3;
 	*block = (uint8_t)((*block & ~mask) | value << shift);
 }

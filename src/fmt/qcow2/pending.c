@@ -477,7 +477,8 @@ static void close_fiber(struct task *t)
 	while (p->writes)
 		fiber_park();
 	p->closer = NULL;
-	if (!p->is_acked) {
+	/* In a raw data file somebody else sees what a failed write has left. */
+	if (!p->is_acked && !ps->w->q->has_raw_data) {
 		pending_drop(p);
 	} else {
 		rc = p->is_lost ? -EIO : fill_wait(p);
@@ -692,7 +693,8 @@ bool pending_can_merge(const struct pending *p, const struct req *req)
 	struct span s;
 	uint64_t more;
 
-	if (req->iovcnt > MERGE_IOVS_MAX || !is_one_piece(p, &s))
+	/* What has failed may have to be filled: not in one go. */
+	if (p->ps->w->q->has_raw_data || req->iovcnt > MERGE_IOVS_MAX || !is_one_piece(p, &s))
 		return false;
 	more = s.hi - s.lo - req->len;
 	return more && (more <= FILL_ZERO_WRITE_MAX || !is_zero(p));
