@@ -24,7 +24,7 @@ int repair_sync_wait(struct check *ck)
 {
 	int rc = 0;
 
-	if (ck->is_unsynced && !(ck->broken & BREAK_Y11_NO_SYNC))
+	if (ck->is_unsynced)
 		rc = chan_flush_wait(ck->file);
 	ck->is_unsynced &= rc != 0;
 	return rc;
@@ -117,7 +117,7 @@ int repair_refcounts_wait(struct check *ck, const struct qcow2_check *before)
 	ck->is_to_lower = ck->result.leaks_fixed > before->leaks_fixed;
 	if (!rc && ck->result.corruptions_fixed > before->corruptions_fixed)
 		rc = repair_change_wait(ck, 0, ck->clusters, false);
-	return rc ? rc : repair_sync_wait(ck);
+	return rc || (ck->broken & BREAK_Y11_EARLY_MINUS) ? rc : repair_sync_wait(ck);
 }
 
 /* ---- the header ---- */
@@ -153,11 +153,11 @@ static int clean_wait(struct check *ck)
 int repair_rest_wait(struct check *ck)
 {
 	struct qcow2_check *r = &ck->result, *t = &ck->tables;
-	int rc = repair_sync_wait(ck);
+	int rc = ck->broken & BREAK_Y11_EARLY_MINUS ? 0 : repair_sync_wait(ck);
 
 	if (!rc && ck->is_to_lower)
 		rc = repair_change_wait(ck, 0, ck->clusters, true);
-	if (!rc)
+	if (!rc && !(ck->broken & BREAK_Y12_EARLY_COPIED))
 		rc = repair_sync_wait(ck);
 	if (!rc && ck->is_to_set)
 		rc = check_copied_set_wait(ck);
@@ -178,6 +178,8 @@ static int before_wait(struct check *ck)
 
 	if (!rc && h->has_void_bitmaps)
 		rc = header_drop_bitmaps_wait(ck->file, h);
+	if (!rc && (ck->broken & BREAK_Y15_BITS))
+		rc = clean_wait(ck);
 	return rc;
 }
 

@@ -55,9 +55,11 @@ enum qcow2_repair {
 
 /* Rules to leave out, for tests that show that a broken rule is seen. */
 enum repair_break {
-	BREAK_Y11_NO_SYNC = 1 << 0,     /* no step waits for the one before */
+	BREAK_Y11_EARLY_MINUS = 1 << 0, /* REF- does not wait for what took names away */
 	BREAK_Y13_SWITCH = 1 << 1,      /* the header names a table that is not durable */
 	BREAK_Y14_OVERWRITE = 1 << 2,   /* what is written new may lie anywhere */
+	BREAK_Y15_BITS = 1 << 3,        /* the bits go first */
+	BREAK_Y12_EARLY_COPIED = 1 << 4,        /* flags do not wait for REF- */
 };
 
 struct qcow2_repair_opts {
