@@ -5,7 +5,7 @@
  *	BYRE_SIM_TRACES=500 BYRE_SIM_IMAGES=60 (a repair)       how much
  *	BYRE_SIM_SEED=1                                         where seeds begin
  *	BYRE_SIM_TEST='y11_*'                                   only these
- *	BYRE_SIM_SAVE=FILE                                      writes the last damaged image there */
+ *	BYRE_SIM_SAVE=FILE                                      keeps the last damaged image */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -119,6 +119,11 @@ static int open_named(struct img *img, const char *name, const struct image_name
 {
 	struct open_call c = { .img = img, .opts = opts, .graph_opts = go, .err = err };
 
+	if (opts->writable && opts->for_check && (opts->force_share || image->is_share_forced))
+		return err_set(err, EINVAL,
+			       "force-share=on can only be used with read-only images");
+	if (opts->writable && opts->for_check && image->is_read_only)
+		return err_set(err, EACCES, "Block node is read-only");
 	go->path = image->path;
 	go->format = format;
 	go->snapshot = opts->snapshot;

@@ -91,6 +91,8 @@ int repair_take(struct check *ck, uint64_t n, uint64_t *first_free, uint64_t *re
 	if (rc)
 		return rc;
 	*ret = k - run;
+	if (is_first_gap)
+		*first_free = *ret;     /* nobody need look again */
 	counts_credit(&ck->counts, n);
 	for (uint64_t i = 0; i < n && !rc; i++) {
 		uint64_t over;

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""byre check -r, called as qemu-img, beside QEMU's, over a folder of damaged images.
+
+usage: repair.py --byre PROGRAM [--json] FOLDER
+
+Each *.qcow2 in FOLDER is copied twice for each of -r leaks and -r all. Both programs repair their
+copy, and print, say and end with the same (with --json the same for --output=json). Then QEMU's
+check finds the same in both copies, and its compare no difference between them, as far as they can
+be read; and what could be read of the image before reads the same in byre's copy.
+"""
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from reference import Pair, plain, SECONDS_MAX
+
+# What is not the same, by image and mode (doc/COMPATIBILITY.md): SAID, what they print; LEFT, what
+# a check finds afterwards; READ, the content.
+SAID, LEFT, READ = "said", "left", "read"
+OTHERWISE = [
+    # QEMU reads bitmaps when it opens, and writes them again when it closes, wherever they were.
+    (r"^bitmap-.* (leaks|all)$", {LEFT}),
+    (r"^bitmap-(bitmap-(entry|table)-beyond-eof|bitmap-refcounts-zero|order-of-metadata) ",
+     {SAID, LEFT}),
+    # Not read: encrypted images, version 1.
+    (r"^plain-(encryption-aes|version-one) ", {SAID, LEFT}),
+    # Where QEMU finds that it must not write, it forgets the refcounts that it had mended.
+    (r"^plain-(l1-longer|l1-table-is-l1) all$", {LEFT}),
+    (r"^snap-snapshot-l1-(is-active|too-long) all$", {LEFT}),
+    # QEMU has changed something before it finds that.
+    (r"^snap-snapshot-(most|too-many) all$", {LEFT}),
+    # Tables that lie where none can: QEMU writes there.
+    (r"^(plain-l1-unaligned-other|snap-l1-unaligned) all$", {SAID, LEFT, READ}),
+    # The old snapshot table lies on the header, or outside: QEMU frees that.
+    (r"^snap-snapshot-table-(beyond-eof|header|huge) all$", {SAID, LEFT, READ}),
+    # Guest data that is metadata as well, and so is mended.
+    (r"^(bitmap-bitmap-entry-is-data|bitmap-l2-data-is-bitmap-directory) ", {READ}),
+    (r"^plain-l2-data-is-l2 all$", {READ}),
+]
+
+
+def allowed(name, mode):
+    key = f"{name[:-len('.qcow2')]} {mode}"
+    return set().union(*[what for pattern, what in OTHERWISE if re.search(pattern, key)])
+
+
+def run(program, args, cwd):
+    p = subprocess.run([*program, *args], cwd=cwd, stdin=subprocess.DEVNULL,
+                       capture_output=True, timeout=SECONDS_MAX, check=False)
+    return (p.stdout.decode(errors="replace"), plain("check", p.stderr.decode(errors="replace")),
+            p.returncode)
+
+
+class Repair:
+    """Repairs copies of the images of @folder in a folder of its own."""
+
+    def __init__(self, byre, folder, work):
+        self.folder, self.work = folder, work
+        self.pair = Pair(byre, work)
+        self.found = []
+        self.compared = 0
+
+    def copies(self, name):
+        for who in ("theirs", "ours"):
+            os.makedirs(f"{self.work}/{who}", exist_ok=True)
+            subprocess.run(["cp", "--sparse=always", f"{self.folder}/{name}",
+                            f"{self.work}/{who}/{name}"], check=True)
+
+    def differ(self, name, mode, what, want, got):
+        self.compared += 1
+        if want == got or what in allowed(name, mode):
+            return
+        lines = [f"{name} -r {mode}: {what} otherwise:"]
+        for w, g in zip(want, got):
+            w, g = (str(x).split("\n") for x in (w, g))
+            n = next((i for i in range(min(len(w), len(g))) if w[i] != g[i]), None)
+            if w != g:
+                n = min(len(w), len(g)) if n is None else n
+                lines += [f"    line {n}: - {' / '.join(w[n:n + 3])[:200]}",
+                          f"    line {n}: + {' / '.join(g[n:n + 3])[:200]}"]
+        self.found.append("\n".join(lines))
+
+    def repair(self, name, mode, options):
+        self.copies(name)
+        args = ["check", "-r", mode, *options, name]
+        both = [run(program, args, f"{self.work}/{who}") for program, who in
+                ((self.pair.theirs, "theirs"), (self.pair.ours, "ours"))]
+        self.differ(name, mode, SAID, *both)
+
+    def judge(self, name, mode):
+        """What is left, with QEMU's eyes."""
+        both = [run(self.pair.theirs, ["check", name], f"{self.work}/{who}")
+                for who in ("theirs", "ours")]
+        self.differ(name, mode, LEFT, *both)
+        before, ours = f"{self.folder}/{name}", f"{self.work}/ours/{name}"
+        for other in (f"{self.work}/theirs/{name}", before):
+            out = run(self.pair.theirs, ["compare", "-U", other, ours], self.work)
+            # 2 and more: something cannot be read, as it could not before.
+            if out[2] == 1:
+                self.differ(name, mode, READ, ("the same",), (out[0],))
+
+    def all(self, name, with_json):
+        for mode in ("leaks", "all"):
+            self.repair(name, mode, [])
+            self.judge(name, mode)
+            if with_json:
+                self.repair(name, mode, ["--output=json"])
+        for who in ("theirs", "ours"):
+            shutil.rmtree(f"{self.work}/{who}")
+
+
+def main():
+    p = argparse.ArgumentParser(usage=__doc__)
+    p.add_argument("--byre", required=True)
+    p.add_argument("--json", action="store_true")
+    p.add_argument("folder")
+    args = p.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        r = Repair(args.byre, os.path.abspath(args.folder), work)
+        names = [n for n in sorted(os.listdir(args.folder)) if n.endswith(".qcow2")]
+        for name in names:
+            r.all(name, args.json)
+    print("(- QEMU, + byre)", *r.found, sep="\n")
+    print(f"{len(names)} images, {r.compared} comparisons, {len(r.found)} differences")
+    sys.exit(1 if r.found or not names else 0)
+
+
+if __name__ == "__main__":
+    main()
