@@ -35,6 +35,12 @@ static int refcount_wait(struct check *ck, uint64_t k, uint64_t *ret)
 	return rc;
 }
 
+/* Refcounts that cannot be read were told of before. After a repair there are none of these. */
+static int failure(const struct check *ck, int rc)
+{
+	return rc == -ENOMEM || ck->repair == QCOW2_REPAIR_ALL ? rc : 0;
+}
+
 /* Does the flag of @entry say the wrong thing about a refcount of @refcount? */
 static bool differs(uint64_t entry, uint64_t refcount)
 {
@@ -81,10 +87,8 @@ static int l2_entry_wait(struct copied_walk *w, uint64_t off, unsigned i, struct
 	if (kind != L2_DATA && kind != L2_ZERO_KEPT)
 		return 0;
 	rc = data_refcount_wait(w, entry, &refcount);
-	if (rc == -ENOMEM)
-		return rc;
 	if (rc || !differs(entry, refcount))
-		return 0;       /* unreadable refcounts were told of before */
+		return failure(ck, rc);
 	if (!w->is_second)
 		check_say(ck, "%s OFLAG_COPIED data cluster: l2_entry=%llx refcount=%llu",
 			  is_mended ? "Repairing" : "ERROR", (unsigned long long)entry,
@@ -163,7 +167,7 @@ static int l1_entry_wait(struct copied_walk *w, uint64_t index, uint64_t entry)
 		return 0;
 	rc = refcount_wait(ck, off >> ck->cluster_bits, &refcount);
 	if (rc)
-		return rc == -ENOMEM ? rc : 0;
+		return failure(ck, rc);
 	if (differs(entry, refcount)) {
 		if (!w->is_second)
 			check_say(ck, "%s OFLAG_COPIED L2 cluster: l1_index=%llu l1_entry=%llx "

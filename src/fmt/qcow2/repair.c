@@ -82,7 +82,8 @@ static int rebuild_wait(struct check *ck)
 	if (rc)
 		return rc;
 	now = ck->result;
-	/* Of these, only leaks count that cannot be mended: what else is wrong was told before. */
+	/* Of this, only leaks count that cannot be mended, and what cannot be read: what else is
+	 * wrong was told before. */
 	ck->result = (struct qcow2_check){ 0 };
 	ck->mends_leaks = true;
 	rc = check_compare_wait(ck);
@@ -92,6 +93,7 @@ static int rebuild_wait(struct check *ck)
 	now.corruptions_fixed += less(old.corruptions, now.corruptions);
 	now.leaks_fixed += less(old.leaks, now.leaks);
 	now.leaks += ck->result.leaks;
+	now.check_errors += ck->result.check_errors;
 	ck->is_to_lower = ck->result.leaks_fixed;
 	ck->result = now;
 	return rc;
