@@ -22,7 +22,7 @@ static const struct subcommand {
 	bool is_tool;                   /* qemu-img has it too */
 } subcommands[] = {
 	{ "bench", cmd_bench, "measure how fast an image is read or written", true },
-	{ "check", cmd_check, "look for damage in an image", true },
+	{ "check", cmd_check, "look for damage in an image, and mend it", true },
 	{ "compare", cmd_compare, "tell whether two images have the same content", true },
 	{ "create", cmd_create, "make a new image", true },
 	{ "info", cmd_info, "show what an image is", true },
