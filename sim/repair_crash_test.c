@@ -30,7 +30,7 @@
 #include "sim/image.h"
 #include "sim/world.h"
 
-enum { HEADER_READ = 4096, REDO_EVERY = 3, BROKEN_TRACES = 600, WHY_MAX = 512 };
+enum { HEADER_READ = 4096, REDO_EVERY = 3, FAULTY_EVERY = 4, BROKEN_TRACES = 600, WHY_MAX = 512 };
 
 /* One damaged image, and what becomes of it. */
 struct repair_case {
@@ -45,6 +45,7 @@ struct repair_case {
 	struct sim_log log;
 	struct flat before;
 	bool has_snapshot;
+	struct sim_fault fault;         /* of the first repair */
 	uint8_t *content;               /* the guest's, then the snapshot's; owned */
 	struct world w;
 	char why[WHY_MAX];
@@ -57,6 +58,7 @@ struct look {
 	uint64_t size;
 	struct world *w;
 	struct sim_log *log;
+	struct sim_fault *fault;
 	unsigned broken;
 	struct qcow2_check res;
 	int rc;
@@ -82,7 +84,8 @@ static struct node *file_open_wait(struct look *l, bool writable)
 {
 	struct sim_disk_opts so = { .name = "image", .world = l->w, .home = l->c->w.loops[0],
 				    .size = l->size, .pages = l->pages, .log = l->log,
-				    .read_only = !writable, .seed = l->c->seed };
+				    .read_only = !writable, .fault = l->fault,
+				    .seed = l->c->seed };
 	struct node *file;
 	int rc = sim_disk_open_wait(&so, &file);
 
@@ -311,6 +314,15 @@ static void put_damage(struct repair_case *c, struct prng *p)
 	save(&c->before);
 }
 
+static void put_fault(struct repair_case *c, struct prng *p)
+{
+	static const unsigned kinds[] = { 1 << SIM_WRITE, 1 << SIM_SYNC, SIM_READS };
+
+	c->fault = (struct sim_fault){ .kinds = kinds[prng_below(p, ARRAY_SIZE(kinds))],
+				       .error = EIO, .nth = 1 + prng_below(p, 12),
+				       .count = 1 + prng_below(p, 2) };
+}
+
 /* Makes it, damages it, and repairs it. */
 static void case_init(struct repair_case *c, uint64_t seed, unsigned broken)
 {
@@ -334,9 +346,13 @@ static void case_init(struct repair_case *c, uint64_t seed, unsigned broken)
 	assert_non_null(c->content);
 	call(c, look_all_wait, &l);
 	r = (struct look){ .c = c, .pages = &c->medium, .size = c->start_size, .w = &c->w,
-			   .log = &c->log, .broken = broken };
+			   .log = &c->log, .fault = &c->fault, .broken = broken };
+	if (seed % FAULTY_EVERY == 0)
+		put_fault(c, &p);
 	call(c, repair_wait, &r);
 	c->size = r.size;
+	if (c->fault.struck)
+		return;
 	if (c->is_mendable && r.rc)
 		say(c, "the repair ends with '%s'", strerror(-r.rc));
 	if (c->is_mendable && (r.res.corruptions || r.res.leaks || r.res.check_errors))
@@ -412,7 +428,7 @@ static uint64_t run(uint64_t first, unsigned n, unsigned images, unsigned broken
 	return failed;
 }
 
-/* Y11, Y12, Y13, Y14, Y15 of repair.h. */
+/* Y11, Y12, Y13, Y14, Y15 of repair.h; now and then requests fail, too (Q9). */
 static void no_power_cut_makes_it_worse(void **state)
 {
 	uint64_t first = number("BYRE_SIM_SEED", 0);

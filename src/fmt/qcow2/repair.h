@@ -35,7 +35,7 @@
  *	Y12  a COPIED flag is set only where the refcount is 1 on disk;
  *	Y13  the header names a refcount table and a snapshot table that are durable, old or new;
  *	     the change lies in one sector;
- *	Y14  what the guest and the snapshots read is as before;
+ *	Y14  what the guest and the snapshots read is as before, but for data that lies in a table;
  *	Y15  the bits that keep others from writing go only when nothing is left to mend. */
 #ifndef FMT_QCOW2_REPAIR_H
 #define FMT_QCOW2_REPAIR_H
