@@ -3,8 +3,8 @@
 # suites: default long
 # limit: 5400
 # Power cuts while qcow2 images are written, over a simulated disk: 30,000, or 1,000,000 in the long
-# suite; and while damaged ones are repaired. A failure prints the seed of its case, and how to see it
-# in detail.
+# suite; and while damaged ones are repaired. A failure prints the seed of its case, and how to see
+# it in detail.
 #
 #	BYRE_SIM_SEED=4000 tests/sim.sh         # other traces than always
 . "$(dirname "$0")/lib.sh"
