@@ -149,6 +149,18 @@ qemu-img info disk.qcow2 >info.log
 [ "$(grep -c in-use info.log)" = 2 ] || { cat info.log >&2; fail "killed, and again: marks"; }
 whole disk.qcow2 "killed with bitmaps"
 
+# Killed, and its data file is away: that is told, and leaks at most are gone.
+rm -f disk.qcow2 data.raw
+qemu-img create -q -f qcow2 -o data_file=data.raw disk.qcow2 $size
+start_byre victim disk.qcow2
+qemu-io -f raw -c 'write -q -P 5 1M 64k' -c flush "$(uri victim)"
+killed victim
+mv data.raw away.raw
+byre_refuses 'data\.raw.*No such file' disk.qcow2
+mv away.raw data.raw
+whole disk.qcow2 "killed, opened without its data file"
+qemu-io -f qcow2 -c 'read -q -P 5 1M 64k' disk.qcow2 || fail "killed: what was flushed is gone"
+
 # ---- lazy refcounts ----
 
 is_dirty()

@@ -78,7 +78,8 @@ static int data_sync_wait(struct commit *c)
 {
 	const struct writer *w = writer_of(c);
 
-	if (!w->q->has_data_file)
+	/* Where it could not be opened nothing was written to it, but leaks may have been freed. */
+	if (!w->q->has_data_file || !writer_data(w))
 		return 0;
 	c->stats.syncs++;
 	return chan_flush_wait(writer_data(w));

@@ -205,6 +205,11 @@ static int zero_body(void *arg)
 	memset(d->doubt + 9 * cluster, KNOWN, cluster);
 	assert_int_equal(simple_wait(d, REQ_READ, 0, 9 * cluster, cluster), 0);
 	assert_int_equal(simple_wait(d, REQ_ZERO, 0, 9 * cluster + 7, 5000), 0);
+	/* Nor is a part of it done: the cluster before is there. */
+	assert_int_equal(simple_wait(d, REQ_ZERO, REQ_FAST_ONLY, 6 * cluster - 512, 1024),
+			 -ENOTSUP);
+	memset(d->doubt + 5 * cluster, KNOWN, 2 * cluster);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 5 * cluster, 2 * cluster), 0);
 	return 0;
 }
 
@@ -366,6 +371,27 @@ static void u13_subclusters_of_fresh_clusters_are_mapped_at_once(void **state)
 				       .size = 1 << 20 };
 
 	with_disk(&c, fresh_units_body);
+}
+
+/* The disk ends within a subcluster, and that within its cluster. */
+static int last_unit_body(void *arg)
+{
+	struct test_disk *d = arg;
+	uint64_t size = d->cell.size;
+
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, size - 1024, 1024), 0);
+	assert_int_equal(simple_wait(d, REQ_ZERO, 0, size - 512, 512), 0);
+	assert_true(pair_of(d, align_down(size, 65536)).bitmap == 1ULL << 3);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, size - 1024, 1024), 0);
+	return 0;
+}
+
+static void y4_nothing_is_zeroed_behind_the_end(void **state)
+{
+	static const struct test_cell c = { .version = 3, .cluster_bits = 16, .is_extended = true,
+				       .size = (1 << 20) + 3 * 2048 + 1024 };
+
+	with_disk(&c, last_unit_body);
 }
 
 /* ---- durability ---- */
@@ -547,6 +573,7 @@ int main(void)
 		cmocka_unit_test(writes_in_place_write_their_data_alone),
 		cmocka_unit_test(u12_w6_writes_take_the_subclusters_that_they_touch),
 		cmocka_unit_test(u13_subclusters_of_fresh_clusters_are_mapped_at_once),
+		cmocka_unit_test(y4_nothing_is_zeroed_behind_the_end),
 		cmocka_unit_test(x4_fua_is_durable_and_so_is_what_maps_it),
 	};
 

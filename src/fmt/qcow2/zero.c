@@ -15,7 +15,8 @@
  * Ranges are worked off a slice of an L2 table at a time.
  *
  * Invariants:
- *	Y4  a zero leaves the range reading as zeros, and nothing else changed;
+ *	Y4  a zero leaves the range reading as zeros, and nothing else changed; one that may only
+ *	    be fast, and cannot, changes nothing;
  *	Y5  nothing of a range that needs no change costs more than a look at its slice. */
 #include <errno.h>
 
@@ -338,21 +339,37 @@ static int zero_raw_wait(struct writer *w, uint64_t off, uint64_t len, unsigned 
 	return rc ? rc : chan_submit_wait(writer_data(w), &req);
 }
 
+/* Some parts of the range may be zeroed fast and others not: whole units, parts of units, parts of
+ * compressed clusters. Whether all of it can be is known beforehand only where that is one part. */
+static bool may_fail_halfway(const struct writer *w, uint64_t off, uint64_t end)
+{
+	uint64_t unit = 1ULL << w->q->unit_bits, cluster = w->cluster;
+	bool has_part = !is_aligned(off, unit) || whole_end(w, end, unit) < end;
+	uint64_t place = has_part ? unit : cluster;
+
+	if (off / place == (end - 1) / place)
+		return false;
+	return has_part || !is_aligned(off, cluster) || whole_end(w, end, cluster) < end;
+}
+
 int zero_range_wait(struct writer *w, uint64_t off, uint64_t len, unsigned flags)
 {
 	struct change c = { .w = w, .unmap = flags & REQ_MAY_UNMAP };
 	uint64_t unit = 1ULL << w->q->unit_bits, end = off + len;
 	uint64_t first = align_up(off, unit), last = whole_end(w, end, unit);
-	int rc = w->q->has_raw_data ? zero_raw_wait(w, off, len, flags) : 0;
+	int rc = 0;
 
+	if (w->q->has_raw_data)
+		rc = zero_raw_wait(w, off, len, flags);
+	else if (flags & REQ_FAST_ONLY && may_fail_halfway(w, off, end))
+		rc = -ENOTSUP;          /* or it fails before anything is changed */
 	if (rc)
 		return rc;
 	if (!w->q->has_zero_flag && !nowhere_is_zero(w))
 		return zero_v2_wait(w, off, end, flags);
 	c.unmap |= !w->q->has_zero_flag;
-	if (first >= last)
+	if (first >= MIN(last, end))    /* units behind the end of the disk are nobody's */
 		return parts_wait(w, off, end, flags);
-	/* FAST_ONLY fails before anything is changed, if it does. */
 	rc = parts_wait(w, off, first, flags);
 	if (!rc && last < end)
 		rc = parts_wait(w, last, end, flags);
