@@ -41,8 +41,9 @@ void file_grown(struct file_node *fn, uint64_t end)
 
 	if (fn->is_block_device)
 		return;
+	/* Release pairs with file_look(): who sees the size sees the length as well. */
 	while (end > size && !atomic_compare_exchange_weak_explicit(&fn->node.size, &size, end,
-								    memory_order_relaxed,
+								    memory_order_release,
 								    memory_order_relaxed))
 		continue;
 }
@@ -144,11 +145,17 @@ static void rw_end(struct file_chan *fc, struct req *req, int res)
 
 static void read_done(struct file_chan *fc, struct req *req, uint64_t n)
 {
+	const struct file_node *fn = file_node(&fc->chan);
 	struct file_req *fr = file_req(req);
 
 	/* With O_DIRECT only the end of the file is off alignment. */
 	fr->rel += n;
-	if (!n || (fr->rel & (file_node(&fc->chan)->block - 1))) {
+	if (!n || (fr->rel & (fn->block - 1))) {
+		if (req->off + fr->rel < MIN(file_size(fn), req->off + req->len) &&
+		    !fn->is_block_device) {
+			file_end_ask(fc, req);          /* F11 */
+			return;
+		}
 		req_zero_part(req, fr->rel, req->len - fr->rel);
 		fr->rel = req->len;
 	}
@@ -156,6 +163,22 @@ static void read_done(struct file_chan *fc, struct req *req, uint64_t n)
 		rw_send(fc, req, false);
 	else
 		rw_end(fc, req, 0);
+}
+
+void file_read_looked(struct file_chan *fc, struct req *req, int res)
+{
+	struct file_req *fr = file_req(req);
+
+	/* It may have grown just then; but what reads nothing twice is as good as lost. */
+	if (!res && fr->rel == fr->looked)
+		res = -EIO;
+	if (res) {
+		rw_end(fc, req, res);
+		return;
+	}
+	fr->looked = fr->rel;
+	fr->rel = align_down(fr->rel, file_node(&fc->chan)->block);
+	rw_send(fc, req, false);
 }
 
 static void write_done(struct file_chan *fc, struct req *req, uint64_t n)
@@ -259,14 +282,16 @@ static void rw_start(struct file_chan *fc, struct req *req)
 void file_submit(struct chan *ch, struct req *req)
 {
 	struct file_chan *fc = file_chan(ch);
+	const struct file_node *fn = file_node(ch);
 	struct file_req *fr = file_req(req);
 
 	req->ch = ch;
 	fr->rel = 0;
+	fr->looked = UINT64_MAX;
 	fr->cut = NULL;
 	if (req->kind == REQ_FLUSH) {
 		/* Nothing was written through a read-only node. */
-		if (ch->node->read_only || file_node(ch)->cache == FILE_CACHE_UNSAFE)
+		if (ch->node->read_only || (fn->cache == FILE_CACHE_UNSAFE && !file_is_cut(fn)))
 			req_finish(ch, req, 0);
 		else
 			file_sync_join(fc, req);
@@ -278,6 +303,10 @@ void file_submit(struct chan *ch, struct req *req)
 	}
 	if (ch->node->read_only && req->kind != REQ_READ && req->kind != REQ_MAP) {
 		req_finish(ch, req, -EROFS);
+		return;
+	}
+	if (file_is_cut(fn) && file_end_refuses(fn, req)) {
+		req_finish(ch, req, -EIO);
 		return;
 	}
 	switch (req->kind) {
@@ -364,6 +393,7 @@ int file_chan_open_wait(struct chan *ch, struct err *err)
 	list_init(&fc->registered);
 	fiber_gate_init(&fc->gate, FILE_FIBERS_MAX);
 	file_batch_init(&fc->batch, ch->loop);
+	file_end_init(&fc->end);
 	for (unsigned i = 0; i < RANGE_LOCKS_MAX; i++)
 		fc->locks[i].fc = fc;
 	open_own_fd_wait(fc, fn);
@@ -392,6 +422,7 @@ void file_chan_close_wait(struct chan *ch)
 	struct file_chan *fc = file_chan(ch);
 
 	assert(list_is_empty(&fc->in_flight) && !fc->is_syncing && !fc->starved);
+	assert(!fc->end.is_looking);
 	assert(!fc->batch.ngathered && !fc->batch.is_due && !fc->batch.is_running);
 	if (file_node(ch)->is_direct)
 		file_range_unregister_wait(fc);

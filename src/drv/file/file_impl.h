@@ -4,6 +4,7 @@
  *	file.c         submit, reads and writes: the data path
  *	file_batch.c   small writes through the page cache, many at a time
  *	file_sync.c    flushes, joined
+ *	file_end.c     what if somebody else makes it shorter
  *	file_alloc.c   zero and discard by fallocate
  *	file_map.c     holes
  *	file_bounce.c  what O_DIRECT cannot take as it is: copies, read-modify-write
@@ -19,6 +20,8 @@
 #include "blk/blk.h"
 #include "drv/file/file.h"
 #include "loop/work.h"
+
+#define FILE_NOT_CUT UINT64_MAX
 
 enum {
 	FILE_IO_MAX = 1 << 30,          /* bytes of one operation: Linux takes 0x7ffff000 */
@@ -71,6 +74,24 @@ struct iov_cut {
 	struct iovec iov[CUT_IOVECS];
 };
 
+/* Is the file as long as it was? Once: `known` is what the node knew, `size` what there was after
+ * that. */
+struct file_look {
+	struct work work;
+	struct file_node *fn;
+	int fd;
+	uint64_t known, size;
+	int res;                        /* -errno: it cannot be told */
+};
+
+/* Reads of a chan that wait for a look. */
+struct file_end {
+	struct file_look look;
+	bool is_looking;
+	struct req *now;                /* answered by the look that runs */
+	struct req *next, **next_tail;  /* by the one after it */
+};
+
 struct file_node {
 	struct node node;
 	enum file_cache cache;          /* const after open, as are the next ones */
@@ -88,6 +109,9 @@ struct file_node {
 	/* Written once, by any loop, with relaxed stores: a late reader only tries in vain. */
 	atomic_bool no_punch, no_zero_range, no_discard, no_seek;
 	atomic_bool sync_failed;        /* Q9: see file_sync.c */
+	/* The least length that somebody else has cut it to, or FILE_NOT_CUT: see file_end.c. Any
+	 * loop lowers it; a late reader learns by itself. */
+	_Atomic uint64_t cut_to;
 
 	/* Home's: see file_range.c. */
 	struct list_node chans;         /* of file_chan.registered; direct nodes only */
@@ -107,7 +131,12 @@ struct file_chan {
 
 	struct file_batch batch;
 
+	struct file_end end;
+
 	struct io sync_io;
+	struct file_look sync_look;     /* beside it */
+	unsigned sync_missing;          /* of the two */
+	int sync_res;
 	bool is_syncing;
 	struct req *sync_now;           /* answered by the fdatasync that runs */
 	struct req *sync_next, **sync_next_tail;        /* by the one after it */
@@ -124,7 +153,10 @@ struct file_chan {
 
 /* What lies in req->priv while the driver has the request. */
 struct file_req {
-	struct list_node link;          /* in_flight: WRITE, ZERO, DISCARD of direct nodes */
+	union {
+		struct list_node link;  /* in_flight: WRITE, ZERO, DISCARD of direct nodes */
+		uint64_t looked;        /* READ: `rel` at its last look; UINT64_MAX: none */
+	};
 	uint64_t rel;                   /* READ, WRITE: bytes done; ZERO: enum zero_step */
 	struct iov_cut *cut;
 };
@@ -167,6 +199,27 @@ void file_batch_init(struct file_batch *b, struct loop *l);
 /* Takes @io, a write of @len bytes through the page cache, instead of loop_submit(). False: it is
  * too large for that. */
 bool file_batch_take(struct file_batch *b, struct io *io, uint64_t len);
+
+/* The READ @req waited for a look, which said @res. */
+void file_read_looked(struct file_chan *fc, struct req *req, int res);
+
+/* file_end.c */
+void file_end_init(struct file_end *e);
+/* @req, a READ, ended below the node's size: it is told by file_read_looked(). */
+void file_end_ask(struct file_chan *fc, struct req *req);
+/* The file was cut: does @req fail for that? */
+bool file_end_refuses(const struct file_node *fn, const struct req *req);
+/* Fills @k from its fn and fd. On a worker. */
+void file_look(struct file_look *k);
+/* Does it on a worker, then calls done(&k->work). */
+void file_look_start(struct file_chan *fc, struct file_look *k, void (*done)(struct work *work));
+/* 0, or an error: the node is latched, or it cannot be told. */
+int file_look_judge(const struct file_look *k);
+
+static inline bool file_is_cut(const struct file_node *fn)
+{
+	return atomic_load_explicit(&fn->cut_to, memory_order_relaxed) != FILE_NOT_CUT;
+}
 
 /* file_sync.c: answers @req after an fdatasync that starts from now on. In any callback of the
  * loop. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* drv/file/file_map.c - where a file has data and where holes: SEEK_DATA and SEEK_HOLE, on a
- * worker, because a fragmented file can keep them busy for long. What cannot tell is all data. */
+ * worker, because a fragmented file can keep them busy for long. What cannot tell is all data, and
+ * so is a file that somebody has cut (file_end.c): reads of what is lost report it. */
 #include <errno.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@ struct seek {
 	struct file_chan *fc;
 	uint64_t off, len;
 	uint64_t size;                  /* above off; data ends there, a hole may go on */
+	struct file_look look;          /* no data up to the end: is that where it was? */
 	uint64_t run;                   /* bytes from off on that are alike */
 	bool is_hole;
 	int res;
@@ -24,6 +26,7 @@ static void seek(void *arg)
 	s->run = s->len;
 	if (data < 0 && errno == ENXIO) {
 		s->is_hole = true;              /* up to the end of the file, and after it */
+		file_look(&s->look);
 		return;
 	}
 	if (data < 0) {
@@ -61,11 +64,14 @@ static void map_task(struct task *t)
 	struct file_chan *fc = file_chan(req->ch);
 	struct file_node *fn = file_node(&fc->chan);
 	struct seek s = { .fc = fc, .off = req->off, .len = req->len,
-			  .size = req->priv[0] };
+			  .size = req->priv[0],
+			  .look = { .fn = fn, .fd = fc->fd } };
 
 	loop_work_wait(fc->chan.loop, seek, &s);
 	if (s.res == -EINVAL || file_is_unsupported(s.res))
 		atomic_store_explicit(&fn->no_seek, true, memory_order_relaxed);
+	if (!s.res && s.is_hole)
+		s.res = file_look_judge(&s.look);
 	if (s.res < 0)                          /* an error is for the read to report */
 		answer(req, MIN(s.len, s.size - s.off), false);
 	else
@@ -84,7 +90,7 @@ void file_map_start(struct file_chan *fc, struct req *req)
 		req_finish(&fc->chan, req, 0);
 		return;
 	}
-	if (fn->is_block_device || fn->is_sim ||
+	if (fn->is_block_device || fn->is_sim || file_is_cut(fn) ||
 	    atomic_load_explicit(&fn->no_seek, memory_order_relaxed)) {
 		answer(req, MIN(req->len, size - req->off), false);
 		req_finish(&fc->chan, req, 0);

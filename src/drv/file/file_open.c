@@ -374,7 +374,7 @@ static void file_free(struct node *n)
 }
 
 struct truncate {
-	int fd;
+	struct file_look look;
 	uint64_t size;
 	int res;
 };
@@ -383,22 +383,29 @@ static void truncate_work(void *arg)
 {
 	struct truncate *t = arg;
 
-	t->res = ftruncate(t->fd, (off_t)t->size) < 0 ? -errno : 0;
+	file_look(&t->look);
+	if (t->look.res || t->look.size < t->look.known)
+		return;
+	/* The node's size never says more than there is: F13. */
+	atomic_store(&t->look.fn->node.size, t->size);
+	t->res = ftruncate(t->look.fd, (off_t)t->size) < 0 ? -errno : 0;
+	if (t->res)
+		atomic_store(&t->look.fn->node.size, t->look.known);
 }
 
 static int file_truncate_wait(struct node *n, uint64_t size)
 {
-	const struct file_node *fn = container_of(n, struct file_node, node);
-	struct truncate t = { .fd = fn->fd, .size = size };
+	struct file_node *fn = container_of(n, struct file_node, node);
+	struct truncate t = { .look = { .fn = fn, .fd = fn->fd }, .size = size };
+	int res;
 
 	if (n->read_only)
 		return -EROFS;
 	if (fn->is_block_device || fn->is_sim)
 		return -ENOTSUP;
 	loop_work_wait(n->home, truncate_work, &t);
-	if (!t.res)
-		atomic_store(&n->size, size);
-	return t.res;
+	res = file_look_judge(&t.look);
+	return res ? res : t.res;
 }
 
 const struct node_ops file_ops = {
@@ -427,6 +434,7 @@ static int new_node(const struct file_opts *o, struct loop *home, struct file_no
 		return rc;
 	}
 	fn->fd = -1;
+	atomic_init(&fn->cut_to, FILE_NOT_CUT);
 	fn->cache = o->cache;
 	fn->block = 1;
 	fn->mem_align = 1;
