@@ -1,0 +1,447 @@
+/* SPDX-License-Identifier: MIT */
+/* mem/heap.c - the slow paths: parking, draining, filling; and what goes to other heaps. */
+#include "mem/heap.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "mem/stock.h"
+
+_Static_assert(sizeof(struct heap) <= HEAP_STRIDE, "heaps lie that far apart");
+_Static_assert(sizeof(struct magazine) == MAGAZINE_BYTES, "slot 0 is the link");
+
+_Alignas(MAGAZINE_BYTES) void *heap_no_magazine[64];
+#define NO_MAGAZINE (&heap_no_magazine[63])
+
+struct heap heap_none = {
+	.gate = { .stop = HANDOVER_ALWAYS, .open = HANDOVER_ALWAYS },
+	.key = HEAP_NO_KEY,
+};
+
+__thread struct heap *heap_self __attribute__((tls_model("initial-exec"))) = &heap_none;
+bool heap_checks;
+
+/* ---- magazines ---- */
+
+static void **slots_of(struct magazine *m)
+{
+	return (void **)(void *)m;
+}
+
+static struct magazine *magazine_of(void **top)
+{
+	return (struct magazine *)((uintptr_t)top & ~(uintptr_t)(MAGAZINE_BYTES - 1));
+}
+
+/* Where the NULL of a magazine of @class is. */
+static unsigned bottom_of(unsigned class)
+{
+	return MAGAZINE_OBJECTS - class_info[class].room;
+}
+
+static unsigned objects_below(void **top, unsigned class)
+{
+	return (unsigned)(top - slots_of(magazine_of(top))) - bottom_of(class);
+}
+
+static struct magazine *spare_take(struct heap *h)
+{
+	struct magazine *m;
+
+	if (!h->spare)
+		h->spare = stock_take(HEAP_SPARE_TAKE, &h->spares);
+	m = h->spare;
+	if (m) {
+		h->spare = magazine_next(m);
+		h->spares--;
+	}
+	return m;
+}
+
+static void spare_put(struct heap *h, struct magazine *m)
+{
+	magazine_link(m, h->spare, 0, 0);
+	h->spare = m;
+	if (++h->spares <= HEAP_SPARE_MAX)
+		return;
+	/* The newest go: they are the warm ones, and somebody is about to want some. */
+	for (unsigned i = 0; i < HEAP_SPARE_PUT; i++)
+		h->spare = magazine_next(h->spare);
+	h->spares -= HEAP_SPARE_PUT;
+	stock_put(m, HEAP_SPARE_PUT);
+}
+
+/* Makes @m, with @n objects, the loaded magazine of @class. */
+static void load(struct heap *h, unsigned class, struct magazine *m, unsigned n)
+{
+	void **bottom = slots_of(m) + bottom_of(class);
+
+	*bottom = NULL;
+	h->top[class] = bottom + n;
+}
+
+/* Takes the loaded magazine away: NULL if there is none. */
+static struct magazine *unload(struct heap *h, unsigned class, unsigned *ret_n)
+{
+	void **top = h->top[class];
+
+	if (top == NO_MAGAZINE)
+		return NULL;
+	*ret_n = objects_below(top, class);
+	h->top[class] = NO_MAGAZINE;
+	return magazine_of(top);
+}
+
+/* ---- slabs ---- */
+
+/* Puts the @n objects of @m into the slabs they came from. */
+static void return_objects(struct heap *h, unsigned class, struct magazine *m, unsigned n)
+{
+	void **slot = slots_of(m) + bottom_of(class);
+	struct bin *bin = &h->bins[class];
+
+	for (unsigned i = 1; i <= n; i++)
+		slab_put(&bin->slabs, slot[i]);
+	bin->out -= n;
+}
+
+static void *take_one(struct heap *h, unsigned class)
+{
+	struct bin *bin = &h->bins[class];
+	void *p = NULL;
+
+	if (slab_take(&bin->slabs, class, heap_number(h), &p + 1, 1))
+		bin->out++;
+	return p;
+}
+
+static void put_one(struct heap *h, unsigned class, void *p)
+{
+	slab_put(&h->bins[class].slabs, p);
+	h->bins[class].out--;
+}
+
+/* Fills @m from the slabs; returns with how many objects. */
+static unsigned fill(struct heap *h, unsigned class, struct magazine *m)
+{
+	unsigned n = MIN((unsigned)class_info[class].room, (unsigned)class_info[class].objects);
+	void **bottom = slots_of(m) + bottom_of(class);
+	struct bin *bin = &h->bins[class];
+	unsigned got = slab_take(&bin->slabs, class, heap_number(h), bottom + 1 + n, n);
+
+	if (got < n)
+		memmove(bottom + 1, bottom + 1 + n - got, got * sizeof(*bottom));
+	bin->out += got;
+	return got;
+}
+
+/* ---- parked magazines ---- */
+
+static void park(struct heap *h, unsigned class, struct magazine *m, unsigned n)
+{
+	struct bin *bin = &h->bins[class];
+
+	magazine_link(m, bin->parked, class, n);
+	bin->parked = m;
+	bin->parked_objects += n;
+}
+
+static struct magazine *unpark(struct heap *h, unsigned class, unsigned *ret_n)
+{
+	struct bin *bin = &h->bins[class];
+	struct magazine *m = bin->parked;
+
+	if (!m)
+		return NULL;
+	*ret_n = magazine_count(m);
+	bin->parked = magazine_next(m);
+	bin->parked_objects -= *ret_n;
+	return m;
+}
+
+/* Keeps no more parked than the limit. */
+static void limit_parked(struct heap *h, unsigned class)
+{
+	struct bin *bin = &h->bins[class];
+	struct magazine *m;
+	unsigned n = 0;
+
+	while ((size_t)bin->parked_objects * class_info[class].size > HEAP_PARKED_MAX) {
+		m = unpark(h, class, &n);
+		return_objects(h, class, m, n);
+		spare_put(h, m);
+	}
+}
+
+/* ---- other heaps ---- */
+
+/* Takes what came for @h: parks it, or, where @to_slabs, puts it back; empty magazines go to @to,
+ * whose lock the caller has too. */
+static void drain(struct heap *h, bool to_slabs, struct heap *to)
+{
+	struct magazine *m = inbox_take(&h->inbox), *next;
+
+	for (; m; m = next) {
+		unsigned class = magazine_class(m), n = magazine_count(m);
+
+		next = magazine_next(m);
+		if (to_slabs) {
+			return_objects(h, class, m, n);
+			spare_put(to, m);
+		} else {
+			park(h, class, m, n);
+			limit_parked(h, class);
+		}
+	}
+}
+
+static void post(struct heap *h, struct outgoing *o)
+{
+	unsigned class = o->key & MAP_CLASS_MASK;
+	struct heap *to = heap_at(o->key >> MAP_HEAP_SHIFT);
+	unsigned n = objects_below(o->top, class);
+	uint64_t waiting = inbox_post(&to->inbox, magazine_of(o->top), class, n,
+				      (uint64_t)n * class_info[class].size);
+
+	o->key = 0;
+	o->top = NO_MAGAZINE;
+	if (waiting < HEAP_INBOX_MAX || !handover_visit(&to->gate))
+		return;
+	drain(to, true, h);
+	handover_visited(&to->gate);
+}
+
+void heap_post_all(struct heap *h)
+{
+	for (struct outgoing *o = h->out; o < h->out + HEAP_OUT; o++)
+		if (o->key)
+			post(h, o);
+}
+
+static struct outgoing *outgoing_for(struct heap *h, uint32_t word)
+{
+	return &h->out[(word + (word >> MAP_HEAP_SHIFT) * 7) % HEAP_OUT];
+}
+
+/* What every slow path does now and then. */
+static void tick(struct heap *h)
+{
+	if (++h->slow_paths % HEAP_POST_EVERY == 0)
+		heap_post_all(h);
+}
+
+/* ---- giving back ---- */
+
+void heap_flush(struct heap *h)
+{
+	struct magazine *m;
+	unsigned n;
+
+	drain(h, false, h);
+	for (unsigned c = 0; c < CLASSES; c++) {
+		while ((m = unpark(h, c, &n)) || (m = unload(h, c, &n))) {
+			return_objects(h, c, m, n);
+			spare_put(h, m);
+		}
+	}
+	heap_post_all(h);
+}
+
+void heap_trim(struct heap *h)
+{
+	for (unsigned c = 0; c < CLASSES; c++)
+		slab_trim(&h->bins[c].slabs);
+}
+
+/* The lock of the thread's own heap. */
+static void lock_own(struct heap *h)
+{
+	if (__builtin_expect(handover_lock(&h->gate), 0)) {
+		heap_flush(h);
+		heap_trim(h);
+	}
+}
+
+void heap_idle(void)
+{
+	struct heap *h = heap_self;
+
+	if (h == &heap_none)
+		return;
+	lock_own(h);
+	heap_post_all(h);
+	drain(h, false, h);
+	handover_unlock(&h->gate);
+}
+
+/* ---- allocating ---- */
+
+/* Sees to it that the loaded magazine of @class has an object. */
+static bool reload(struct heap *h, unsigned class)
+{
+	struct magazine *m, *old;
+	unsigned n, old_n;
+
+	tick(h);
+	if (!h->bins[class].parked)
+		drain(h, false, h);
+	m = unpark(h, class, &n);
+	old = unload(h, class, &old_n);
+	if (!m) {
+		m = old ? old : spare_take(h);
+		if (!m)
+			return false;
+		n = fill(h, class, m);
+	} else if (old) {
+		spare_put(h, old);
+	}
+	load(h, class, m, n);
+	return n;
+}
+
+static void *alloc_locked(struct heap *h, unsigned class)
+{
+	void **t;
+
+	if (heap_checks)
+		return take_one(h, class);
+	if (!*h->top[class] && !reload(h, class))
+		return take_one(h, class);
+	t = h->top[class];
+	h->top[class] = t - 1;
+	return *t;
+}
+
+/* For threads that can have no heap. */
+static void *alloc_shared(unsigned class)
+{
+	struct heap *h = heap_shared_lock();
+	void *p;
+
+	if (!h)
+		return NULL;
+	p = take_one(h, class);
+	handover_unlock(&h->gate);
+	return p;
+}
+
+void *heap_alloc(unsigned class)
+{
+	struct heap *h = heap_self;
+	void **t, *p;
+
+	if (handover_enter(&h->gate)) {
+		t = h->top[class];
+		p = *t;
+		if (p) {
+			h->top[class] = t - 1;
+			handover_leave(&h->gate);
+			return p;
+		}
+	}
+	h = heap_get();
+	if (!h)
+		return alloc_shared(class);
+	lock_own(h);
+	p = alloc_locked(h, class);
+	handover_unlock(&h->gate);
+	return p;
+}
+
+/* ---- freeing ---- */
+
+/* Room for an object in the loaded magazine. */
+static bool make_room(struct heap *h, unsigned class)
+{
+	struct magazine *m = spare_take(h), *old;
+	unsigned n;
+
+	if (!m)
+		return false;
+	tick(h);
+	old = unload(h, class, &n);
+	if (old)
+		park(h, class, old, n);
+	limit_parked(h, class);
+	load(h, class, m, 0);
+	return true;
+}
+
+static void free_own(struct heap *h, unsigned class, void *p)
+{
+	if (heap_checks || (heap_magazine_full(h->top[class]) && !make_room(h, class))) {
+		put_one(h, class, p);
+		return;
+	}
+	*++h->top[class] = p;
+}
+
+/* Into the slab at once, whoever owns it. The caller has no lock. */
+static void free_direct(uint32_t word, void *p)
+{
+	struct heap *to = heap_at(word >> MAP_HEAP_SHIFT);
+
+	mem_lock(&to->gate.lock);
+	put_one(to, word & MAP_CLASS_MASK, p);
+	mem_unlock(&to->gate.lock);
+}
+
+/* Puts @p into an outgoing magazine. False if there is none. */
+static bool send(struct heap *h, uint32_t word, void *p)
+{
+	struct outgoing *o = outgoing_for(h, word);
+	struct magazine *m;
+
+	if (o->key == word && !heap_magazine_full(o->top)) {
+		*++o->top = p;
+		return true;
+	}
+	m = spare_take(h);
+	if (!m)
+		return false;
+	tick(h);
+	if (o->key)
+		post(h, o);
+	o->key = word;
+	o->top = slots_of(m) + bottom_of(word & MAP_CLASS_MASK) + 1;
+	*o->top = p;
+	return true;
+}
+
+static void free_slow(void *p, uint32_t word)
+{
+	struct heap *h = heap_get();
+	bool done = true;
+
+	if (!h || (heap_checks && (word ^ h->key) >= CLASSES)) {
+		free_direct(word, p);
+		return;
+	}
+	lock_own(h);
+	if ((word ^ h->key) < CLASSES)
+		free_own(h, word & MAP_CLASS_MASK, p);
+	else
+		done = send(h, word, p);
+	handover_unlock(&h->gate);
+	if (!done)
+		free_direct(word, p);
+}
+
+void heap_free(void *p, uint32_t word)
+{
+	struct heap *h = heap_self;
+	struct outgoing *o = outgoing_for(h, word);
+	int saved;
+
+	if (!class_is_object(class_info[word & MAP_CLASS_MASK].mul, slice_offset(p)))
+		os_die("free(): invalid pointer", p);
+	if (handover_enter(&h->gate) && o->key == word && !heap_magazine_full(o->top)) {
+		o->top[1] = p;
+		o->top++;
+		handover_leave(&h->gate);
+		return;
+	}
+	saved = errno;
+	free_slow(p, word);
+	errno = saved;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/* mem/large.c - large blocks. */
+#include "mem/large.h"
+
+#include <string.h>
+
+#include "mem/slab.h"
+
+static size_t slices_for(size_t size)
+{
+	return size ? div_round_up(size, SLICE_BYTES) : 1;
+}
+
+void *large_alloc(size_t size, size_t align, bool *ret_clean)
+{
+	size_t first;
+
+	if (size > LARGE_SIZE_MAX || align > LARGE_SIZE_MAX)
+		return NULL;
+	first = pages_alloc(slices_for(size), align <= SLICE_BYTES ? 1 : align >> SLICE_LOG2,
+			    ret_clean);
+	if (!first)
+		return NULL;
+	*slab_at(first) = (struct slab){ .size = size,
+					 .align = (uint8_t)log2_floor(MAX(align, (size_t)16)) };
+	return slice_at(first);
+}
+
+/* Not too much memory that nobody uses. */
+static void limit_dirty(void)
+{
+	struct pages_stats s;
+	size_t limit;
+
+	if (pages_dirty() <= LARGE_DIRTY_MIN)
+		return;
+	pages_stats(&s);
+	limit = MAX((size_t)LARGE_DIRTY_MIN, s.used / 4);
+	if (s.dirty > limit)
+		pages_purge(s.dirty - limit / 2);
+}
+
+void large_free(void *p)
+{
+	size_t first = slice_of(p), len = pages_run(first) << SLICE_LOG2;
+	struct slab *s = slab_at(first);
+	bool clean = false;
+
+	if (s->moved)
+		clean = !os_renew(p, len);
+	else if (len > LARGE_KEEP)
+		clean = !os_drop(p, len);
+	s->moved = false;
+	pages_free(first, clean);
+	if (!clean)
+		limit_dirty();
+}
+
+size_t large_usable(const void *p)
+{
+	return pages_run(slice_of(p)) << SLICE_LOG2;
+}
+
+/* A new block of @size bytes, with what the old one had. */
+static void *move(void *p, size_t size)
+{
+	size_t first = slice_of(p), len = pages_run(first) << SLICE_LOG2;
+	struct slab *s = slab_at(first);
+	size_t align = (size_t)1 << atomic_load_explicit(&s->align, memory_order_relaxed);
+	void *to = large_alloc(size, align, NULL);
+
+	if (!to)
+		return NULL;
+	if (size > len && len >= LARGE_MOVE && !os_move(p, len, to)) {
+		/* What was here reads as zeros now, but its mapping is no worse than before. */
+		bool was_moved = s->moved;
+
+		slab_at(slice_of(to))->moved = true;
+		if (was_moved)
+			os_renew(p, len);
+		s->moved = false;
+		pages_free(first, true);
+		return to;
+	}
+	memcpy(to, p, MIN(s->size, size));
+	large_free(p);
+	return to;
+}
+
+void *large_resize(void *p, size_t size)
+{
+	size_t first = slice_of(p), n = slices_for(size);
+	struct slab *s = slab_at(first);
+
+	if (size > LARGE_SIZE_MAX)
+		return NULL;
+	if (n != pages_run(first) && !pages_resize(first, n))
+		return move(p, size);
+	s->size = size;
+	return p;
+}
