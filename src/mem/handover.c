@@ -12,11 +12,6 @@
  * that takes longer has lost its processor, and its thread will see stop when it runs again. */
 enum { LOOKS = 32 };
 
-static uint32_t ticket_of(uint32_t stop)
-{
-	return stop & ~HANDOVER_ALWAYS;
-}
-
 static void pause_cpu(void)
 {
 #if defined(__x86_64__)
@@ -29,11 +24,9 @@ static void pause_cpu(void)
 /* With the lock held. */
 static void clear_stop(struct handover *h)
 {
-	uint32_t stop = atomic_load_explicit(&h->stop, memory_order_relaxed);
-
 	MEM_STEP(clear_stop);
 	/* The release pairs with the acquire in handover_enter(). */
-	atomic_store_explicit(&h->stop, stop & HANDOVER_ALWAYS, memory_order_release);
+	atomic_store_explicit(&h->stop, h->open, memory_order_release);
 }
 
 bool handover_lock(struct handover *h)
@@ -41,7 +34,7 @@ bool handover_lock(struct handover *h)
 	handover_leave(h);
 	mem_lock(&h->lock);
 	MEM_STEP(asked_stop);
-	if (!ticket_of(atomic_load_explicit(&h->stop, memory_order_relaxed)))
+	if (atomic_load_explicit(&h->stop, memory_order_relaxed) == h->open)
 		return false;
 	clear_stop(h);
 	return true;
@@ -80,9 +73,9 @@ void handover_begin(struct handover_round *round)
 	uint32_t ticket;
 
 	do {
-		ticket = ticket_of(atomic_fetch_add_explicit(&last, HANDOVER_ALWAYS + 1,
-				memory_order_relaxed));
-	} while (!ticket);
+		ticket = HANDOVER_STOPPED |
+			atomic_fetch_add_explicit(&last, 1, memory_order_relaxed);
+	} while (ticket == HANDOVER_ALWAYS);
 	*round = (struct handover_round){ .ticket = ticket };
 }
 
@@ -92,6 +85,7 @@ int handover_barrier(struct handover_round *round)
 
 	/* Registered when first needed: it is cheap then or at start, but most programs never need
 	 * it. The child of a fork may have to do it again. */
+	MEM_STEP(membarrier);
 	if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) &&
 			(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) ||
 			syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0)))
@@ -104,12 +98,13 @@ int handover_barrier(struct handover_round *round)
 /* With the lock held: can the owner not be inside the fast path, nor get there? */
 static bool is_kept_out(struct handover *h, const struct handover_round *round)
 {
-	MEM_STEP(take_stop);
-	uint32_t stop = atomic_load_explicit(&h->stop, memory_order_relaxed);
-
-	if (!h->owned || stop & HANDOVER_ALWAYS)
+	MEM_STEP(take_owned);
+	if (!h->owned || h->open == HANDOVER_ALWAYS)
 		return true;
-	if (!round->fenced || stop != round->ticket)
+	if (!round->fenced)
+		return false;
+	MEM_STEP(take_stop);
+	if (atomic_load_explicit(&h->stop, memory_order_relaxed) != round->ticket)
 		return false;
 	for (int i = 0; i < LOOKS; i++) {
 		MEM_STEP(take_busy);
@@ -137,10 +132,8 @@ void handover_give(struct handover *h)
 
 void handover_reset(struct handover *h, bool mine)
 {
-	uint32_t stop = atomic_load_explicit(&h->stop, memory_order_relaxed);
-
 	atomic_store_explicit(&h->busy, 0, memory_order_relaxed);
-	atomic_store_explicit(&h->stop, stop & HANDOVER_ALWAYS, memory_order_relaxed);
+	atomic_store_explicit(&h->stop, h->open, memory_order_relaxed);
 	mem_lock_init(&h->lock);
 	h->owned = mine;
 }

@@ -12,17 +12,17 @@
  *	owner, handover_enter()         taker
  *	  busy = 1                        stop = ticket       handover_stop(), for each heap
  *	  (compiler barrier)              membarrier()        handover_barrier(), once
- *	  stop != 0? then slow            lock
+ *	  stopped? then slow              lock
  *	  ...                             stop != ticket? the owner came by meanwhile
  *	  busy = 0    (release)           busy != 0? it is at work just now
  *	                                  ...                 the heap is the taker's
- *	                                  stop = 0 (release), unlock      handover_give()
+ *	                                  stop = open (release), unlock   handover_give()
  *
  * membarrier() returns when every thread of the process has passed a full barrier. If the owner
  * passes its own before it reads stop, it reads the ticket, or what was written later; if after,
  * its busy = 1 came before the barrier and is seen by the taker. So not both go on. No data depends
  * on membarrier(): what an owner wrote comes to a taker through the release of busy = 0 and the
- * acquire that reads it, the way back is the release of stop = 0 and the acquire in
+ * acquire that reads it, the way back is the release of stop = open and the acquire in
  * handover_enter(). (That is also why ThreadSanitizer, which knows nothing of membarrier(), needs
  * no annotation here.)
  *
@@ -58,21 +58,28 @@
 #include <stdint.h>
 
 #include "mem/lock.h"
+#include "mem/peek.h"
 #include "mem/step.h"
 
-/* In stop for good, set before there is an owner: every operation takes the slow path. For checks
- * that must see every operation; and for heaps that can be taken where membarrier() is forbidden,
- * at the price of the lock for each. */
-#define HANDOVER_ALWAYS 1u
+/* In stop: the owner's fast path is closed. */
+#define HANDOVER_STOPPED (1u << 31)
 
-/* Zeroed: no owner, not stopped, not locked. */
+/* The smallest open value. Not 0: gcc compares a word in memory with 0 in two instructions. */
+#define HANDOVER_OPEN_LEAST 256
+
+/* Of a heap whose fast path is never open: every operation takes the lock. For checks that must see
+ * every operation; and for heaps that can be taken where membarrier() is forbidden. */
+#define HANDOVER_ALWAYS HANDOVER_STOPPED
+
+/* Zeroed, and then handover_init(): no owner, not stopped, not locked. */
 struct handover {
 	/* Written by the owner, read by takers. */
 	_Atomic uint32_t busy;
-	/* Written by takers, and under the lock; read by the owner. 0, or HANDOVER_ALWAYS and the
-	 * ticket of the last taker. */
+	/* Written by takers, and under the lock; read by the owner. @open, or the ticket of the
+	 * last taker, which has HANDOVER_STOPPED. */
 	_Atomic uint32_t stop;
 	struct mem_lock lock;
+	uint32_t open;                  /* const after handover_init() */
 	bool owned;                     /* under the lock: a thread uses this heap */
 };
 
@@ -84,8 +91,18 @@ struct handover_round {
 
 /* ---- the owner ---- */
 
-/* The owner begins to use the hot part. False: it must not, and calls handover_lock(). */
-static inline __attribute__((always_inline)) bool handover_enter(struct handover *h)
+/* Before anybody else knows @h. @open is what stop is to be when nobody wants the heap: from
+ * HANDOVER_OPEN_LEAST to INT32_MAX, for handover_enter_as(); or HANDOVER_ALWAYS. */
+static inline void handover_init(struct handover *h, uint32_t open)
+{
+	h->open = open;
+	atomic_store_explicit(&h->stop, open, memory_order_relaxed);
+}
+
+/* As handover_enter(), for who compares something with the heap's @open anyway: returns that, or
+ * something with HANDOVER_STOPPED, and then the owner must not go on. If it does, it calls
+ * handover_entered() first. */
+static inline __attribute__((always_inline)) uint32_t handover_enter_as(struct handover *h)
 {
 	MEM_STEP(enter_busy);
 	atomic_store_explicit(&h->busy, 1, memory_order_relaxed);
@@ -94,7 +111,23 @@ static inline __attribute__((always_inline)) bool handover_enter(struct handover
 	atomic_signal_fence(memory_order_seq_cst);
 	MEM_STEP(enter_stop);
 	/* The acquire pairs with the release in handover_give(). */
-	return __builtin_expect(!atomic_load_explicit(&h->stop, memory_order_acquire), 1);
+	return MEM_PEEK_ACQUIRE(h->stop);
+}
+
+/* The other half of the acquire, where that is the compiler's business alone (peek.h). */
+static inline __attribute__((always_inline)) void handover_entered(struct handover *h)
+{
+	(void)h;
+	atomic_signal_fence(memory_order_acquire);
+}
+
+/* The owner begins to use the hot part. False: it must not, and calls handover_lock(). */
+static inline __attribute__((always_inline)) bool handover_enter(struct handover *h)
+{
+	if (__builtin_expect((int32_t)handover_enter_as(h) < HANDOVER_OPEN_LEAST, 0))
+		return false;
+	handover_entered(h);
+	return true;
 }
 
 /* The owner ends what handover_enter() began. The release pairs with the acquire in
@@ -123,14 +156,12 @@ void handover_orphan(struct handover *h);
  * handover_take() and, where that gave it, handover_give(). */
 void handover_begin(struct handover_round *round);
 
+/* A plain store, without the lock: that one taker's stop is overwritten by another's, or by the
+ * owner, is noticed. */
 static inline void handover_stop(struct handover *h, const struct handover_round *round)
 {
-	/* Plain: neither a barrier nor the lock; a stop that is lost among others' is noticed. */
-	MEM_STEP(stop_read);
-	uint32_t always = atomic_load_explicit(&h->stop, memory_order_relaxed) & HANDOVER_ALWAYS;
-
-	MEM_STEP(stop_write);
-	atomic_store_explicit(&h->stop, round->ticket | always, memory_order_relaxed);
+	MEM_STEP(stop);
+	atomic_store_explicit(&h->stop, round->ticket, memory_order_relaxed);
 }
 
 /* Partner of the compiler barrier in handover_enter(). Returns 0, or -errno where membarrier() is
@@ -138,8 +169,8 @@ static inline void handover_stop(struct handover *h, const struct handover_round
 int handover_barrier(struct handover_round *round);
 
 /* True: @h is the caller's, both parts, until handover_give(). False: its owner is at work, or has
- * been by meanwhile, or cannot be kept out; unless somebody else took it meanwhile, it gives back by
- * itself. Sleeps for the lock only. */
+ * been by meanwhile, or cannot be kept out; unless somebody else took it meanwhile, it gives back
+ * by itself. Sleeps for the lock only. */
 bool handover_take(struct handover *h, const struct handover_round *round);
 void handover_give(struct handover *h);
 

@@ -7,11 +7,11 @@
  * magazines as they are. So 63 objects cost one atomic operation on either side, nobody walks
  * chains through the objects' memory, and nobody waits.
  *
- * The inbox is a stack from which only everything is taken. So it does not suffer from ABA: a sender
- * that sees the head it expects links to the very magazine that is on top now, whatever happened
- * in between. Its head also counts, in one word with the pointer, roughly how many bytes have
- * come since the last take; every sender learns the sum from its own exchange, and none is counted
- * twice or forgotten. A sender that finds it too large looks after the heap itself, if its lock is
+ * The inbox is a stack from which only everything is taken. So it does not suffer from ABA: a
+ * sender that sees the head it expects links to the very magazine that is on top now, whatever
+ * happened in between. Its head also counts, in one word with the pointer, roughly how many bytes
+ * have come since the last take; every sender learns the sum from its own exchange, and none is
+ * counted twice or forgotten. A sender that finds it too large looks after the heap itself, if its lock is
  * free (handover_visit(); the inbox may be taken by anybody, the lock is for where the objects
  * then go). Whoever holds the lock takes all that is there; what comes later meets the next sender.
  * So an idle or dead owner's inbox holds about the limit and a magazine for each sender at most.
@@ -52,8 +52,8 @@ struct magazine {
 
 /* Zeroed: empty. */
 struct inbox {
-	/* Any thread adds, any thread takes all. The release in inbox_post() pairs with the acquire in
-	 * inbox_take(). */
+	/* Any thread adds, any thread takes all. The release in inbox_post() pairs with the
+	 * acquire in inbox_take(). */
 	_Atomic uint64_t head;          /* sum << MAGAZINE_ADDRESS_BITS | newest / 512 */
 };
 
