@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* mem/api.c - malloc() and its kin.
  *
- * What a program calls; the fast paths of heap.h are inlined here and nowhere else. Sizes beyond
- * PTRDIFF_MAX fail, as they do with glibc; a request for nothing gets an object of the smallest
- * class, so that it has an address of its own. */
+ * Sizes beyond PTRDIFF_MAX fail, as they do with glibc; a request for nothing gets an object of the
+ * smallest class, so that it has an address of its own.
+ *
+ * In a program with a sanitizer, which has an allocator of its own to find errors with, everything
+ * goes there (elsewhere.h), and no thread ever has a heap. */
+#include "mem/api.h"
+
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -11,13 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "mem/api.h"
-#include "mem/heap.h"
+#include "mem/elsewhere.h"
 #include "mem/large.h"
-
-#define EXPORT __attribute__((visibility("default")))
-#define SLOW __attribute__((noinline, cold))
-#define HOT __attribute__((aligned(64)))
 
 static void *no_memory(void)
 {
@@ -26,12 +25,6 @@ static void *no_memory(void)
 }
 
 /* ---- allocating ---- */
-
-/* The fast path is over, and the heap may still be entered. */
-static void leave(struct heap *h)
-{
-	handover_leave(&h->gate);
-}
 
 static void *alloc_large(size_t size, size_t align, bool *ret_clean)
 {
@@ -42,30 +35,23 @@ static void *alloc_large(size_t size, size_t align, bool *ret_clean)
 	return p ? p : no_memory();
 }
 
-/* Having @h in a register that is no result's saves a move on the fast path. */
-static __attribute__((noinline)) void *alloc_slow(size_t size, struct heap *h)
+__attribute__((noinline)) void *api_alloc_slow(size_t size, struct heap *h)
 {
 	void *p;
 
+	if (h == &heap_none && elsewhere_look())
+		return elsewhere()->malloc(size);
 	if (size <= CLASS_MAX) {
 		p = heap_alloc(class_of(size));
 		return p ? p : no_memory();
 	}
-	leave(h);
+	handover_leave(&h->gate);
 	return alloc_large(size, 1, NULL);
-}
-
-static inline __attribute__((always_inline)) void *alloc(size_t size)
-{
-	struct heap *h = heap_self;
-	void *p = heap_alloc_fast(h, size);
-
-	return __builtin_expect(p != NULL, 1) ? p : alloc_slow(size, h);
 }
 
 EXPORT HOT void *malloc(size_t size)
 {
-	return alloc(size);
+	return api_alloc(size);
 }
 
 EXPORT void *calloc(size_t n, size_t size)
@@ -76,22 +62,26 @@ EXPORT void *calloc(size_t n, size_t size)
 
 	if (__builtin_mul_overflow(n, size, &bytes))
 		return no_memory();
-	p = bytes <= CLASS_MAX ? alloc(bytes) : alloc_large(bytes, 1, &clean);
+	if (bytes <= CLASS_MAX || elsewhere_look())
+		p = api_alloc(bytes);
+	else
+		p = alloc_large(bytes, 1, &clean);
 	if (p && !clean)
 		memset(p, 0, bytes);
 	return p;
 }
 
-/* @align is a power of two. */
-static void *alloc_aligned(size_t align, size_t size)
+void *api_alloc_aligned(size_t align, size_t size)
 {
-	unsigned c;
 	uint8_t log = (uint8_t)log2_floor(align);
 	struct slab *s;
+	unsigned c;
 	void *p;
 
 	if (align <= 16)
-		return alloc(size);
+		return api_alloc(size);
+	if (elsewhere_look())
+		return elsewhere()->memalign(align, size);
 	if (size > PTRDIFF_MAX)
 		return no_memory();
 	c = align > SLICE_BYTES ? CLASSES : class_of_aligned(size, align);
@@ -109,12 +99,12 @@ static void *alloc_aligned(size_t align, size_t size)
 
 EXPORT void *memalign(size_t align, size_t size)
 {
-	/* As glibc: the next power of two will do. */
 	if (align > (size_t)PTRDIFF_MAX + 1) {
 		errno = EINVAL;
 		return NULL;
 	}
-	return alloc_aligned(align ? (size_t)1 << log2_ceil(align) : 1, size);
+	/* As glibc: the next power of two will do. */
+	return api_alloc_aligned(align ? (size_t)1 << log2_ceil(align) : 1, size);
 }
 
 EXPORT void *aligned_alloc(size_t align, size_t size)
@@ -123,7 +113,7 @@ EXPORT void *aligned_alloc(size_t align, size_t size)
 		errno = EINVAL;
 		return NULL;
 	}
-	return alloc_aligned(align, size);
+	return api_alloc_aligned(align, size);
 }
 
 EXPORT int posix_memalign(void **ret, size_t align, size_t size)
@@ -133,7 +123,7 @@ EXPORT int posix_memalign(void **ret, size_t align, size_t size)
 
 	if (!is_pow2(align) || align % sizeof(void *))
 		return EINVAL;
-	p = alloc_aligned(align, size);
+	p = api_alloc_aligned(align, size);
 	errno = saved;
 	if (!p)
 		return ENOMEM;
@@ -148,7 +138,7 @@ static size_t page_bytes(void)
 
 EXPORT void *valloc(size_t size)
 {
-	return alloc_aligned(page_bytes(), size);
+	return api_alloc_aligned(page_bytes(), size);
 }
 
 EXPORT void *pvalloc(size_t size)
@@ -157,113 +147,112 @@ EXPORT void *pvalloc(size_t size)
 
 	if (size > PTRDIFF_MAX)
 		return no_memory();
-	return alloc_aligned(page, align_up(size, page));
+	return api_alloc_aligned(page, align_up(size, page));
 }
 
 /* ---- freeing ---- */
 
-static __attribute__((noinline)) void free_slow(void *p, struct heap *h)
+__attribute__((noinline)) void api_free_slow(void *p, struct heap *h)
 {
 	uint32_t word = map_of(p);
 	int saved;
 
-	if (word > MAP_CLASS_MASK) {
-		heap_free(p, word);
+	if (__builtin_expect(word > MAP_CLASS_MASK, 1)) {
+		heap_free(p, word, h);
 		return;
 	}
-	leave(h);
+	handover_leave(&h->gate);
 	if (!p)
 		return;
+	saved = errno;
+	if (elsewhere_look()) {
+		elsewhere()->free(p);
+		return;
+	}
 	if (word != MAP_RUN || slice_offset(p))
 		os_die("free(): invalid pointer", p);
-	saved = errno;
 	large_free(p);
 	errno = saved;
 }
 
-static inline __attribute__((always_inline)) void release(void *p)
-{
-	struct heap *h = heap_self;
-
-	if (__builtin_expect(!heap_free_fast(h, p), 0))
-		free_slow(p, h);
-}
-
 EXPORT HOT void free(void *p)
 {
-	release(p);
+	api_free(p);
 }
 
 EXPORT void free_sized(void *p, size_t size)
 {
-	release(p);
+	api_free(p);
 }
 
 EXPORT void free_aligned_sized(void *p, size_t align, size_t size)
 {
-	release(p);
+	api_free(p);
 }
 
 /* ---- asking, resizing ---- */
 
-/* What @p, which is somebody's object, has room for. Does not return if it is none. */
 static size_t usable(const void *p, const char *what)
 {
 	uint32_t word = map_of(p), class = word & MAP_CLASS_MASK;
 
-	if (word > MAP_CLASS_MASK) {
-		if (!class_is_object(class_info[class].mul, slice_offset(p)))
-			os_die(what, p);
+	if (word > MAP_CLASS_MASK && class_is_object(class_info[class].mul, slice_offset(p)))
 		return class_info[class].size;
-	}
 	if (word != MAP_RUN || slice_offset(p))
 		os_die(what, p);
 	return large_usable(p);
 }
 
+size_t api_usable(const void *p)
+{
+	if (!p)
+		return 0;
+	if (elsewhere())
+		return elsewhere()->usable_size(p);
+	return usable(p, "malloc_usable_size(): invalid pointer");
+}
+
 EXPORT size_t malloc_usable_size(void *p)
 {
-	return p ? usable(p, "malloc_usable_size(): invalid pointer") : 0;
+	return api_usable(p);
 }
 
 /* Moves to a new block. */
 static void *realloc_copy(void *p, size_t old, size_t size)
 {
-	struct slab *s = slab_at(slice_of(p));
-	unsigned log = atomic_load_explicit(&s->align, memory_order_relaxed);
-	void *to = log > 4 ? alloc_aligned((size_t)1 << log, size) : alloc(size);
+	unsigned log = atomic_load_explicit(&slab_at(slice_of(p))->align, memory_order_relaxed);
+	void *to = log > 4 ? api_alloc_aligned((size_t)1 << log, size) : api_alloc(size);
 
 	if (!to)
 		return NULL;
 	memcpy(to, p, MIN(old, size));
-	release(p);
+	api_free(p);
 	return to;
 }
 
 EXPORT void *realloc(void *p, size_t size)
 {
 	size_t old;
+	void *to;
 
 	if (!p)
-		return alloc(size);
+		return api_alloc(size);
+	if (elsewhere())
+		return elsewhere()->realloc(p, size);
 	if (!size) {
-		release(p);
+		api_free(p);
 		return NULL;
 	}
 	old = usable(p, "realloc(): invalid pointer");
 	if (size > PTRDIFF_MAX)
 		return no_memory();
 	/* It stays where it is unless half of it or more would be wasted. */
-	if (size <= old && size > old / 2)
+	if (size <= old && (size > old / 2 || old <= 64))
 		return p;
-	if (old > CLASS_MAX && size > CLASS_MAX) {
-		void *to = large_resize(p, size);
-
-		return to ? to : no_memory();
-	}
-	if (size <= old && old <= 64)
-		return p;
-	return realloc_copy(p, old, size);
+	if (old <= CLASS_MAX || size <= CLASS_MAX)
+		return realloc_copy(p, old, size);
+	to = large_resize(p, size);
+	return to ? to : no_memory();
 }
 
 EXPORT void *reallocarray(void *p, size_t n, size_t size)

@@ -39,8 +39,10 @@ static unsigned bottom_of(unsigned class)
 	return MAGAZINE_OBJECTS - class_info[class].room;
 }
 
-static unsigned objects_below(void **top, unsigned class)
+unsigned heap_objects_below(void **top, unsigned class)
 {
+	if (top == NO_MAGAZINE)
+		return 0;
 	return (unsigned)(top - slots_of(magazine_of(top))) - bottom_of(class);
 }
 
@@ -87,7 +89,7 @@ static struct magazine *unload(struct heap *h, unsigned class, unsigned *ret_n)
 
 	if (top == NO_MAGAZINE)
 		return NULL;
-	*ret_n = objects_below(top, class);
+	*ret_n = heap_objects_below(top, class);
 	h->top[class] = NO_MAGAZINE;
 	return magazine_of(top);
 }
@@ -175,31 +177,43 @@ static void limit_parked(struct heap *h, unsigned class)
 
 /* ---- other heaps ---- */
 
-/* Takes what came for @h: parks it, or, where @to_slabs, puts it back; empty magazines go to @to,
- * whose lock the caller has too. */
-static void drain(struct heap *h, bool to_slabs, struct heap *to)
+/* Parks what came by the inbox. */
+static void receive(struct heap *h)
 {
 	struct magazine *m = inbox_take(&h->inbox), *next;
 
 	for (; m; m = next) {
-		unsigned class = magazine_class(m), n = magazine_count(m);
+		unsigned class = magazine_class(m);
 
 		next = magazine_next(m);
-		if (to_slabs) {
-			return_objects(h, class, m, n);
-			spare_put(to, m);
-		} else {
-			park(h, class, m, n);
-			limit_parked(h, class);
-		}
+		park(h, class, m, magazine_count(m));
+		limit_parked(h, class);
 	}
+}
+
+/* Puts what came for @h into its slabs; the empty magazines are for @to, whose lock the caller has,
+ * too. */
+static void drain(struct heap *h, struct heap *to)
+{
+	struct magazine *m = inbox_take(&h->inbox), *next;
+
+	for (; m; m = next) {
+		next = magazine_next(m);
+		return_objects(h, magazine_class(m), m, magazine_count(m));
+		spare_put(to, m);
+	}
+}
+
+void heap_drain(struct heap *h)
+{
+	drain(h, h);
 }
 
 static void post(struct heap *h, struct outgoing *o)
 {
 	unsigned class = o->key & MAP_CLASS_MASK;
 	struct heap *to = heap_at(o->key >> MAP_HEAP_SHIFT);
-	unsigned n = objects_below(o->top, class);
+	unsigned n = heap_objects_below(o->top, class);
 	uint64_t waiting = inbox_post(&to->inbox, magazine_of(o->top), class, n,
 				      (uint64_t)n * class_info[class].size);
 
@@ -207,7 +221,7 @@ static void post(struct heap *h, struct outgoing *o)
 	o->top = NO_MAGAZINE;
 	if (waiting < HEAP_INBOX_MAX || !handover_visit(&to->gate))
 		return;
-	drain(to, true, h);
+	drain(to, h);
 	handover_visited(&to->gate);
 }
 
@@ -237,7 +251,7 @@ void heap_flush(struct heap *h)
 	struct magazine *m;
 	unsigned n;
 
-	drain(h, false, h);
+	drain(h, h);
 	for (unsigned c = 0; c < CLASSES; c++) {
 		while ((m = unpark(h, c, &n)) || (m = unload(h, c, &n))) {
 			return_objects(h, c, m, n);
@@ -251,6 +265,25 @@ void heap_trim(struct heap *h)
 {
 	for (unsigned c = 0; c < CLASSES; c++)
 		slab_trim(&h->bins[c].slabs);
+}
+
+size_t heap_thin(struct heap *h, unsigned class, size_t budget)
+{
+	struct slab_list *list = &h->bins[class].slabs;
+	size_t gone = 0;
+	uint32_t slab;
+
+	mem_lock(&h->gate.lock);
+	while (gone < budget && (slab = slab_hold(list))) {
+		uint16_t pages = slab_free_pages(slab);
+
+		mem_unlock(&h->gate.lock);
+		gone += slab_drop_pages(slab, pages);
+		mem_lock(&h->gate.lock);
+		slab_let_go(list, slab, pages);
+	}
+	mem_unlock(&h->gate.lock);
+	return gone;
 }
 
 /* The lock of the thread's own heap. */
@@ -270,7 +303,7 @@ void heap_idle(void)
 		return;
 	lock_own(h);
 	heap_post_all(h);
-	drain(h, false, h);
+	receive(h);
 	handover_unlock(&h->gate);
 }
 
@@ -284,7 +317,7 @@ static bool reload(struct heap *h, unsigned class)
 
 	tick(h);
 	if (!h->bins[class].parked)
-		drain(h, false, h);
+		receive(h);
 	m = unpark(h, class, &n);
 	old = unload(h, class, &old_n);
 	if (!m) {
@@ -427,9 +460,8 @@ static void free_slow(void *p, uint32_t word)
 		free_direct(word, p);
 }
 
-void heap_free(void *p, uint32_t word)
+void heap_free(void *p, uint32_t word, struct heap *h)
 {
-	struct heap *h = heap_self;
 	struct outgoing *o = outgoing_for(h, word);
 	int saved;
 

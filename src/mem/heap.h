@@ -159,8 +159,9 @@ static inline __attribute__((always_inline)) bool heap_free_fast(struct heap *h,
 
 /* An object of @class; NULL if there is no memory. */
 void *heap_alloc(unsigned class);
-/* Frees @p, whose map word @word names a heap. Does not return if @p is no object. Keeps errno. */
-void heap_free(void *p, uint32_t word);
+/* Frees @p, whose map word @word names a heap; @h is the thread's own. Does not return if @p is no
+ * object. Keeps errno. */
+void heap_free(void *p, uint32_t word, struct heap *h);
 /* Sends off what the thread has freed for others. */
 void heap_idle(void);
 
@@ -168,10 +169,23 @@ void heap_idle(void);
 
 /* Sends off outgoing magazines. */
 void heap_post_all(struct heap *h);
+/* How many objects of @class lie in the magazine, up to @top. */
+unsigned heap_objects_below(void **top, unsigned class);
 /* Puts all objects that the heap has in magazines back into slabs, its inbox's too. */
 void heap_flush(struct heap *h);
+
+/* ---- heap.c: with the lock of @h alone ---- */
+
+/* Puts what came by the inbox into slabs. */
+void heap_drain(struct heap *h);
 /* Gives slabs that are free to the pages. */
 void heap_trim(struct heap *h);
+
+/* ---- heap.c: without any ---- */
+
+/* Gives pages within slabs of @class of which nothing is in use back to the kernel: up to @budget
+ * bytes; returns how many. */
+size_t heap_thin(struct heap *h, unsigned class, size_t budget);
 
 /* ---- registry.c ---- */
 

@@ -6,6 +6,19 @@
 
 #include "mem/slab.h"
 
+_Atomic size_t large_keep = 32 * MiB, large_dirty_max = 64 * MiB;
+static _Atomic size_t blocks, block_slices;
+
+static size_t get(const _Atomic size_t *v)
+{
+	return atomic_load_explicit(v, memory_order_relaxed);
+}
+
+static void add(_Atomic size_t *v, size_t n)
+{
+	atomic_fetch_add_explicit(v, n, memory_order_relaxed);
+}
+
 static size_t slices_for(size_t size)
 {
 	return size ? div_round_up(size, SLICE_BYTES) : 1;
@@ -23,7 +36,23 @@ void *large_alloc(size_t size, size_t align, bool *ret_clean)
 		return NULL;
 	*slab_at(first) = (struct slab){ .size = size,
 					 .align = (uint8_t)log2_floor(MAX(align, (size_t)16)) };
+	add(&blocks, 1);
+	add(&block_slices, pages_run(first));
 	return slice_at(first);
+}
+
+/* A block that is none any more. */
+static void gone(size_t first, bool clean)
+{
+	add(&blocks, (size_t)-1);
+	add(&block_slices, -pages_run(first));
+	pages_free(first, clean);
+}
+
+void large_count(size_t *ret_n, size_t *ret_bytes)
+{
+	*ret_n = get(&blocks);
+	*ret_bytes = get(&block_slices) << SLICE_LOG2;
 }
 
 /* Not too much memory that nobody uses. */
@@ -32,10 +61,11 @@ static void limit_dirty(void)
 	struct pages_stats s;
 	size_t limit;
 
-	if (pages_dirty() <= LARGE_DIRTY_MIN)
+	limit = get(&large_dirty_max);
+	if (pages_dirty() <= limit)
 		return;
 	pages_stats(&s);
-	limit = MAX((size_t)LARGE_DIRTY_MIN, s.used / 4);
+	limit = MAX(limit, s.used / 4);
 	if (s.dirty > limit)
 		pages_purge(s.dirty - limit / 2);
 }
@@ -48,10 +78,10 @@ void large_free(void *p)
 
 	if (s->moved)
 		clean = !os_renew(p, len);
-	else if (len > LARGE_KEEP)
+	else if (len > get(&large_keep))
 		clean = !os_drop(p, len);
 	s->moved = false;
-	pages_free(first, clean);
+	gone(first, clean);
 	if (!clean)
 		limit_dirty();
 }
@@ -79,7 +109,7 @@ static void *move(void *p, size_t size)
 		if (was_moved)
 			os_renew(p, len);
 		s->moved = false;
-		pages_free(first, true);
+		gone(first, true);
 		return to;
 	}
 	memcpy(to, p, MIN(s->size, size));
@@ -89,13 +119,16 @@ static void *move(void *p, size_t size)
 
 void *large_resize(void *p, size_t size)
 {
-	size_t first = slice_of(p), n = slices_for(size);
+	size_t first = slice_of(p), n = slices_for(size), old = pages_run(first);
 	struct slab *s = slab_at(first);
 
 	if (size > LARGE_SIZE_MAX)
 		return NULL;
-	if (n != pages_run(first) && !pages_resize(first, n))
-		return move(p, size);
+	if (n != old) {
+		if (!pages_resize(first, n))
+			return move(p, size);
+		add(&block_slices, n - old);
+	}
 	s->size = size;
 	return p;
 }

@@ -122,7 +122,7 @@ struct heap *heap_shared_lock(void)
 
 static void start_locked(void)
 {
-	const char *checks = getenv("BYRE_MALLOC_CHECK");
+	const char *checks = secure_getenv("BYRE_MALLOC_CHECK");
 
 	class_start();
 	if (pages_start() || pthread_key_create(&key, thread_ends))

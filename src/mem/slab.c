@@ -44,14 +44,19 @@ static void list_out(struct slab_list *list, struct slab *s)
 
 static struct slab *slab_new(struct slab_list *list, unsigned class, uint32_t owner)
 {
-	size_t slice = pages_alloc(class_info[class].slices, 1, NULL);
+	bool clean;
+	size_t slice = pages_alloc(class_info[class].slices, 1, &clean);
 	struct slab *s;
 	uint64_t *bits;
 
 	if (!slice)
 		return NULL;
 	s = slab_at(slice);
-	*s = (struct slab){ .class = (uint8_t)class, .objects = class_info[class].objects };
+	*s = (struct slab){
+		.class = (uint8_t)class,
+		.objects = class_info[class].objects,
+		.clean = clean ? UINT16_MAX : 0,
+	};
 	bits = bits_at(slice);
 	for (unsigned i = 0; i < div_round_up(s->objects, 64); i++)
 		bits[i] = 0;
@@ -72,6 +77,16 @@ static void slab_free(struct slab_list *list, struct slab *s)
 
 /* ---- taking ---- */
 
+enum { PAGES = SLICE_BYTES / OS_PAGE };
+
+/* The pages of [@lo, @hi), offsets into a slab. */
+static uint16_t pages_of(size_t lo, size_t hi)
+{
+	unsigned first = (unsigned)(lo / OS_PAGE), last = (unsigned)((hi - 1) / OS_PAGE);
+
+	return (uint16_t)((2u << last) - (1u << first));
+}
+
 /* Up to @n objects whose bits are set, to before @end. */
 static unsigned take_freed(struct slab *s, void **end, unsigned n)
 {
@@ -88,9 +103,13 @@ static unsigned take_freed(struct slab *s, void **end, unsigned n)
 			unsigned bit = (unsigned)__builtin_ctzll(word);
 
 			word &= word - 1;
-			*--end = base + ((size_t)w * 64 + bit) * size;
+			size_t off = ((size_t)w * 64 + bit) * size;
+
+			*--end = base + off;
 			got++;
 			s->free--;
+			if (s->clean)
+				s->clean &= (uint16_t)~pages_of(off, off + size);
 		}
 		bits[w] = word;
 	}
@@ -104,6 +123,8 @@ static unsigned take_new(struct slab *s, void **end, unsigned n)
 	char *at = (char *)slice_at(number(s)) + s->begun * size;
 	unsigned got = MIN(n, (unsigned)s->objects - s->begun);
 
+	if (s->clean && got && s->objects > 1)
+		s->clean &= (uint16_t)~pages_of(s->begun * size, (s->begun + got) * size);
 	for (unsigned i = 0; i < got; i++, at += size)
 		*--end = at;
 	s->begun = (uint16_t)(s->begun + got);
@@ -156,6 +177,8 @@ void slab_put(struct slab_list *list, void *p)
 	*word |= bit;
 	s->free++;
 	s->hint = (uint16_t)MIN((unsigned)s->hint, i / 64);
+	if (s->held)
+		return;
 	if (!s->listed)
 		list_in(list, s);
 	if (s->free == s->begun && (s->next || s->prev || s->objects == 1))
@@ -171,6 +194,78 @@ void slab_trim(struct slab_list *list)
 		if (s->free == s->begun)
 			slab_free(list, s);
 	}
+}
+
+/* ---- pages of slabs that are partly used ---- */
+
+/* The first object at or behind @i of @s that is not free, up to @end. */
+static unsigned next_out(const struct slab *s, unsigned i, unsigned end)
+{
+	const uint64_t *bits = bits_at(number(s));
+
+	while (i < end && bits[i / 64] >> i % 64 & 1)
+		i++;
+	return MIN(i, end);
+}
+
+uint16_t slab_free_pages(uint32_t slab)
+{
+	const struct slab *s = slab_at(slab);
+	size_t size = class_info[s->class].size;
+	uint16_t pages = 0;
+
+	if (s->objects == 1)
+		return 0;
+	for (unsigned page = 0; page < PAGES; page++) {
+		/* The objects that have a byte in it. */
+		unsigned first = (unsigned)(page * OS_PAGE / size);
+		unsigned end = (unsigned)div_round_up((page + 1) * (size_t)OS_PAGE, size);
+
+		end = MIN(end, (unsigned)s->begun);
+		if (first >= end || next_out(s, first, end) == end)
+			pages |= (uint16_t)(1u << page);
+	}
+	return pages & (uint16_t)~s->clean;
+}
+
+uint32_t slab_hold(struct slab_list *list)
+{
+	for (uint32_t at = list->first; at; at = slab_at(at)->next) {
+		if (!slab_free_pages(at))
+			continue;
+		list_out(list, slab_at(at));
+		slab_at(at)->held = true;
+		return at;
+	}
+	return 0;
+}
+
+size_t slab_drop_pages(uint32_t slab, uint16_t pages)
+{
+	char *base = slice_at(slab);
+	size_t gone = 0;
+
+	for (unsigned from = 0, to; from < PAGES; from = to) {
+		bool wanted = pages >> from & 1;
+
+		for (to = from; to < PAGES && (pages >> to & 1) == wanted;)
+			to++;
+		if (wanted && !os_drop(base + from * (size_t)OS_PAGE, (to - from) * (size_t)OS_PAGE))
+			gone += (to - from) * (size_t)OS_PAGE;
+	}
+	return gone;
+}
+
+void slab_let_go(struct slab_list *list, uint32_t slab, uint16_t pages)
+{
+	struct slab *s = slab_at(slab);
+
+	/* What could not be dropped counts as well, or it would be tried for ever. */
+	s->clean |= pages;
+	s->held = false;
+	list_in(list, s);
+	if (s->free == s->begun && (s->next || s->prev))
+		slab_free(list, s);
 }
 
 bool slab_is_out(const void *p)

@@ -15,7 +15,8 @@
  *	S11  an object is free in its bitmap, or in one magazine, or in use: an object that comes
  *	     back while its bit says free was freed twice, and is reported;
  *	S12  what comes back is an object of the slab, not a pointer into one, or it is reported;
- *	S13  a slab is in its heap's list if and only if it has objects to give. */
+ *	S13  a slab is in its heap's list if and only if it has objects to give and is not held;
+ *	S14  pages of a slab are dropped only while all objects in them are free. */
 #ifndef MEM_SLAB_H
 #define MEM_SLAB_H
 
@@ -43,6 +44,8 @@ struct slab {
 	/* A large block whose pages came from elsewhere: the kernel cannot join their mapping
 	 * with its neighbours. */
 	bool moved;
+	bool held;                      /* not listed, and stays: see slab_hold() */
+	uint16_t clean;                 /* pages that cost no memory, as far as is known */
 	size_t size;                    /* of a large block, as asked for */
 	uint64_t unused[4];
 };
@@ -75,6 +78,15 @@ void slab_put(struct slab_list *list, void *p);
 
 /* Gives back all slabs of @list that are free. */
 void slab_trim(struct slab_list *list);
+
+/* Giving back pages of slabs that are partly used, without a lock during the system call: with the
+ * lock slab_hold() takes a slab that has such pages out of the list, 0 if there is none;
+ * slab_free_pages() says which. Without the lock slab_drop_pages() drops them and returns how many
+ * bytes went. With the lock slab_let_go() ends it. */
+uint32_t slab_hold(struct slab_list *list);
+uint16_t slab_free_pages(uint32_t slab);
+size_t slab_drop_pages(uint32_t slab, uint16_t pages);
+void slab_let_go(struct slab_list *list, uint32_t slab, uint16_t pages);
 
 /* Is @p, which lies in a slab, an object of it that is in use, as far as the slab knows? */
 bool slab_is_out(const void *p);
