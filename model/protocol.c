@@ -162,7 +162,7 @@ static uint8_t newest(uint8_t head, uint8_t unused)
 /* The head with one more magazine, whose number is to be added. */
 static uint8_t counted(uint8_t head, uint8_t unused)
 {
-	return (uint8_t)((head >> 2) + 1) << 2;
+	return (uint8_t)(((head >> 2) + 1) << 2);
 }
 
 static uint8_t sum(uint8_t a, uint8_t b)

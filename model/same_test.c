@@ -28,6 +28,7 @@ struct steps {
 static struct steps code, model;
 
 /* Called by the code, before each access. To look again is no other step. */
+void mem_step(const char *name);
 void mem_step(const char *name)
 {
 	assert_true(code.n < STEPS_MAX);
