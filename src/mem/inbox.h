@@ -13,8 +13,9 @@
  * have come since the last take; every sender learns the sum from its own exchange, and none is
  * counted twice or forgotten. A sender that finds it too large looks after the heap itself, if its
  * lock is free (handover_visit(); the inbox may be taken by anybody, the lock is for where the
- * objects then go). Whoever holds the lock takes all that is there; what comes later meets the next
- * sender. So an idle or dead owner's inbox holds about the limit and a magazine for each sender at most.
+ * objects then go). Whoever holds the lock takes all that is there; what comes later meets the
+ * next sender. So an idle or dead owner's inbox holds about the limit and a magazine for each
+ * sender at most.
  *
  * An inbox belongs to a heap, not to a thread: heaps are never unmapped and keep their number, and
  * an object's memory stays with its heap as long as the object is anywhere but in a bitmap. A
