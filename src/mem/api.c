@@ -26,17 +26,18 @@ static void *no_memory(void)
 
 /* ---- allocating ---- */
 
-static void *alloc_large(size_t size, size_t align, bool *ret_clean)
+static void *alloc_large(size_t size, size_t align, size_t *ret_dirty)
 {
 	void *p = NULL;
 
 	if (size <= PTRDIFF_MAX && heap_start())
-		p = large_alloc(size, align, ret_clean);
+		p = large_alloc(size, align, ret_dirty);
 	return p ? p : no_memory();
 }
 
 __attribute__((noinline)) void *api_alloc_slow(size_t size, struct heap *h)
 {
+	size_t dirty;
 	void *p;
 
 	if (h == &heap_none && elsewhere_look())
@@ -46,7 +47,7 @@ __attribute__((noinline)) void *api_alloc_slow(size_t size, struct heap *h)
 		return p ? p : no_memory();
 	}
 	handover_leave(&h->gate);
-	return alloc_large(size, 1, NULL);
+	return alloc_large(size, 1, &dirty);
 }
 
 EXPORT HOT void *malloc(size_t size)
@@ -56,8 +57,7 @@ EXPORT HOT void *malloc(size_t size)
 
 EXPORT void *calloc(size_t n, size_t size)
 {
-	size_t bytes;
-	bool clean = false;
+	size_t bytes, dirty = 1;
 	void *p;
 
 	if (__builtin_mul_overflow(n, size, &bytes))
@@ -65,8 +65,8 @@ EXPORT void *calloc(size_t n, size_t size)
 	if (bytes <= CLASS_MAX || elsewhere_look())
 		p = api_alloc(bytes);
 	else
-		p = alloc_large(bytes, 1, &clean);
-	if (p && !clean)
+		p = alloc_large(bytes, 1, &dirty);
+	if (p && dirty)
 		memset(p, 0, bytes);
 	return p;
 }
@@ -75,6 +75,7 @@ void *api_alloc_aligned(size_t align, size_t size)
 {
 	uint8_t log = (uint8_t)log2_floor(align);
 	struct slab *s;
+	size_t dirty;
 	unsigned c;
 	void *p;
 
@@ -86,7 +87,7 @@ void *api_alloc_aligned(size_t align, size_t size)
 		return no_memory();
 	c = align > SLICE_BYTES ? CLASSES : class_of_aligned(size, align);
 	if (c == CLASSES)
-		return alloc_large(size, align, NULL);
+		return alloc_large(size, align, &dirty);
 	p = heap_alloc(c);
 	if (!p)
 		return no_memory();
@@ -152,15 +153,11 @@ EXPORT void *pvalloc(size_t size)
 
 /* ---- freeing ---- */
 
-__attribute__((noinline)) void api_free_slow(void *p, struct heap *h)
+/* What is in no slab. */
+static __attribute__((noinline)) void free_other(void *p, uint32_t word, struct heap *h)
 {
-	uint32_t word = map_of(p);
 	int saved;
 
-	if (__builtin_expect(word > MAP_CLASS_MASK, 1)) {
-		heap_free(p, word, h);
-		return;
-	}
 	handover_leave(&h->gate);
 	if (!p)
 		return;
@@ -173,6 +170,16 @@ __attribute__((noinline)) void api_free_slow(void *p, struct heap *h)
 		os_die("free(): invalid pointer", p);
 	large_free(p);
 	errno = saved;
+}
+
+__attribute__((noinline)) void api_free_slow(void *p, struct heap *h)
+{
+	uint32_t word = map_of(p);
+
+	if (__builtin_expect(word <= MAP_CLASS_MASK, 0))
+		free_other(p, word, h);
+	else if (__builtin_expect(!heap_send_fast(h, p, word), 0))
+		heap_free(p, word);
 }
 
 EXPORT HOT void free(void *p)

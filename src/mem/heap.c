@@ -146,6 +146,7 @@ static void park(struct heap *h, unsigned class, struct magazine *m, unsigned n)
 	magazine_link(m, bin->parked, class, n);
 	bin->parked = m;
 	bin->parked_objects += n;
+	h->parked_bytes += n * (size_t)class_info[class].size;
 }
 
 static struct magazine *unpark(struct heap *h, unsigned class, unsigned *ret_n)
@@ -158,17 +159,25 @@ static struct magazine *unpark(struct heap *h, unsigned class, unsigned *ret_n)
 	*ret_n = magazine_count(m);
 	bin->parked = magazine_next(m);
 	bin->parked_objects -= *ret_n;
+	h->parked_bytes -= *ret_n * (size_t)class_info[class].size;
 	return m;
 }
 
-/* Keeps no more parked than the limit. */
+static bool has_too_many(const struct heap *h, unsigned class)
+{
+	size_t bytes = (size_t)h->bins[class].parked_objects * class_info[class].size;
+
+	return bytes > HEAP_PARKED_CLASS_MAX ||
+	       (bytes > HEAP_PARKED_CLASS_MIN && h->parked_bytes > HEAP_PARKED_MAX);
+}
+
+/* Keeps no more parked than the limits. */
 static void limit_parked(struct heap *h, unsigned class)
 {
-	struct bin *bin = &h->bins[class];
 	struct magazine *m;
 	unsigned n = 0;
 
-	while ((size_t)bin->parked_objects * class_info[class].size > HEAP_PARKED_MAX) {
+	while (has_too_many(h, class)) {
 		m = unpark(h, class, &n);
 		return_objects(h, class, m, n);
 		spare_put(h, m);
@@ -230,11 +239,6 @@ void heap_post_all(struct heap *h)
 	for (struct outgoing *o = h->out; o < h->out + HEAP_OUT; o++)
 		if (o->key)
 			post(h, o);
-}
-
-static struct outgoing *outgoing_for(struct heap *h, uint32_t word)
-{
-	return &h->out[(word + (word >> MAP_HEAP_SHIFT) * 7) % HEAP_OUT];
 }
 
 /* What every slow path does now and then. */
@@ -422,7 +426,7 @@ static void free_direct(uint32_t word, void *p)
 /* Puts @p into an outgoing magazine. False if there is none. */
 static bool send(struct heap *h, uint32_t word, void *p)
 {
-	struct outgoing *o = outgoing_for(h, word);
+	struct outgoing *o = heap_outgoing(h, word);
 	struct magazine *m;
 
 	if (o->key == word && !heap_magazine_full(o->top)) {
@@ -460,20 +464,12 @@ static void free_slow(void *p, uint32_t word)
 		free_direct(word, p);
 }
 
-void heap_free(void *p, uint32_t word, struct heap *h)
+void heap_free(void *p, uint32_t word)
 {
-	struct outgoing *o = outgoing_for(h, word);
-	int saved;
+	int saved = errno;
 
 	if (!class_is_object(class_info[word & MAP_CLASS_MASK].mul, slice_offset(p)))
 		os_die("free(): invalid pointer", p);
-	if (handover_enter(&h->gate) && o->key == word && !heap_magazine_full(o->top)) {
-		o->top[1] = p;
-		o->top++;
-		handover_leave(&h->gate);
-		return;
-	}
-	saved = errno;
 	free_slow(p, word);
 	errno = saved;
 }

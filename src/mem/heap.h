@@ -55,8 +55,12 @@ enum {
 	HEAP_SPARE_MAX = 32,            /* empty magazines, given back by */
 	HEAP_SPARE_PUT = 16,
 	HEAP_SPARE_TAKE = 8,
-	HEAP_PARKED_MAX = 512 << 10,    /* bytes of parked magazines a class */
-	HEAP_INBOX_MAX = 1 << 20,       /* bytes, before others look after it */
+	/* Bytes of objects in parked magazines: a class may have CLASS_MAX, but only CLASS_MIN if
+	 * all together have more than MAX. */
+	HEAP_PARKED_MAX = 8 << 20,
+	HEAP_PARKED_CLASS_MAX = 2 << 20,
+	HEAP_PARKED_CLASS_MIN = 256 << 10,
+	HEAP_INBOX_MAX = 4 << 20,       /* bytes, before others look after it */
 };
 
 /* No slice has this key. */
@@ -90,6 +94,7 @@ struct heap {
 	struct magazine *spare;         /* empty, by magazine_next() */
 	uint32_t spares;
 	uint32_t slow_paths;
+	size_t parked_bytes;
 	uint32_t next_idle;             /* under the registry's lock */
 };
 
@@ -155,13 +160,38 @@ static inline __attribute__((always_inline)) bool heap_free_fast(struct heap *h,
 	return true;
 }
 
+static inline struct outgoing *heap_outgoing(struct heap *h, uint32_t word)
+{
+	return &h->out[(word + (word >> MAP_HEAP_SHIFT) * 7) % HEAP_OUT];
+}
+
+/* What free() does with an object of another heap, if there is a magazine that it fits in; @word is its
+ * map word, which names a heap. */
+static inline __attribute__((always_inline)) bool heap_send_fast(struct heap *h, void *p,
+								 uint32_t word)
+{
+	struct outgoing *o = heap_outgoing(h, word);
+	void **t;
+
+	if (__builtin_expect(!class_is_object(h->mul[word & MAP_CLASS_MASK], slice_offset(p)), 0) ||
+	    !handover_enter(&h->gate) || __builtin_expect(o->key != word, 0))
+		return false;
+	t = o->top + 1;
+	if (__builtin_expect(!((uintptr_t)t & (MAGAZINE_BYTES - 1)), 0))
+		return false;
+	*t = p;
+	o->top = t;
+	handover_leave(&h->gate);
+	return true;
+}
+
 /* ---- heap.c: any thread, for itself ---- */
 
 /* An object of @class; NULL if there is no memory. */
 void *heap_alloc(unsigned class);
-/* Frees @p, whose map word @word names a heap; @h is the thread's own. Does not return if @p is no
+/* Frees @p, whose map word @word names a heap, where the fast ways fail. Does not return if @p is no
  * object. Keeps errno. */
-void heap_free(void *p, uint32_t word, struct heap *h);
+void heap_free(void *p, uint32_t word);
 /* Sends off what the thread has freed for others. */
 void heap_idle(void);
 

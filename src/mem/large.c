@@ -6,7 +6,7 @@
 
 #include "mem/slab.h"
 
-_Atomic size_t large_keep = 32 * MiB, large_dirty_max = 64 * MiB;
+_Atomic size_t large_keep = 64 * MiB, large_dirty_max = 64 * MiB;
 static _Atomic size_t blocks, block_slices;
 
 static size_t get(const _Atomic size_t *v)
@@ -24,14 +24,14 @@ static size_t slices_for(size_t size)
 	return size ? div_round_up(size, SLICE_BYTES) : 1;
 }
 
-void *large_alloc(size_t size, size_t align, bool *ret_clean)
+void *large_alloc(size_t size, size_t align, size_t *ret_dirty)
 {
 	size_t first;
 
 	if (size > LARGE_SIZE_MAX || align > LARGE_SIZE_MAX)
 		return NULL;
 	first = pages_alloc(slices_for(size), align <= SLICE_BYTES ? 1 : align >> SLICE_LOG2,
-			    ret_clean);
+			    ret_dirty);
 	if (!first)
 		return NULL;
 	*slab_at(first) = (struct slab){ .size = size,
@@ -97,11 +97,13 @@ static void *move(void *p, size_t size)
 	size_t first = slice_of(p), len = pages_run(first) << SLICE_LOG2;
 	struct slab *s = slab_at(first);
 	size_t align = (size_t)1 << atomic_load_explicit(&s->align, memory_order_relaxed);
-	void *to = large_alloc(size, align, NULL);
+	size_t dirty;
+	void *to = large_alloc(size, align, &dirty);
 
 	if (!to)
 		return NULL;
-	if (size > len && len >= LARGE_MOVE && !os_move(p, len, to)) {
+	if (size > len && len >= LARGE_MOVE && dirty <= (len >> SLICE_LOG2) / 2 &&
+	    !os_move(p, len, to)) {
 		/* What was here reads as zeros now, but its mapping is no worse than before. */
 		bool was_moved = s->moved;
 

@@ -3,7 +3,8 @@
  *
  * They come from the pages and go back there, where the next one finds their memory still warm.
  * Beyond large_keep bytes a block's memory goes back to the kernel with it. One that must move to
- * grow takes its pages along (mremap()), beyond LARGE_MOVE bytes, instead of their content.
+ * grow takes its pages along (mremap()) instead of their content, beyond LARGE_MOVE bytes, unless
+ * there is memory where it goes: copying costs less than clearing pages does.
  *
  * Free dirty memory is limited: with more of it than large_dirty_max and a share of what is in use,
  * some goes back. */
@@ -21,8 +22,8 @@
 /* The limits, bytes: mallopt() and the environment may change them. */
 extern _Atomic size_t large_keep, large_dirty_max;
 
-/* @align is a power of two; @ret_clean may be NULL. NULL if there is no memory. */
-void *large_alloc(size_t size, size_t align, bool *ret_clean);
+/* @align is a power of two. NULL if there is no memory. @ret_dirty: 0 if it is zeros. */
+void *large_alloc(size_t size, size_t align, size_t *ret_dirty);
 /* @p is the first byte of a large block. */
 void large_free(void *p);
 size_t large_usable(const void *p);

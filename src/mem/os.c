@@ -83,15 +83,21 @@ int os_start(void)
 	 * nothing unless somebody asks for it by address: programs, libraries and mappings without
 	 * an address lie above, or at the bottom. */
 	uint64_t top = UINT64_C(1) << log2_ceil((uintptr_t)&p);
+	uint64_t first = 3 * (top / 8), room = top / 8;
 	long size = sysconf(_SC_PAGESIZE);
 	int err = -ENOMEM;
 
+#if defined(__SANITIZE_THREAD__)
+	/* It keeps that for itself, but for the lowest 512 GiB. */
+	first = 256 * GiB;
+	room = 128 * GiB;
+#endif
 	if (size > OS_PAGE)
 		page = (size_t)size;
 	if (page > SLICE_BYTES)
 		return -ENOMEM;
 	for (int i = 0; i < DRAWS; i++) {
-		uintptr_t at = 3 * (top / 8) + align_down(prng_below(&p, top / 8), 2 * MiB);
+		uintptr_t at = first + align_down(prng_below(&p, room), 2 * MiB);
 
 		err = map_at(at, SLICE_BYTES, areas[OS_SLICES].flags);
 		if (!err) {

@@ -189,8 +189,8 @@ int pages_start(void)
 
 /* ---- runs ---- */
 
-/* Takes [@first, @first + @n) from the free ones: the map follows. Returns whether it is zeros. */
-static bool map_take(size_t first, size_t n)
+/* Takes [@first, @first + @n) from the free ones: the map follows. Returns how many are dirty. */
+static size_t map_take(size_t first, size_t n)
 {
 	size_t was_dirty = 0;
 
@@ -200,7 +200,7 @@ static bool map_take(size_t first, size_t n)
 	}
 	map_set(first, MAP_RUN);
 	dirty -= was_dirty;
-	return !was_dirty;
+	return was_dirty;
 }
 
 static void map_give(size_t first, size_t n, uint32_t state)
@@ -223,11 +223,10 @@ static size_t find(size_t n)
 	return tlsf_find(core(), tlsf_word((uint32_t)n));
 }
 
-static size_t alloc_locked(size_t n, size_t align, bool *ret_clean)
+static size_t alloc_locked(size_t n, size_t align, size_t *ret_dirty)
 {
 	size_t list, first, front;
 	struct tlsf_tag *t;
-	bool clean;
 
 	if (n > SLICES_MAX || align > SLICES_MAX)
 		return 0;
@@ -243,19 +242,17 @@ static size_t alloc_locked(size_t n, size_t align, bool *ret_clean)
 	if (!t)
 		os_die("damaged records of free pages", core()->damage);
 	first = slice_of_tag(t);
-	clean = map_take(first, n);
-	if (ret_clean)
-		*ret_clean = clean;
+	*ret_dirty = map_take(first, n);
 	peak = MAX(peak, core()->used >> TLSF_FLAGS);
 	return first;
 }
 
-size_t pages_alloc(size_t n, size_t align, bool *ret_clean)
+size_t pages_alloc(size_t n, size_t align, size_t *ret_dirty)
 {
 	size_t first;
 
 	mem_lock(&lock);
-	first = alloc_locked(n, align, ret_clean);
+	first = alloc_locked(n, align, ret_dirty);
 	mem_unlock(&lock);
 	return first;
 }
@@ -284,15 +281,27 @@ size_t pages_run(size_t first)
 	return tlsf_granules(tag_at(first));
 }
 
+/* Makes the run at @first longer, if nothing is behind it up to the end but what is free. */
+static bool resize_at_end(size_t first, size_t n)
+{
+	size_t old = pages_run(first), have = free_at_end();
+
+	if (n < old + have || first + old + have != end() || grow_by(n - old - have))
+		return false;
+	return tlsf_resize(core(), TLSF_TABLE, tag_at(first), tlsf_word((uint32_t)n));
+}
+
 bool pages_resize(size_t first, size_t n)
 {
 	size_t old;
 	bool done;
 
+	if (n >= SLICES_MAX)
+		return false;
 	mem_lock(&lock);
 	old = pages_run(first);
-	done = n < SLICES_MAX &&
-	       tlsf_resize(core(), TLSF_TABLE, tag_at(first), tlsf_word((uint32_t)n));
+	done = tlsf_resize(core(), TLSF_TABLE, tag_at(first), tlsf_word((uint32_t)n)) ||
+	       resize_at_end(first, n);
 	if (done && n > old) {
 		map_take(first + old, n - old);
 		map_set(first + old, MAP_INNER);

@@ -80,13 +80,13 @@ int pages_start(void);
 
 /* A run of @n slices beginning on a multiple of @align slices (a power of two): the first one's
  * number, which is never 0; 0 if there is no memory. The map has MAP_RUN and MAP_INNER for it.
- * @ret_clean: it is zeros. May be NULL. */
-size_t pages_alloc(size_t n, size_t align, bool *ret_clean);
+ * @ret_dirty: how many slices of it are dirty; the others are zeros. */
+size_t pages_alloc(size_t n, size_t align, size_t *ret_dirty);
 /* Frees a whole run. @clean: its memory was dropped or never used. */
 void pages_free(size_t first, bool clean);
 /* The slices of a run. */
 size_t pages_run(size_t first);
-/* Makes a run @n slices long where it is. False: something lies behind it. */
+/* Makes a run @n slices long where it is. False: something lies behind it, or no memory. */
 bool pages_resize(size_t first, size_t n);
 
 /* Gives free dirty slices back to the kernel, until there are no more or @budget bytes are.

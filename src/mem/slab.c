@@ -44,8 +44,7 @@ static void list_out(struct slab_list *list, struct slab *s)
 
 static struct slab *slab_new(struct slab_list *list, unsigned class, uint32_t owner)
 {
-	bool clean;
-	size_t slice = pages_alloc(class_info[class].slices, 1, &clean);
+	size_t dirty, slice = pages_alloc(class_info[class].slices, 1, &dirty);
 	struct slab *s;
 	uint64_t *bits;
 
@@ -55,7 +54,7 @@ static struct slab *slab_new(struct slab_list *list, unsigned class, uint32_t ow
 	*s = (struct slab){
 		.class = (uint8_t)class,
 		.objects = class_info[class].objects,
-		.clean = clean ? UINT16_MAX : 0,
+		.clean = dirty ? 0 : UINT16_MAX,
 	};
 	bits = bits_at(slice);
 	for (unsigned i = 0; i < div_round_up(s->objects, 64); i++)

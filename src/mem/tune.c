@@ -101,7 +101,7 @@ EXPORT int MallocExtension_GetNumericProperty(const char *name, size_t *ret)
 	else if (!strcmp(name, "tcmalloc.current_total_thread_cache_bytes"))
 		*ret = c.cached;
 	else if (!strcmp(name, "tcmalloc.max_total_thread_cache_bytes"))
-		*ret = c.heaps * CLASSES * HEAP_PARKED_MAX;
+		*ret = c.heaps * HEAP_PARKED_MAX;
 	else if (!strcmp(name, "tcmalloc.slack_bytes"))
 		*ret = 0;
 	else
