@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* mem/heap_stress_test.c - malloc() among threads that pass blocks to each other, end, fork, and have
- * their heaps taken over.
+/* mem/heap_stress_test.c - malloc() among threads that pass blocks to each other, end, fork, and
+ * have their heaps taken over.
  *
  * Each block is full of a pattern that its address and size give, checked when it is freed,
  * wherever that is. At the end all are freed; then nothing is in use, and nearly all goes back.
