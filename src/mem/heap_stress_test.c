@@ -7,6 +7,8 @@
  *
  *	BYRE_MEM_STRESS=120     seconds instead of two
  *	BYRE_MEM_SEED=4711 */
+#include "mem/test_names.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

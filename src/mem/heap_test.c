@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* mem/heap_test.c - malloc(), free() and their kin in one thread or two; and what is told of a wrong
- * free. Many threads are in heap_stress_test.c, sequences of calls in fuzz/malloc.c. */
+/* mem/heap_test.c - malloc(), free() and their kin in one thread or two; and what is told of a
+ * wrong free. Many threads are in heap_stress_test.c, sequences of calls in fuzz/malloc.c. */
+#include "mem/test_names.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
