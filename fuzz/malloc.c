@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* fuzz/malloc.c - a sequence of calls of malloc() and its kin, from several threads, beside a list of
- * what is allocated.
+/* fuzz/malloc.c - a sequence of calls of malloc() and its kin, from several threads, beside a list
+ * of what is allocated.
  *
  * Four bytes a call: what and by which thread, which slot, and a size. One thread calls at a time,
  * so an input means one thing; what they can do to each other at the same moment is

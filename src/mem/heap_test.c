@@ -282,6 +282,23 @@ static void new_memory_is_zero_where_it_has_to_be(void **state)
 	}
 }
 
+/* Who asks how much there is may use it, and finds it again. */
+static void realloc_keeps_all_that_is_usable(void **state)
+{
+	for (size_t size = 1; size <= 4 << 20; size = size * 5 + 3) {
+		unsigned char *p = malloc(size), *q = malloc(size);
+		size_t usable = malloc_usable_size(p);
+
+		memset(p, 0x5a, usable);
+		p = realloc(p, usable * 3);
+		assert_non_null(p);
+		for (size_t i = 0; i < usable; i++)
+			assert_int_equal(p[i], 0x5a);
+		free(p);
+		free(q);
+	}
+}
+
 static void sizes_near_overflow_fail(void **state)
 {
 	volatile size_t most = SIZE_MAX, half = PTRDIFF_MAX;
@@ -383,6 +400,7 @@ int main(void)
 		cmocka_unit_test(m11_objects_do_not_overlap),
 		cmocka_unit_test(aligned_blocks_are_aligned),
 		cmocka_unit_test(new_memory_is_zero_where_it_has_to_be),
+		cmocka_unit_test(realloc_keeps_all_that_is_usable),
 		cmocka_unit_test(sizes_near_overflow_fail),
 		cmocka_unit_test(m12_what_a_thread_freed_for_others_arrives_when_it_ends),
 		cmocka_unit_test(m13_heap_of_a_thread_that_ended_is_whole),

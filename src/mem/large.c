@@ -6,7 +6,7 @@
 
 #include "mem/slab.h"
 
-_Atomic size_t large_keep = 64 * MiB, large_dirty_max = 64 * MiB;
+_Atomic size_t large_keep = 64 * MiB, large_dirty_max = 128 * MiB;
 static _Atomic size_t blocks, block_slices;
 
 static size_t get(const _Atomic size_t *v)
@@ -67,7 +67,7 @@ static void limit_dirty(void)
 	pages_stats(&s);
 	limit = MAX(limit, s.used / 4);
 	if (s.dirty > limit)
-		pages_purge(s.dirty - limit / 2);
+		pages_purge(s.dirty - limit + limit / 8);
 }
 
 void large_free(void *p)
@@ -114,7 +114,8 @@ static void *move(void *p, size_t size)
 		gone(first, true);
 		return to;
 	}
-	memcpy(to, p, MIN(s->size, size));
+	/* All that malloc_usable_size() allows, not only what was asked for. */
+	memcpy(to, p, MIN(len, size));
 	large_free(p);
 	return to;
 }

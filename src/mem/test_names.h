@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* mem/test_names.h - other names for malloc() and its kin, for tests.
  *
- * A test includes this before anything else, and gets api.c compiled with the same. So there are both:
- * this library's functions by the names in the test's source; and for all else, cmocka and the
- * sanitizers, the C library's. */
+ * A test includes this before anything else, and gets api.c compiled with the same. So there are
+ * both: this library's functions by the names in the test's source; and for all else, cmocka and
+ * the sanitizers, the C library's. */
 #ifndef MEM_TEST_NAMES_H
 #define MEM_TEST_NAMES_H
 
