@@ -186,12 +186,17 @@ static void limit_parked(struct heap *h, unsigned class)
 
 /* ---- other heaps ---- */
 
-/* Parks what came by the inbox. */
+/* Parks what came by the inbox, the newest last: it is the warmest, and will be used first. */
 static void receive(struct heap *h)
 {
-	struct magazine *m = inbox_take(&h->inbox), *next;
+	struct magazine *m = inbox_take(&h->inbox), *next, *oldest = NULL;
 
 	for (; m; m = next) {
+		next = magazine_next(m);
+		magazine_link(m, oldest, magazine_class(m), magazine_count(m));
+		oldest = m;
+	}
+	for (m = oldest; m; m = next) {
 		unsigned class = magazine_class(m);
 
 		next = magazine_next(m);
@@ -228,7 +233,8 @@ static void post(struct heap *h, struct outgoing *o)
 
 	o->key = 0;
 	o->top = NO_MAGAZINE;
-	if (waiting < HEAP_INBOX_MAX || !handover_visit(&to->gate))
+	if (waiting < (atomic_load_explicit(&to->idle, memory_order_relaxed)
+			? HEAP_INBOX_IDLE_MAX : HEAP_INBOX_MAX) || !handover_visit(&to->gate))
 		return;
 	drain(to, h);
 	handover_visited(&to->gate);
@@ -241,11 +247,23 @@ void heap_post_all(struct heap *h)
 			post(h, o);
 }
 
-/* What every slow path does now and then. */
+/* Sends off what nothing is added to. */
+static void post_old(struct heap *h)
+{
+	for (struct outgoing *o = h->out; o < h->out + HEAP_OUT; o++) {
+		uint32_t now = (uint32_t)(uintptr_t)o->top;
+
+		if (o->key && o->seen == now)
+			post(h, o);
+		o->seen = now;
+	}
+}
+
+/* What slow paths do now and then. */
 static void tick(struct heap *h)
 {
 	if (++h->slow_paths % HEAP_POST_EVERY == 0)
-		heap_post_all(h);
+		post_old(h);
 }
 
 /* ---- giving back ---- */
@@ -320,7 +338,7 @@ static bool reload(struct heap *h, unsigned class)
 	unsigned n, old_n;
 
 	tick(h);
-	if (!h->bins[class].parked)
+	if (!h->bins[class].parked || inbox_bytes(&h->inbox) > HEAP_INBOX_MAX / 8)
 		receive(h);
 	m = unpark(h, class, &n);
 	old = unload(h, class, &old_n);

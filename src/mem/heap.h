@@ -18,8 +18,9 @@
  * A class without a magazine points to the end of an empty one that all heaps share.
  *
  * *Remote free*: an object of another heap goes into the outgoing magazine for its (heap, class),
- * which travels when it is full (inbox.h), or gathers dust: out[] is a small direct-mapped table,
- * another pair in the same place sends it off, and so does every HEAP_POST_EVERYth slow path.
+ * which travels when it is full (inbox.h). out[] is a direct-mapped table: another pair in the same
+ * place sends it off, and so does, every HEAP_POST_EVERY slow paths, a look at those to which
+ * nothing was added since the last.
  *
  * A heap that nobody can use (no memory for one; a thread whose last destructors run) is not
  * needed: heap_alloc_shared() and the owner's lock do, slowly.
@@ -48,19 +49,21 @@
 #include "mem/slab.h"
 
 enum {
-	HEAP_STRIDE = 8 << 10,
-	HEAPS_MAX = 1 << 20,
-	HEAP_OUT = 64,
+	HEAP_STRIDE = 16 << 10,
+	HEAPS_MAX = 1 << 19,
+	HEAP_OUT = 256,
 	HEAP_POST_EVERY = 64,           /* slow paths */
 	HEAP_SPARE_MAX = 32,            /* empty magazines, given back by */
 	HEAP_SPARE_PUT = 16,
 	HEAP_SPARE_TAKE = 8,
 	/* Bytes of objects in parked magazines: a class may have CLASS_MAX, but only CLASS_MIN if
 	 * all together have more than MAX. */
-	HEAP_PARKED_MAX = 8 << 20,
-	HEAP_PARKED_CLASS_MAX = 2 << 20,
+	HEAP_PARKED_MAX = 16 << 20,
+	HEAP_PARKED_CLASS_MAX = 4 << 20,
 	HEAP_PARKED_CLASS_MIN = 256 << 10,
-	HEAP_INBOX_MAX = 4 << 20,       /* bytes, before others look after it */
+	/* Bytes in an inbox before others look after it; and in one of a heap without a thread. */
+	HEAP_INBOX_MAX = 8 << 20,
+	HEAP_INBOX_IDLE_MAX = 16 << 10,
 };
 
 /* No slice has this key. */
@@ -77,7 +80,7 @@ struct bin {
 /* Hot: objects of one class of another heap, on their way. */
 struct outgoing {
 	uint32_t key;                   /* their map word; 0: none */
-	uint32_t unused;
+	uint32_t seen;                  /* low half of @top when it was looked at last; cold */
 	void **top;                     /* as in struct heap */
 };
 
@@ -89,6 +92,8 @@ struct heap {
 	uint8_t class_of[CLASS_SMALL_SLOTS];    /* const: of (size + 15) / 16 */
 	struct outgoing out[HEAP_OUT];  /* hot */
 	struct inbox inbox;
+	/* Its thread has ended: what comes is not to wait. A hint, so no order is needed. */
+	_Atomic bool idle;
 	/* Cold from here on. */
 	struct bin bins[CLASSES];
 	struct magazine *spare;         /* empty, by magazine_next() */

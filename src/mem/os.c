@@ -180,7 +180,30 @@ int os_move(void *from, size_t len, void *to)
 	return err;
 }
 
-/* ---- time, words ---- */
+/* ---- the environment, time, words ---- */
+
+/* Of the dynamic linker's: what the kernel put on the stack, the number of arguments first. */
+extern void *__libc_stack_end __attribute__((weak));
+
+const char *os_getenv(const char *name)
+{
+	size_t len = strlen(name);
+	char **env = environ;
+
+	if (getauxval(AT_SECURE))
+		return NULL;
+	if (!env && &__libc_stack_end && __libc_stack_end) {
+		/* Functions in .preinit_array run before libc knows its environment. */
+		env = (char **)__libc_stack_end + 1;
+		while (*env)
+			env++;
+		env++;
+	}
+	for (; env && *env; env++)
+		if (!strncmp(*env, name, len) && (*env)[len] == '=')
+			return *env + len + 1;
+	return NULL;
+}
 
 uint64_t os_now(void)
 {

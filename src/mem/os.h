@@ -9,7 +9,7 @@
  *	base - 128 GiB  OS_BITS    64 GiB   which objects of a slab are free: 512 bytes a slice
  *	base -  48 GiB  OS_SLABS    8 GiB   struct slab: 64 bytes a slice
  *	base -  32 GiB  OS_TAGS     4 GiB   struct tlsf_tag: 32 bytes a slice
- *	base -  24 GiB  OS_HEAPS    8 GiB   struct heap: 8 KiB each
+ *	base -  24 GiB  OS_HEAPS    8 GiB   struct heap: 16 KiB each
  *	base -  12 GiB  OS_STOCK    8 GiB   magazines: 512 bytes each
  *	base -   1 GiB  OS_MAP    512 MiB   who has a slice: 4 bytes a slice
  *	base            OS_SLICES   8 TiB   slices of 64 KiB: the objects
@@ -79,6 +79,9 @@ int os_move(void *from, size_t len, void *to);
 
 /* Nanoseconds since some point, coarsely. */
 uint64_t os_now(void);
+
+/* As secure_getenv(), but also before libc has started. */
+const char *os_getenv(const char *name);
 
 /* The text of @v in @buf, which has room for 24 characters; returns where it begins. */
 char *os_number(char *buf, uint64_t v, unsigned base);

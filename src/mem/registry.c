@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* mem/registry.c - which heaps there are: starting, threads that come and go, fork.
  *
- * Heaps are numbered from 1 and never unmapped. When a thread ends, its heap keeps its slabs, and what
- * is in its magazines; the next thread that needs a heap gets it.
+ * Heaps are numbered from 1 and never unmapped. When a thread ends, its heap keeps the slabs in which
+ * something is in use; the next thread that needs a heap gets it.
  *
  * A thread's heap goes with a pthread key. Destructors of other keys may run after ours, and free
  * or allocate: the thread then has no heap any more, and gets none. */
@@ -79,6 +79,7 @@ struct heap *heap_get(void)
 	mem_unlock(&lock);
 	if (!h || !handover_adopt(&h->gate))
 		return NULL;
+	atomic_store_explicit(&h->idle, false, memory_order_relaxed);
 	heap_self = h;
 	/* This may allocate: the thread has its heap by now. */
 	if (pthread_setspecific(key, h))
@@ -92,9 +93,10 @@ static void thread_ends(void *arg)
 
 	heap_self = &heap_none;
 	ended = true;
-	if (handover_lock(&h->gate))
-		heap_flush(h);
-	heap_post_all(h);
+	handover_lock(&h->gate);
+	heap_flush(h);
+	heap_trim(h);
+	atomic_store_explicit(&h->idle, true, memory_order_relaxed);
 	handover_orphan(&h->gate);
 	mem_lock(&lock);
 	h->next_idle = idle;
@@ -122,7 +124,7 @@ struct heap *heap_shared_lock(void)
 
 static void start_locked(void)
 {
-	const char *checks = secure_getenv("BYRE_MALLOC_CHECK");
+	const char *checks = os_getenv("BYRE_MALLOC_CHECK");
 
 	class_start();
 	if (pages_start() || pthread_key_create(&key, thread_ends))
@@ -175,6 +177,7 @@ static void fork_ends_child(void)
 		handover_reset(&h->gate, h == heap_self);
 		if (h == heap_self || h == shared)
 			continue;
+		atomic_store_explicit(&h->idle, true, memory_order_relaxed);
 		h->next_idle = idle;
 		idle = i;
 	}
