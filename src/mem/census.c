@@ -126,6 +126,7 @@ size_t census_release(size_t budget, size_t keep)
 
 	if (!heap_start())
 		return 0;
+	pages_giving_begin();
 	/* The second time for what the first has sent to heaps that it had visited. */
 	census_visit(empty, NULL);
 	census_visit(empty, NULL);
@@ -134,5 +135,6 @@ size_t census_release(size_t budget, size_t keep)
 		r.gone = pages_purge(MIN(budget, dirty - keep));
 	if (!keep)
 		thin(&r);
+	pages_giving_end();
 	return r.gone;
 }

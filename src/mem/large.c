@@ -66,8 +66,10 @@ static void limit_dirty(void)
 		return;
 	pages_stats(&s);
 	limit = MAX(limit, s.used / 4);
-	if (s.dirty > limit)
-		pages_purge(s.dirty - limit + limit / 8);
+	if (s.dirty <= limit || !pages_giving_try())
+		return;
+	pages_purge(s.dirty - limit + limit / 8);
+	pages_giving_end();
 }
 
 void large_free(void *p)

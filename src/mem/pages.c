@@ -24,10 +24,11 @@ enum {
 
 _Atomic size_t pages_end;
 
-static struct mem_lock lock;
-/* Under the lock from here on. */
+static struct mem_lock giving, lock;
+/* Under the second from here on. */
 static _Alignas(16) char core_bytes[CORE_BYTES];
-static size_t dirty, peak, purged;      /* slices; @purged bytes */
+static size_t dirty, peak, skipped;     /* slices */
+static size_t purged;                   /* bytes */
 
 static struct tlsf *core(void)
 {
@@ -59,6 +60,12 @@ static uint32_t map_get(size_t slice)
 static size_t end(void)
 {
 	return atomic_load_explicit(&pages_end, memory_order_relaxed);
+}
+
+/* In runs. */
+static size_t used(void)
+{
+	return (core()->used >> TLSF_FLAGS) - skipped;
 }
 
 /* ---- growing ---- */
@@ -104,6 +111,7 @@ static int skip(size_t slices)
 	if (n >= SLICES_MAX || grow_metadata(n))
 		return -ENOMEM;
 	os_skip(OS_SLICES, n << SLICE_LOG2);
+	skipped += slices;
 	append(n);
 	return 0;
 }
@@ -243,7 +251,7 @@ static size_t alloc_locked(size_t n, size_t align, size_t *ret_dirty)
 		os_die("damaged records of free pages", core()->damage);
 	first = slice_of_tag(t);
 	*ret_dirty = map_take(first, n);
-	peak = MAX(peak, core()->used >> TLSF_FLAGS);
+	peak = MAX(peak, used());
 	return first;
 }
 
@@ -310,12 +318,27 @@ bool pages_resize(size_t first, size_t n)
 	}
 	if (core()->damage)
 		os_die("damaged records of free pages", core()->damage);
-	peak = MAX(peak, core()->used >> TLSF_FLAGS);
+	peak = MAX(peak, used());
 	mem_unlock(&lock);
 	return done;
 }
 
 /* ---- giving back ---- */
+
+void pages_giving_begin(void)
+{
+	mem_lock(&giving);
+}
+
+bool pages_giving_try(void)
+{
+	return mem_trylock(&giving);
+}
+
+void pages_giving_end(void)
+{
+	mem_unlock(&giving);
+}
 
 /* Takes the next free run that has dirty slices, or a part of it; 0 if there is none. *@at is where
  * a run begins; below @seen all is clean. */
@@ -396,8 +419,8 @@ void pages_stats(struct pages_stats *ret)
 {
 	mem_lock(&lock);
 	*ret = (struct pages_stats){
-		.mapped = end() << SLICE_LOG2,
-		.used = core()->used >> TLSF_FLAGS << SLICE_LOG2,
+		.mapped = (end() - skipped) << SLICE_LOG2,
+		.used = used() << SLICE_LOG2,
 		.dirty = dirty << SLICE_LOG2,
 		.peak = peak << SLICE_LOG2,
 		.purged = purged,
@@ -428,6 +451,7 @@ void pages_unlock(void)
 void pages_reset(void)
 {
 	mem_lock_init(&lock);
+	mem_lock_init(&giving);
 }
 
 static bool owns(void *arg, const struct tlsf_tag *t)
@@ -436,17 +460,20 @@ static bool owns(void *arg, const struct tlsf_tag *t)
 }
 
 /* P11, for the run at @first. */
-static const char *check_run(size_t first, size_t n, bool used, size_t *ndirty)
+static const char *check_run(size_t first, size_t n, bool in_use, size_t *ndirty)
 {
+	/* Where something lay in the way, the slices are not ours, but in use as far as we care. */
+	bool foreign = in_use && map_get(first) == MAP_CLEAN;
+
 	for (size_t i = first; i < first + n; i++) {
 		uint32_t word = map_get(i);
 
 		*ndirty += word == MAP_DIRTY;
-		if (!used && word != MAP_CLEAN && word != MAP_DIRTY)
+		if (!in_use && word != MAP_CLEAN && word != MAP_DIRTY)
 			return "a free slice has an owner";
-		if (used && (word == MAP_CLEAN || word == MAP_DIRTY) && map_get(first) != MAP_CLEAN)
+		if (foreign ? word != MAP_CLEAN : in_use && word <= MAP_DIRTY)
 			return "a slice in use is said to be free";
-		if (used && word != MAP_INNER && i != first)
+		if (in_use && !foreign && i != first && word != MAP_INNER)
 			return "a run's first slice is not where it should be";
 	}
 	return NULL;

@@ -89,8 +89,13 @@ size_t pages_run(size_t first);
 /* Makes a run @n slices long where it is. False: something lies behind it, or no memory. */
 bool pages_resize(size_t first, size_t n);
 
-/* Gives free dirty slices back to the kernel, until there are no more or @budget bytes are.
- * Returns how many went. */
+/* Who gives memory back does so alone, since a fork in between would leave what is under way to
+ * nobody in the child. No thread that allocates or frees waits for this. */
+void pages_giving_begin(void);
+bool pages_giving_try(void);
+void pages_giving_end(void);
+/* Between those, gives free dirty slices back to the kernel, until there are no more or @budget bytes
+ * are. Returns how many went. */
 size_t pages_purge(size_t budget);
 /* How many bytes it could give back. */
 size_t pages_dirty(void);

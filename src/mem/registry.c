@@ -150,6 +150,7 @@ bool heap_start(void)
  * as it was between two of their stores, and there a heap is whole. */
 static void fork_begins(void)
 {
+	pages_giving_begin();
 	mem_lock(&lock);
 	for (uint32_t i = 1; i <= heap_count(); i++)
 		mem_lock(&heap_at(i)->gate.lock);
@@ -164,6 +165,7 @@ static void fork_ends_parent(void)
 	for (uint32_t i = heap_count(); i; i--)
 		mem_unlock(&heap_at(i)->gate.lock);
 	mem_unlock(&lock);
+	pages_giving_end();
 }
 
 static void fork_ends_child(void)
