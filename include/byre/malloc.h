@@ -4,8 +4,8 @@
  * The library takes over malloc(), free(), calloc(), realloc(), reallocarray(), the aligned forms,
  * malloc_usable_size(), free_sized(), free_aligned_sized(), malloc_trim(), mallinfo(), mallinfo2(),
  * malloc_info(), malloc_stats(), mallopt(), and C++'s operators new and delete, whether it
- * is linked or preloaded; <malloc.h> and <stdlib.h> declare them. The MallocExtension_ functions that
- * gperftools declares in <gperftools/malloc_extension_c.h> are there, too.
+ * is linked or preloaded; <malloc.h> and <stdlib.h> declare them. The MallocExtension_ functions
+ * that gperftools declares in <gperftools/malloc_extension_c.h> are there, too.
  *
  * Programs that may run without the library declare what they use weak:
  *
@@ -27,8 +27,8 @@ extern "C" {
  * went. Other threads go on meanwhile; for a while they allocate more slowly. */
 size_t byre_malloc_release(size_t budget);
 
-/* The calling thread will not allocate for a while: sends off what it has freed for others, and takes
- * what others have freed for it. Cheap; good before waiting long. */
+/* The calling thread will not allocate for a while: sends off what it has freed for others, and
+ * takes what others have freed for it. Cheap; good before waiting long. */
 void byre_malloc_idle(void);
 
 enum byre_malloc_format {
@@ -36,8 +36,8 @@ enum byre_malloc_format {
 	BYRE_MALLOC_JSON,               /* one object; members may be added */
 };
 
-/* Statistics, as snprintf(): writes at most @size bytes to @buf with the terminating 0, and returns how
- * long the whole text is without it. */
+/* Statistics, as snprintf(): writes at most @size bytes to @buf with the terminating 0, and returns
+ * how long the whole text is without it. */
 size_t byre_malloc_statistics(char *buf, size_t size, enum byre_malloc_format format);
 
 #ifdef __cplusplus

@@ -5,10 +5,10 @@
  *	.. 1 KiB          4 for each doubling   classes  8 .. 19
  *	.. 256 KiB        8 for each doubling   classes 20 .. 83
  *
- * Above 128 bytes less than a fifth is lost to rounding, above 1 KiB less than a ninth. Objects of a
- * class lie side by side in slabs that begin on a slice, so an object is aligned to the largest
- * power of two that divides its class's size: where that is what somebody asks for, alignment
- * costs nothing (class_of_aligned()).
+ * Above 128 bytes less than a fifth is lost to rounding, above 1 KiB less than a ninth. Objects of
+ * a class lie side by side in slabs that begin on a slice, so an object is aligned to the largest
+ * power of two that divides its class's size: where that is what somebody asks for, alignment costs
+ * nothing (class_of_aligned()).
  *
  * Up to 32 KiB a slab is one slice; above, it is one object, in as many slices as that takes. */
 #ifndef MEM_CLASS_H
@@ -25,12 +25,12 @@ enum {
 	CLASS_MAX = 256 << 10,
 };
 
-/* What tells objects from what lies inside of them. With mul = 2^32 / size, rounded up, an offset into
- * a slab, which has 16 bits, is an object's if and only if the low 32 bits of offset * mul are below
- * 2^16: a multiple of the size leaves no more there than the rounding, offset / size times less than
- * size; anything else leaves at least 2^32 / size, and a shared slab's objects have up to 2^15 bytes.
- * The high 32 bits are the object's number. (After Lemire, Kaser, Kurz: "Faster remainder by direct
- * computation", 2019.) */
+/* What tells objects from what lies inside of them. With mul = 2^32 / size, rounded up, an offset
+ * into a slab, which has 16 bits, is an object's if and only if the low 32 bits of offset * mul are
+ * below 2^16: a multiple of the size leaves no more there than the rounding, offset / size times
+ * less than size; anything else leaves at least 2^32 / size, and a shared slab's objects have up to
+ * 2^15 bytes. The high 32 bits are the object's number. (After Lemire, Kaser, Kurz: "Faster
+ * remainder by direct computation", 2019.) */
 #define CLASS_REST_MAX 0xffffu
 
 static inline size_t class_size(unsigned c)

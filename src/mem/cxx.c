@@ -4,8 +4,8 @@
  * In C, so that programs in C need no C++ library. What C++ is needed for, the handler of failed
  * requests and throwing, is asked of the C++ library that a program with such operators has.
  *
- * The forms of new that do not throw are left to that library: they must catch what a handler throws,
- * and are calls of the forms below. */
+ * The forms of new that do not throw are left to that library: they must catch what a handler
+ * throws, and are calls of the forms below. */
 #include <errno.h>
 #include <stdlib.h>
 

@@ -2,8 +2,9 @@
 /* mem/elsewhere.h - the allocator to use instead of ours, in programs that must have another.
  *
  * A program built with AddressSanitizer or one of its kin is run to find errors, by an allocator
- * made for that. Where our names come first all the same (preloaded, or linked before it), requests go
- * on to whoever has the names next. (Valgrind takes over by itself whatever allocator it finds.) */
+ * made for that. Where our names come first all the same (preloaded, or linked before it), requests
+ * go on to whoever has the names next. (Valgrind takes over by itself whatever allocator it finds.)
+ * */
 #ifndef MEM_ELSEWHERE_H
 #define MEM_ELSEWHERE_H
 

@@ -9,8 +9,9 @@
  *	                 have the slabs fill it;
  *	magazine full    park it; beyond the class's limit a parked one goes back to the slabs.
  *
- * *Hot* (handover.h): top[], which is where the loaded magazines stand, and out[]. A loaded magazine
- * has its objects between a NULL, which stops malloc(), and its end, whose address stops free():
+ * *Hot* (handover.h): top[], which is where the loaded magazines stand, and out[]. A loaded
+ * magazine has its objects between a NULL, which stops malloc(), and its end, whose address stops
+ * free():
  *
  *	slot     0 .. 63-n   63-n+1 .. t   t+1 .. 63            n: its room in class_info
  *	         (NULL last) objects       room                 t: what top[class] points to
@@ -170,8 +171,8 @@ static inline struct outgoing *heap_outgoing(struct heap *h, uint32_t word)
 	return &h->out[(word + (word >> MAP_HEAP_SHIFT) * 7) % HEAP_OUT];
 }
 
-/* What free() does with an object of another heap, if there is a magazine that it fits in; @word is its
- * map word, which names a heap. */
+/* What free() does with an object of another heap, if there is a magazine that it fits in; @word is
+ * its map word, which names a heap. */
 static inline __attribute__((always_inline)) bool heap_send_fast(struct heap *h, void *p,
 								 uint32_t word)
 {
@@ -194,8 +195,8 @@ static inline __attribute__((always_inline)) bool heap_send_fast(struct heap *h,
 
 /* An object of @class; NULL if there is no memory. */
 void *heap_alloc(unsigned class);
-/* Frees @p, whose map word @word names a heap, where the fast ways fail. Does not return if @p is no
- * object. Keeps errno. */
+/* Frees @p, whose map word @word names a heap, where the fast ways fail. Does not return if @p is
+ * no object. Keeps errno. */
 void heap_free(void *p, uint32_t word);
 /* Sends off what the thread has freed for others. */
 void heap_idle(void);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* mem/large.h - blocks larger than the largest class, or aligned to more than a slice: whole slices.
+/* mem/large.h - blocks larger than the largest class, or aligned to more than a slice: whole
+ * slices.
  *
  * They come from the pages and go back there, where the next one finds their memory still warm.
  * Beyond large_keep bytes a block's memory goes back to the kernel with it. One that must move to

@@ -3,8 +3,8 @@
  *
  * All memory of the library lies in one *window* of the address space, at a base drawn at random
  * when the process starts. Nothing of it is reserved: an area grows at its end, by a mapping that
- * must not replace another one. So what `ulimit -v`, mlockall() and core dumps count is what is used,
- * and yet everything is found by arithmetic:
+ * must not replace another one. So what `ulimit -v`, mlockall() and core dumps count is what is
+ * used, and yet everything is found by arithmetic:
  *
  *	base - 128 GiB  OS_BITS    64 GiB   which objects of a slab are free: 512 bytes a slice
  *	base -  48 GiB  OS_SLABS    8 GiB   struct slab: 64 bytes a slice

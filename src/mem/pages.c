@@ -102,8 +102,8 @@ static void append(size_t n)
 	atomic_store_explicit(&pages_end, n, memory_order_relaxed);
 }
 
-/* Something lies where slices would come next: leaves it out, as a run in use for ever. The map says
- * what is true, that it is not ours. */
+/* Something lies where slices would come next: leaves it out, as a run in use for ever. The map
+ * says what is true, that it is not ours. */
 static int skip(size_t slices)
 {
 	size_t n = end() + slices;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* mem/pages.h - runs of slices, and the map that says who has a slice.
  *
- * A slice is 64 KiB of address space. Runs of them are what slabs and large blocks are made of. What
- * is free lies in the bitmaps and lists of TLSF with the slice as the granule and tags in a table
- * (tlsf/tlsf.h): an allocation or a free takes bounded time, neighbours join, and free memory is
- * never touched.
+ * A slice is 64 KiB of address space. Runs of them are what slabs and large blocks are made of.
+ * What is free lies in the bitmaps and lists of TLSF with the slice as the granule and tags in a
+ * table (tlsf/tlsf.h): an allocation or a free takes bounded time, neighbours join, and free memory
+ * is never touched.
  *
  * The map has a word for each slice, that free() reads without a lock: the heap's number and the
  * class of the objects, for the first slice of a slab; else one of enum map_state. A free slice is
@@ -94,8 +94,8 @@ bool pages_resize(size_t first, size_t n);
 void pages_giving_begin(void);
 bool pages_giving_try(void);
 void pages_giving_end(void);
-/* Between those, gives free dirty slices back to the kernel, until there are no more or @budget bytes
- * are. Returns how many went. */
+/* Between those, gives free dirty slices back to the kernel, until there are no more or @budget
+ * bytes are. Returns how many went. */
 size_t pages_purge(size_t budget);
 /* How many bytes it could give back. */
 size_t pages_dirty(void);

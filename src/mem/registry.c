@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* mem/registry.c - which heaps there are: starting, threads that come and go, fork.
  *
- * Heaps are numbered from 1 and never unmapped. When a thread ends, its heap keeps the slabs in which
- * something is in use; the next thread that needs a heap gets it.
+ * Heaps are numbered from 1 and never unmapped. When a thread ends, its heap keeps the slabs in
+ * which something is in use; the next thread that needs a heap gets it.
  *
  * A thread's heap goes with a pthread key. Destructors of other keys may run after ours, and free
  * or allocate: the thread then has no heap any more, and gets none. */

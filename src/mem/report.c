@@ -170,7 +170,8 @@ EXPORT int malloc_info(int options, FILE *f)
 		size_t size = class_info[i].size;
 
 		if (k->cached)
-			fprintf(f, "  <size from=\"%zu\" to=\"%zu\" total=\"%zu\" count=\"%zu\"/>\n",
+			fprintf(f, "  <size from=\"%zu\" to=\"%zu\" total=\"%zu\" "
+				"count=\"%zu\"/>\n",
 				i ? class_info[i - 1].size + (size_t)1 : 1, size, k->cached * size,
 				k->cached);
 	}

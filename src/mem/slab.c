@@ -249,8 +249,10 @@ size_t slab_drop_pages(uint32_t slab, uint16_t pages)
 
 		for (to = from; to < PAGES && (pages >> to & 1) == wanted;)
 			to++;
-		if (wanted && !os_drop(base + from * (size_t)OS_PAGE, (to - from) * (size_t)OS_PAGE))
-			gone += (to - from) * (size_t)OS_PAGE;
+		size_t len = (to - from) * (size_t)OS_PAGE;
+
+		if (wanted && !os_drop(base + from * (size_t)OS_PAGE, len))
+			gone += len;
 	}
 	return gone;
 }

@@ -68,12 +68,13 @@ static inline unsigned slab_out(const struct slab *s)
 }
 
 /* Takes up to @n objects of @class for heap @owner, from the slabs in @list or a new one, and puts
- * them behind each other before @end, so that the one at the lowest address is the last. Returns how
- * many; 0 if there is no memory. */
+ * them behind each other before @end, so that the one at the lowest address is the last. Returns
+ * how many; 0 if there is no memory. */
 unsigned slab_take(struct slab_list *list, unsigned class, uint32_t owner, void **end, unsigned n);
 
 /* @p comes back to its slab, which is one of @list's. A slab that becomes free goes back to the
- * pages, unless it is the list's only one and has room for several objects. Does not return if @p is no object in use. */
+ * pages, unless it is the list's only one and has room for several objects. Does not return if @p
+ * is no object in use. */
 void slab_put(struct slab_list *list, void *p);
 
 /* Gives back all slabs of @list that are free. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* mem/stock.h - empty magazines.
  *
- * They are made a block at a time and never given back: a magazine for 63 objects is half a KiB. Heaps
- * keep some and exchange them here in batches, since they go one way: who frees for others sends
- * full magazines and gets none back.
+ * They are made a block at a time and never given back: a magazine for 63 objects is half a KiB.
+ * Heaps keep some and exchange them here in batches, since they go one way: who frees for others
+ * sends full magazines and gets none back.
  *
  * Any thread, with any heap's lock. */
 #ifndef MEM_STOCK_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* mem/tune.c - giving back on demand, limits, and gperftools' interface for the same.
  *
- * Programs that were built for tcmalloc ask it by name for statistics and for memory back. The names
- * and their meaning are in gperftools' malloc_extension_c.h. */
+ * Programs that were built for tcmalloc ask it by name for statistics and for memory back. The
+ * names and their meaning are in gperftools' malloc_extension_c.h. */
 #include <byre/malloc.h>
 #include <limits.h>
 #include <stdint.h>
