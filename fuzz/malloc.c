@@ -20,7 +20,6 @@
 #include "fuzz/fuzz.h"
 #include "mem/api.h"
 #include "mem/census.h"
-#include "mem/elsewhere.h"
 
 enum { SLOTS = 64, CALL = 4, CALLS_MAX = 600, THREADS = 4, EDGE = 2048,
        LIVE_MAX = 256 << 20 };
@@ -30,14 +29,6 @@ static struct slot {
 	size_t size, usable, align;
 } slots[SLOTS];
 static size_t live;                     /* bytes */
-
-/* Also where the program is a sanitizer's, it is this allocator that is tested. */
-const struct elsewhere *elsewhere_found;
-
-const struct elsewhere *elsewhere_look(void)
-{
-	return NULL;
-}
 
 /* ---- blocks ---- */
 

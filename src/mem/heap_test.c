@@ -22,14 +22,6 @@
 
 #include "mem/api.h"
 #include "mem/census.h"
-#include "mem/elsewhere.h"
-
-const struct elsewhere *elsewhere_found;
-
-const struct elsewhere *elsewhere_look(void)
-{
-	return NULL;
-}
 
 /* ---- what is wrong ends the program ---- */
 

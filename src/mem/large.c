@@ -106,12 +106,7 @@ static void *move(void *p, size_t size)
 		return NULL;
 	if (size > len && len >= LARGE_MOVE && dirty <= (len >> SLICE_LOG2) / 2 &&
 	    !os_move(p, len, to)) {
-		/* What was here reads as zeros now, but its mapping is no worse than before. */
-		bool was_moved = s->moved;
-
 		slab_at(slice_of(to))->moved = true;
-		if (was_moved)
-			os_renew(p, len);
 		s->moved = false;
 		gone(first, true);
 		return to;
