@@ -176,8 +176,8 @@ int os_move(void *from, size_t len, void *to)
 	if (mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) ==
 	    MAP_FAILED)
 		err = -errno;
-	/* The old place gets a mapping like any other. It has one already, but emulators (qemu's user
-	 * mode) do not know MREMAP_DONTUNMAP. */
+	/* The old place gets a mapping like any other. It has one already, but emulators (qemu's
+	 * user mode) do not know MREMAP_DONTUNMAP. */
 	if (!err)
 		os_renew(from, len);
 	errno = saved;
