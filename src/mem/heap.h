@@ -60,7 +60,7 @@ enum {
 	/* Bytes of objects in parked magazines: a class may have CLASS_MAX, but only CLASS_MIN if
 	 * all together have more than MAX. */
 	HEAP_PARKED_MAX = 16 << 20,
-	HEAP_PARKED_CLASS_MAX = 4 << 20,
+	HEAP_PARKED_CLASS_MAX = 8 << 20,
 	HEAP_PARKED_CLASS_MIN = 256 << 10,
 	/* Bytes in an inbox before others look after it; and in one of a heap without a thread. */
 	HEAP_INBOX_MAX = 8 << 20,
