@@ -380,7 +380,7 @@ const char *protocol_final(const uint8_t *cells, int objects)
 	if (!count_inbox(cells, seen))
 		return "the inbox does not count right";
 	for (int i = 1; i <= objects; i++) {
-		seen[i] += cells[C_BITMAP] >> i & 1;
+		seen[i] = (uint8_t)(seen[i] + (cells[C_BITMAP] >> i & 1));
 		if (seen[i] != 1)
 			return seen[i] ? "an object is in two places" : "an object is lost";
 	}
