@@ -292,10 +292,19 @@ static void empty_all(void)
 		free(atomic_exchange(&mailbox[i], NULL));
 }
 
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 static void run(uint64_t seed, double seconds, bool forks)
 {
 	const struct timespec moment = { .tv_nsec = 50000000 };
 	pthread_t releaser, freer;
+	double end = now() + seconds;
 
 	atomic_store(&stop_all, false);
 	for (unsigned i = 0; i < WORKERS; i++) {
@@ -305,11 +314,11 @@ static void run(uint64_t seed, double seconds, bool forks)
 	}
 	assert_int_equal(pthread_create(&releaser, NULL, release, NULL), 0);
 	assert_int_equal(pthread_create(&freer, NULL, free_only, NULL), 0);
-	for (double t = 0; t < seconds && !is_over(); t += 0.05) {
+	do {
 		if (forks)
 			fork_once();
 		nanosleep(&moment, NULL);
-	}
+	} while (now() < end && !is_over());
 	atomic_store(&stop_all, true);
 	for (unsigned i = 0; i < WORKERS; i++)
 		pthread_join(threads[i].id, NULL);

@@ -12,7 +12,7 @@
 #include "base/prng.h"
 #include "mem/heap.h"
 
-enum { RUNS = 64, SLICES = 1 << 14, STEPS = 4000 };
+enum { RUNS = 64, SLICES = 1 << 14, STEPS = 2000 };
 
 struct run {
 	size_t first, n;
