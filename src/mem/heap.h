@@ -51,7 +51,7 @@
 
 enum {
 	HEAP_STRIDE = 16 << 10,
-	HEAPS_MAX = 1 << 19,
+	HEAPS_MAX = 1 << 17,
 	HEAP_OUT = 256,
 	HEAP_POST_EVERY = 64,           /* slow paths */
 	HEAP_SPARE_MAX = 32,            /* empty magazines, given back by */

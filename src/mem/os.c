@@ -32,8 +32,8 @@ static const struct area {
 	[OS_BITS] = { OS_BITS_BELOW, 512 * SLICES_MAX, 256 * KiB, MAP_NORESERVE },
 	[OS_SLABS] = { OS_SLABS_BELOW, 64 * SLICES_MAX, 256 * KiB, MAP_NORESERVE },
 	[OS_TAGS] = { OS_TAGS_BELOW, 32 * SLICES_MAX, 256 * KiB, MAP_NORESERVE },
-	[OS_HEAPS] = { OS_HEAPS_BELOW, 8 * GiB, 256 * KiB, MAP_NORESERVE },
-	[OS_STOCK] = { OS_STOCK_BELOW, 8 * GiB, 256 * KiB, MAP_NORESERVE },
+	[OS_HEAPS] = { OS_HEAPS_BELOW, 2 * GiB, 256 * KiB, MAP_NORESERVE },
+	[OS_STOCK] = { OS_STOCK_BELOW, 4 * GiB, 256 * KiB, MAP_NORESERVE },
 	[OS_MAP] = { OS_MAP_BELOW, 4 * SLICES_MAX, 256 * KiB, MAP_NORESERVE },
 	[OS_SLICES] = { 0, SLICE_BYTES * SLICES_MAX, SLICE_BYTES, 0 },
 };
@@ -94,7 +94,7 @@ int os_start(void)
 #endif
 	if (size > OS_PAGE)
 		page = (size_t)size;
-	if (page > SLICE_BYTES)
+	if (page > SLICE_BYTES || 3 * (top / 8) < OS_BITS_BELOW)
 		return -ENOMEM;
 	for (int i = 0; i < DRAWS; i++) {
 		uintptr_t at = first + align_down(prng_below(&p, room), 2 * MiB);

@@ -6,19 +6,20 @@
  * must not replace another one. So what `ulimit -v`, mlockall() and core dumps count is what is
  * used, and yet everything is found by arithmetic:
  *
- *	base - 128 GiB  OS_BITS    64 GiB   which objects of a slab are free: 512 bytes a slice
- *	base -  48 GiB  OS_SLABS    8 GiB   struct slab: 64 bytes a slice
- *	base -  32 GiB  OS_TAGS     4 GiB   struct tlsf_tag: 32 bytes a slice
- *	base -  24 GiB  OS_HEAPS    8 GiB   struct heap: 16 KiB each
- *	base -  12 GiB  OS_STOCK    8 GiB   magazines: 512 bytes each
- *	base -   1 GiB  OS_MAP    512 MiB   who has a slice: 4 bytes a slice
- *	base            OS_SLICES   8 TiB   slices of 64 KiB: the objects
+ *	base - 24 GiB  OS_BITS      8 GiB   which objects of a slab are free: 512 bytes a slice
+ *	base - 14 GiB  OS_SLABS     1 GiB   struct slab: 64 bytes a slice
+ *	base - 12 GiB  OS_TAGS    512 MiB   struct tlsf_tag: 32 bytes a slice
+ *	base - 11 GiB  OS_HEAPS     2 GiB   struct heap: 16 KiB each
+ *	base -  8 GiB  OS_STOCK     4 GiB   magazines: 512 bytes each
+ *	base -  1 GiB  OS_MAP      64 MiB   who has a slice: 4 bytes a slice
+ *	base           OS_SLICES    1 TiB   slices of 64 KiB: the objects
  *
  * Between the areas nothing is mapped, so what runs beyond an object never meets what the library
  * knows about it. Areas of metadata grow with the slices that they describe, and cost what is
  * touched of them.
  *
- * Each area has one user that grows it, under its own lock.
+ * Each area has one user that grows it, under its own lock. All fits into the 128 GiB that
+ * Valgrind gives to a program.
  *
  * Invariants:
  *	O11  nothing is ever mapped over what somebody else has mapped;
@@ -38,15 +39,15 @@ enum {
 	SLICE_BYTES = 1 << SLICE_LOG2,
 };
 
-#define SLICES_MAX ((size_t)1 << 27)
+#define SLICES_MAX ((size_t)1 << 24)
 
 enum os_area { OS_BITS, OS_SLABS, OS_TAGS, OS_HEAPS, OS_STOCK, OS_MAP, OS_SLICES, OS_AREAS };
 
-#define OS_BITS_BELOW (128 * GiB)
-#define OS_SLABS_BELOW (48 * GiB)
-#define OS_TAGS_BELOW (32 * GiB)
-#define OS_HEAPS_BELOW (24 * GiB)
-#define OS_STOCK_BELOW (12 * GiB)
+#define OS_BITS_BELOW (24 * GiB)
+#define OS_SLABS_BELOW (14 * GiB)
+#define OS_TAGS_BELOW (12 * GiB)
+#define OS_HEAPS_BELOW (11 * GiB)
+#define OS_STOCK_BELOW (8 * GiB)
 #define OS_MAP_BELOW (1 * GiB)
 
 /* 0 until os_start(). Written once, before there is anything that another thread could free. */
