@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* mem/census.h - looking at all heaps: to count, and to take back.
+ *
+ * Any thread, without locks. Heaps are looked at one after the other, so sums are of different
+ * moments. */
+#ifndef MEM_CENSUS_H
+#define MEM_CENSUS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mem/class.h"
+#include "mem/pages.h"
+
+struct heap;
+
+/* With the lock of @h. @hot: its hot part may be used, too. */
+typedef void census_fn(struct heap *h, bool hot, void *arg);
+
+/* Calls @fn for each heap; the hot part is taken over where that can be. */
+void census_visit(census_fn *fn, void *arg);
+
+struct census_class {
+	size_t used;                    /* objects that the program has */
+	size_t cached;                  /* that lie in magazines */
+	size_t slabs;
+};
+
+struct census {
+	struct pages_stats pages;
+	struct census_class classes[CLASSES];
+	size_t heaps;
+	size_t used;                    /* bytes that the program has, rounded up to classes */
+	size_t cached;                  /* bytes in magazines */
+	size_t large;                   /* large blocks */
+	size_t large_bytes;
+	size_t metadata;                /* bytes, at most */
+};
+
+void census_take(struct census *ret);
+
+/* Gives back up to @budget bytes of what is free, but keeps @keep bytes of free slices. Returns how
+ * many went. */
+size_t census_release(size_t budget, size_t keep);
+
+#endif

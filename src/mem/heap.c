@@ -1,0 +1,529 @@
+/* SPDX-License-Identifier: MIT */
+/* mem/heap.c - the slow paths: parking, draining, filling; and what goes to other heaps. */
+#include "mem/heap.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "mem/stock.h"
+
+_Static_assert(sizeof(struct heap) <= HEAP_STRIDE, "heaps lie that far apart");
+_Static_assert(sizeof(struct magazine) == MAGAZINE_BYTES, "slot 0 is the link");
+
+_Alignas(MAGAZINE_BYTES) void *heap_no_magazine[64];
+#define NO_MAGAZINE (&heap_no_magazine[63])
+
+struct heap heap_none = {
+	.gate = { .stop = HANDOVER_ALWAYS, .open = HANDOVER_ALWAYS },
+	.key = HEAP_NO_KEY,
+};
+
+__thread struct heap *heap_self __attribute__((tls_model("initial-exec"))) = &heap_none;
+bool heap_checks;
+
+/* ---- magazines ---- */
+
+static void **slots_of(struct magazine *m)
+{
+	return (void **)(void *)m;
+}
+
+static struct magazine *magazine_of(void **top)
+{
+	return (struct magazine *)((uintptr_t)top & ~(uintptr_t)(MAGAZINE_BYTES - 1));
+}
+
+/* Where the NULL of a magazine of @class is. */
+static unsigned bottom_of(unsigned class)
+{
+	return MAGAZINE_OBJECTS - class_info[class].room;
+}
+
+unsigned heap_objects_below(void **top, unsigned class)
+{
+	if (top == NO_MAGAZINE)
+		return 0;
+	return (unsigned)(top - slots_of(magazine_of(top))) - bottom_of(class);
+}
+
+/* Has the line at @p brought here, to be written. */
+static void fetch(const void *p)
+{
+#ifdef __x86_64__
+	/* Does nothing on processors that do not know it; the compiler would take one that only
+	 * reads. */
+	__asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
+#else
+	__builtin_prefetch(p, 1);
+#endif
+}
+
+enum { LINE = 64 };
+
+/* Another processor may have used the magazine last: all its lines at once take hardly longer than
+ * one. */
+static void fetch_magazine(const struct magazine *m)
+{
+	for (unsigned i = 0; i < MAGAZINE_BYTES; i += LINE)
+		fetch((const char *)m + i);
+}
+
+/* The same for the @n objects before @end, which will be handed out and written. */
+static void fetch_objects(void **end, unsigned n)
+{
+	for (; n; n--)
+		fetch(*--end);
+}
+
+static struct magazine *spare_take(struct heap *h)
+{
+	struct magazine *m;
+
+	if (!h->spare)
+		h->spare = stock_take(HEAP_SPARE_TAKE, &h->spares);
+	m = h->spare;
+	if (m) {
+		h->spare = magazine_next(m);
+		h->spares--;
+	}
+	return m;
+}
+
+static void spare_put(struct heap *h, struct magazine *m)
+{
+	magazine_link(m, h->spare, 0, 0);
+	h->spare = m;
+	if (++h->spares <= HEAP_SPARE_MAX)
+		return;
+	/* The newest go: they are the warm ones, and somebody is about to want some. */
+	for (unsigned i = 0; i < HEAP_SPARE_PUT; i++)
+		h->spare = magazine_next(h->spare);
+	h->spares -= HEAP_SPARE_PUT;
+	stock_put(m, HEAP_SPARE_PUT);
+}
+
+/* Makes @m, with @n objects, the loaded magazine of @class. */
+static void load(struct heap *h, unsigned class, struct magazine *m, unsigned n)
+{
+	void **bottom = slots_of(m) + bottom_of(class);
+
+	*bottom = NULL;
+	h->top[class] = bottom + n;
+}
+
+/* Takes the loaded magazine away: NULL if there is none. */
+static struct magazine *unload(struct heap *h, unsigned class, unsigned *ret_n)
+{
+	void **top = h->top[class];
+
+	if (top == NO_MAGAZINE)
+		return NULL;
+	*ret_n = heap_objects_below(top, class);
+	h->top[class] = NO_MAGAZINE;
+	return magazine_of(top);
+}
+
+/* ---- slabs ---- */
+
+/* Puts the @n objects of @m into the slabs they came from. */
+static void return_objects(struct heap *h, unsigned class, struct magazine *m, unsigned n)
+{
+	void **slot = slots_of(m) + bottom_of(class);
+	struct bin *bin = &h->bins[class];
+
+	for (unsigned i = 1; i <= n; i++)
+		slab_put(&bin->slabs, slot[i]);
+	bin->out -= n;
+}
+
+static void *take_one(struct heap *h, unsigned class)
+{
+	struct bin *bin = &h->bins[class];
+	void *p = NULL;
+
+	if (slab_take(&bin->slabs, class, heap_number(h), &p + 1, 1))
+		bin->out++;
+	return p;
+}
+
+static void put_one(struct heap *h, unsigned class, void *p)
+{
+	slab_put(&h->bins[class].slabs, p);
+	h->bins[class].out--;
+}
+
+/* Fills @m from the slabs; returns with how many objects. */
+static unsigned fill(struct heap *h, unsigned class, struct magazine *m)
+{
+	unsigned n = MIN((unsigned)class_info[class].room, (unsigned)class_info[class].objects);
+	void **bottom = slots_of(m) + bottom_of(class);
+	struct bin *bin = &h->bins[class];
+	unsigned got = slab_take(&bin->slabs, class, heap_number(h), bottom + 1 + n, n);
+
+	if (got < n)
+		memmove(bottom + 1, bottom + 1 + n - got, got * sizeof(*bottom));
+	bin->out += got;
+	return got;
+}
+
+/* ---- parked magazines ---- */
+
+static void park(struct heap *h, unsigned class, struct magazine *m, unsigned n)
+{
+	struct bin *bin = &h->bins[class];
+
+	magazine_link(m, bin->parked, class, n);
+	bin->parked = m;
+	bin->parked_objects += n;
+	h->parked_bytes += n * (size_t)class_info[class].size;
+}
+
+static struct magazine *unpark(struct heap *h, unsigned class, unsigned *ret_n)
+{
+	struct bin *bin = &h->bins[class];
+	struct magazine *m = bin->parked;
+
+	if (!m)
+		return NULL;
+	*ret_n = magazine_count(m);
+	bin->parked = magazine_next(m);
+	bin->parked_objects -= *ret_n;
+	h->parked_bytes -= *ret_n * (size_t)class_info[class].size;
+	return m;
+}
+
+static bool has_too_many(const struct heap *h, unsigned class)
+{
+	size_t bytes = (size_t)h->bins[class].parked_objects * class_info[class].size;
+
+	return bytes > HEAP_PARKED_CLASS_MAX ||
+	       (bytes > HEAP_PARKED_CLASS_MIN && h->parked_bytes > HEAP_PARKED_MAX);
+}
+
+/* Keeps no more parked than the limits. */
+static void limit_parked(struct heap *h, unsigned class)
+{
+	struct magazine *m;
+	unsigned n = 0;
+
+	while (has_too_many(h, class)) {
+		m = unpark(h, class, &n);
+		return_objects(h, class, m, n);
+		spare_put(h, m);
+	}
+}
+
+/* ---- other heaps ---- */
+
+/* Parks what came by the inbox, the newest last: it is the warmest, and will be used first. */
+static void receive(struct heap *h)
+{
+	struct magazine *m = inbox_take(&h->inbox), *next, *oldest = NULL;
+
+	for (; m; m = next) {
+		next = magazine_next(m);
+		magazine_link(m, oldest, magazine_class(m), magazine_count(m));
+		oldest = m;
+	}
+	for (m = oldest; m; m = next) {
+		unsigned class = magazine_class(m);
+
+		next = magazine_next(m);
+		park(h, class, m, magazine_count(m));
+		limit_parked(h, class);
+	}
+}
+
+/* Puts what came for @h into its slabs; the empty magazines are for @to, whose lock the caller has,
+ * too. */
+static void drain(struct heap *h, struct heap *to)
+{
+	struct magazine *m = inbox_take(&h->inbox), *next;
+
+	for (; m; m = next) {
+		next = magazine_next(m);
+		return_objects(h, magazine_class(m), m, magazine_count(m));
+		spare_put(to, m);
+	}
+}
+
+void heap_drain(struct heap *h)
+{
+	drain(h, h);
+}
+
+static void post(struct heap *h, struct outgoing *o)
+{
+	unsigned class = o->key & MAP_CLASS_MASK;
+	struct heap *to = heap_at(o->key >> MAP_HEAP_SHIFT);
+	unsigned n = heap_objects_below(o->top, class);
+	uint64_t waiting = inbox_post(&to->inbox, magazine_of(o->top), class, n,
+				      (uint64_t)n * class_info[class].size);
+
+	o->key = 0;
+	o->top = NO_MAGAZINE;
+	if (waiting < (atomic_load_explicit(&to->idle, memory_order_relaxed)
+			? HEAP_INBOX_IDLE_MAX : HEAP_INBOX_MAX) || !handover_visit(&to->gate))
+		return;
+	drain(to, h);
+	handover_visited(&to->gate);
+}
+
+void heap_post_all(struct heap *h)
+{
+	for (struct outgoing *o = h->out; o < h->out + HEAP_OUT; o++)
+		if (o->key)
+			post(h, o);
+}
+
+/* Sends off what nothing is added to. */
+static void post_old(struct heap *h)
+{
+	for (struct outgoing *o = h->out; o < h->out + HEAP_OUT; o++) {
+		uint32_t now = (uint32_t)(uintptr_t)o->top;
+
+		if (o->key && o->seen == now)
+			post(h, o);
+		o->seen = now;
+	}
+}
+
+/* What slow paths do now and then. */
+static void tick(struct heap *h)
+{
+	if (++h->slow_paths % HEAP_POST_EVERY == 0)
+		post_old(h);
+}
+
+/* ---- giving back ---- */
+
+void heap_flush(struct heap *h)
+{
+	struct magazine *m;
+	unsigned n;
+
+	drain(h, h);
+	for (unsigned c = 0; c < CLASSES; c++) {
+		while ((m = unpark(h, c, &n)) || (m = unload(h, c, &n))) {
+			return_objects(h, c, m, n);
+			spare_put(h, m);
+		}
+	}
+	heap_post_all(h);
+}
+
+void heap_trim(struct heap *h)
+{
+	for (unsigned c = 0; c < CLASSES; c++)
+		slab_trim(&h->bins[c].slabs);
+}
+
+size_t heap_thin(struct heap *h, unsigned class, size_t budget)
+{
+	struct slab_list *list = &h->bins[class].slabs;
+	size_t gone = 0;
+	uint32_t slab;
+
+	mem_lock(&h->gate.lock);
+	while (gone < budget && (slab = slab_hold(list))) {
+		uint16_t pages = slab_free_pages(slab);
+
+		mem_unlock(&h->gate.lock);
+		gone += slab_drop_pages(slab, pages);
+		mem_lock(&h->gate.lock);
+		slab_let_go(list, slab, pages);
+	}
+	mem_unlock(&h->gate.lock);
+	return gone;
+}
+
+/* The lock of the thread's own heap. */
+static void lock_own(struct heap *h)
+{
+	if (__builtin_expect(handover_lock(&h->gate), 0)) {
+		heap_flush(h);
+		heap_trim(h);
+	}
+}
+
+void heap_idle(void)
+{
+	struct heap *h = heap_self;
+
+	if (h == &heap_none)
+		return;
+	lock_own(h);
+	heap_post_all(h);
+	receive(h);
+	handover_unlock(&h->gate);
+}
+
+/* ---- allocating ---- */
+
+/* Sees to it that the loaded magazine of @class has an object. */
+static bool reload(struct heap *h, unsigned class)
+{
+	struct magazine *m, *old;
+	unsigned n, old_n;
+	bool warm;
+
+	tick(h);
+	if (!h->bins[class].parked || inbox_bytes(&h->inbox) > HEAP_INBOX_MAX / 8)
+		receive(h);
+	m = unpark(h, class, &n);
+	warm = m != NULL;
+	if (warm)
+		fetch_magazine(m);
+	old = unload(h, class, &old_n);
+	if (!m) {
+		m = old ? old : spare_take(h);
+		if (!m)
+			return false;
+		n = fill(h, class, m);
+	} else if (old) {
+		spare_put(h, old);
+	}
+	load(h, class, m, n);
+	if (warm)
+		fetch_objects(h->top[class] + 1, n);
+	return n;
+}
+
+static void *alloc_locked(struct heap *h, unsigned class)
+{
+	void **t;
+
+	if (heap_checks)
+		return take_one(h, class);
+	if (!*h->top[class] && !reload(h, class))
+		return take_one(h, class);
+	t = h->top[class];
+	h->top[class] = t - 1;
+	return *t;
+}
+
+/* For threads that can have no heap. */
+static void *alloc_shared(unsigned class)
+{
+	struct heap *h = heap_shared_lock();
+	void *p;
+
+	if (!h)
+		return NULL;
+	p = take_one(h, class);
+	handover_unlock(&h->gate);
+	return p;
+}
+
+void *heap_alloc(unsigned class)
+{
+	struct heap *h = heap_self;
+	void **t, *p;
+
+	if (handover_enter(&h->gate)) {
+		t = h->top[class];
+		p = *t;
+		if (p) {
+			h->top[class] = t - 1;
+			handover_leave(&h->gate);
+			return p;
+		}
+	}
+	h = heap_get();
+	if (!h)
+		return alloc_shared(class);
+	lock_own(h);
+	p = alloc_locked(h, class);
+	handover_unlock(&h->gate);
+	return p;
+}
+
+/* ---- freeing ---- */
+
+/* Room for an object in the loaded magazine. */
+static bool make_room(struct heap *h, unsigned class)
+{
+	struct magazine *m = spare_take(h), *old;
+	unsigned n;
+
+	if (!m)
+		return false;
+	tick(h);
+	old = unload(h, class, &n);
+	if (old)
+		park(h, class, old, n);
+	limit_parked(h, class);
+	load(h, class, m, 0);
+	return true;
+}
+
+static void free_own(struct heap *h, unsigned class, void *p)
+{
+	if (heap_checks || (heap_magazine_full(h->top[class]) && !make_room(h, class))) {
+		put_one(h, class, p);
+		return;
+	}
+	*++h->top[class] = p;
+}
+
+/* Into the slab at once, whoever owns it. The caller has no lock. */
+static void free_direct(uint32_t word, void *p)
+{
+	struct heap *to = heap_at(word >> MAP_HEAP_SHIFT);
+
+	mem_lock(&to->gate.lock);
+	put_one(to, word & MAP_CLASS_MASK, p);
+	mem_unlock(&to->gate.lock);
+}
+
+/* Puts @p into an outgoing magazine. False if there is none. */
+static bool send(struct heap *h, uint32_t word, void *p)
+{
+	struct outgoing *o = heap_outgoing(h, word);
+	struct magazine *m;
+
+	if (o->key == word && !heap_magazine_full(o->top)) {
+		*++o->top = p;
+		return true;
+	}
+	m = spare_take(h);
+	if (!m)
+		return false;
+	fetch_magazine(m);
+	tick(h);
+	if (o->key)
+		post(h, o);
+	o->key = word;
+	o->top = slots_of(m) + bottom_of(word & MAP_CLASS_MASK) + 1;
+	*o->top = p;
+	return true;
+}
+
+static void free_slow(void *p, uint32_t word)
+{
+	struct heap *h = heap_get();
+	bool done = true;
+
+	if (!h || (heap_checks && (word ^ h->key) >= CLASSES)) {
+		free_direct(word, p);
+		return;
+	}
+	lock_own(h);
+	if ((word ^ h->key) < CLASSES)
+		free_own(h, word & MAP_CLASS_MASK, p);
+	else
+		done = send(h, word, p);
+	handover_unlock(&h->gate);
+	if (!done)
+		free_direct(word, p);
+}
+
+void heap_free(void *p, uint32_t word)
+{
+	int saved = errno;
+
+	if (!class_is_object(class_info[word & MAP_CLASS_MASK].mul, slice_offset(p)))
+		os_die("free(): invalid pointer", p);
+	free_slow(p, word);
+	errno = saved;
+}

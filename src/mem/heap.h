@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+/* mem/heap.h - a thread's heap: its magazines, its slabs, what it frees for others.
+ *
+ * malloc() takes a pointer from the magazine of its class, free() puts one there: plain loads and
+ * stores, between handover_enter() and handover_leave(). All else, once in 63 calls or so, is done
+ * under the heap's lock:
+ *
+ *	magazine empty   take a full one that is parked; else what came by the inbox; else
+ *	                 have the slabs fill it;
+ *	magazine full    park it; beyond the class's limit a parked one goes back to the slabs.
+ *
+ * *Hot* (handover.h): top[], which is where the loaded magazines stand, and out[]. A loaded
+ * magazine has its objects between a NULL, which stops malloc(), and its end, whose address stops
+ * free():
+ *
+ *	slot     0 .. 63-n   63-n+1 .. t   t+1 .. 63            n: its room in class_info
+ *	         (NULL last) objects       room                 t: what top[class] points to
+ *
+ * A class without a magazine points to the end of an empty one that all heaps share.
+ *
+ * *Remote free*: an object of another heap goes into the outgoing magazine for its (heap, class),
+ * which travels when it is full (inbox.h). out[] is a direct-mapped table: another pair in the same
+ * place sends it off, and so does, every HEAP_POST_EVERY slow paths, a look at those to which
+ * nothing was added since the last.
+ *
+ * A heap that nobody can use (no memory for one; a thread whose last destructors run) is not
+ * needed: heap_alloc_shared() and the owner's lock do, slowly.
+ *
+ * With checks on (heap_checks) handover's stop is on for good and no magazine is ever loaded:
+ * objects go from and to the slabs one by one, so each wrong free is noticed when it happens.
+ *
+ * Invariants:
+ *	M11  an object is handed out once, until it is freed;
+ *	M12  what a thread frees for others travels at the latest when it ends or calls heap_idle();
+ *	M13  no object is lost: all that were freed can be handed out again;
+ *	M14  an invalid free is reported at once, a double one when its magazine goes back to the
+ *	     slabs at the latest; with checks on at once. */
+#ifndef MEM_HEAP_H
+#define MEM_HEAP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mem/class.h"
+#include "mem/handover.h"
+#include "mem/inbox.h"
+#include "mem/pages.h"
+#include "mem/slab.h"
+
+enum {
+	HEAP_STRIDE = 16 << 10,
+	HEAPS_MAX = 1 << 17,
+	HEAP_OUT = 256,
+	HEAP_POST_EVERY = 64,           /* slow paths */
+	HEAP_SPARE_MAX = 32,            /* empty magazines, given back by */
+	HEAP_SPARE_PUT = 16,
+	HEAP_SPARE_TAKE = 8,
+	/* Bytes of objects in parked magazines: a class may have CLASS_MAX, but only CLASS_MIN if
+	 * all together have more than MAX. */
+	HEAP_PARKED_MAX = 16 << 20,
+	HEAP_PARKED_CLASS_MAX = 8 << 20,
+	HEAP_PARKED_CLASS_MIN = 256 << 10,
+	/* Bytes in an inbox before others look after it; and in one of a heap without a thread. */
+	HEAP_INBOX_MAX = 8 << 20,
+	HEAP_INBOX_IDLE_MAX = 16 << 10,
+};
+
+/* No slice has this key. */
+#define HEAP_NO_KEY 0xffffff00u
+
+/* Cold: one class of a heap. */
+struct bin {
+	struct magazine *parked;        /* with objects, by magazine_next() */
+	uint32_t parked_objects;
+	uint32_t out;                   /* objects that are not in their slabs */
+	struct slab_list slabs;
+};
+
+/* Hot: objects of one class of another heap, on their way. */
+struct outgoing {
+	uint32_t key;                   /* their map word; 0: none */
+	uint32_t seen;                  /* low half of @top when it was looked at last; cold */
+	void **top;                     /* as in struct heap */
+};
+
+struct heap {
+	void **top[CLASSES];            /* hot */
+	struct handover gate;           /* its open is the key, so one comparison tests both */
+	uint32_t key;                   /* number << MAP_HEAP_SHIFT; const */
+	uint32_t mul[CLASSES];          /* const: class_mul() */
+	uint8_t class_of[CLASS_SMALL_SLOTS];    /* const: of (size + 15) / 16 */
+	struct outgoing out[HEAP_OUT];  /* hot */
+	struct inbox inbox;
+	/* Its thread has ended: what comes is not to wait. A hint, so no order is needed. */
+	_Atomic bool idle;
+	/* Cold from here on. */
+	struct bin bins[CLASSES];
+	struct magazine *spare;         /* empty, by magazine_next() */
+	uint32_t spares;
+	uint32_t slow_paths;
+	size_t parked_bytes;
+	uint32_t next_idle;             /* under the registry's lock */
+};
+
+/* The thread's own; &heap_none if it has none. */
+extern __thread struct heap *heap_self
+	__attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern struct heap heap_none;
+/* The end of a magazine that is empty and full. */
+extern void *heap_no_magazine[64];
+extern bool heap_checks;                /* const after the start */
+
+static inline struct heap *heap_at(uint32_t number)
+{
+	return (struct heap *)(void *)((char *)os_area_start(OS_HEAPS_BELOW) +
+				       (size_t)number * HEAP_STRIDE);
+}
+
+static inline uint32_t heap_number(const struct heap *h)
+{
+	return h->key >> MAP_HEAP_SHIFT;
+}
+
+static inline bool heap_magazine_full(void **top)
+{
+	return !((uintptr_t)(top + 1) & (MAGAZINE_BYTES - 1));
+}
+
+/* What malloc() of up to CLASS_SMALL bytes does, if there is something in the magazine; else NULL,
+ * and then the heap is still entered: the slow path follows at once. */
+static inline __attribute__((always_inline)) void *heap_alloc_fast(struct heap *h, size_t size)
+{
+	void **t, *p;
+	size_t c;
+
+	if (!handover_enter(&h->gate) || __builtin_expect(size > CLASS_SMALL, 0))
+		return NULL;
+	c = h->class_of[(size + 15) / 16];
+	t = h->top[c];
+	p = *t;
+	if (__builtin_expect(!p, 0))
+		return NULL;
+	h->top[c] = t - 1;
+	handover_leave(&h->gate);
+	return p;
+}
+
+/* The same for free(). */
+static inline __attribute__((always_inline)) bool heap_free_fast(struct heap *h, void *p)
+{
+	uint32_t word = map_of(p), c = word ^ handover_enter_as(&h->gate);
+	void **t;
+
+	if (__builtin_expect(c >= CLASSES, 0))
+		return false;
+	handover_entered(&h->gate);
+	t = h->top[c] + 1;
+	if (__builtin_expect(!class_is_object(h->mul[c], slice_offset(p)), 0) ||
+	    __builtin_expect(!((uintptr_t)t & (MAGAZINE_BYTES - 1)), 0))
+		return false;
+	*t = p;
+	h->top[c] = t;
+	handover_leave(&h->gate);
+	return true;
+}
+
+static inline struct outgoing *heap_outgoing(struct heap *h, uint32_t word)
+{
+	return &h->out[(word + (word >> MAP_HEAP_SHIFT) * 7) % HEAP_OUT];
+}
+
+/* What free() does with an object of another heap, if there is a magazine that it fits in; @word is
+ * its map word, which names a heap. */
+static inline __attribute__((always_inline)) bool heap_send_fast(struct heap *h, void *p,
+								 uint32_t word)
+{
+	struct outgoing *o = heap_outgoing(h, word);
+	void **t;
+
+	if (__builtin_expect(!class_is_object(h->mul[word & MAP_CLASS_MASK], slice_offset(p)), 0) ||
+	    !handover_enter(&h->gate) || __builtin_expect(o->key != word, 0))
+		return false;
+	t = o->top + 1;
+	if (__builtin_expect(!((uintptr_t)t & (MAGAZINE_BYTES - 1)), 0))
+		return false;
+	*t = p;
+	o->top = t;
+	handover_leave(&h->gate);
+	return true;
+}
+
+/* ---- heap.c: any thread, for itself ---- */
+
+/* An object of @class; NULL if there is no memory. */
+void *heap_alloc(unsigned class);
+/* Frees @p, whose map word @word names a heap, where the fast ways fail. Does not return if @p is
+ * no object. Keeps errno. */
+void heap_free(void *p, uint32_t word);
+/* Sends off what the thread has freed for others. */
+void heap_idle(void);
+
+/* ---- heap.c: with the lock of @h as by handover_lock() or handover_take() ---- */
+
+/* Sends off outgoing magazines. */
+void heap_post_all(struct heap *h);
+/* How many objects of @class lie in the magazine, up to @top. */
+unsigned heap_objects_below(void **top, unsigned class);
+/* Puts all objects that the heap has in magazines back into slabs, its inbox's too. */
+void heap_flush(struct heap *h);
+
+/* ---- heap.c: with the lock of @h alone ---- */
+
+/* Puts what came by the inbox into slabs. */
+void heap_drain(struct heap *h);
+/* Gives slabs that are free to the pages. */
+void heap_trim(struct heap *h);
+
+/* ---- heap.c: without any ---- */
+
+/* Gives pages within slabs of @class of which nothing is in use back to the kernel: up to @budget
+ * bytes; returns how many. */
+size_t heap_thin(struct heap *h, unsigned class, size_t budget);
+
+/* ---- registry.c ---- */
+
+/* The heap of this thread, got or made if need be; NULL if it can have none. */
+struct heap *heap_get(void);
+/* One heap for all that have none. Locked; NULL if there is no memory for it. */
+struct heap *heap_shared_lock(void);
+/* How many heaps there are: their numbers are 1 to this. */
+uint32_t heap_count(void);
+/* Makes the library ready if it is not. False if there is no memory for that. */
+bool heap_start(void);
+
+#endif

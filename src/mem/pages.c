@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: MIT */
+/* mem/pages.c - the free runs, growing, and giving back. */
+#include "mem/pages.h"
+
+#include <assert.h>
+#include <errno.h>
+
+#include "mem/lock.h"
+#include "tlsf/tlsf.h"
+
+_Static_assert(1 << TLSF_STRIDE_LOG2 == 32, "os.h gives a slice 32 bytes");
+
+enum {
+	CORE_BYTES = 8 << 10,           /* of the lists for SLICES_MAX */
+	/* It grows by a share of what it has, so that a large program asks seldom and a small one
+	 * has little. */
+	GROW_MIN = (int)(1 * MiB / SLICE_BYTES),
+	GROW_MAX = (int)(64 * MiB / SLICE_BYTES),
+	GROW_SHARE = 8,
+	SKIP_MIN = (int)(1 * GiB / SLICE_BYTES),
+	SKIPS = 12,
+	PURGE_RUN_MAX = (int)(32 * MiB / SLICE_BYTES), /* at a time */
+};
+
+_Atomic size_t pages_end;
+
+static struct mem_lock giving, lock;
+/* Under the second from here on. */
+static _Alignas(16) char core_bytes[CORE_BYTES];
+static size_t dirty, peak, skipped;     /* slices */
+static size_t purged;                   /* bytes */
+
+static struct tlsf *core(void)
+{
+	return (struct tlsf *)(void *)core_bytes;
+}
+
+static struct tlsf_tag *tag_at(size_t slice)
+{
+	char *tags = os_area_start(OS_TAGS_BELOW);
+
+	return (struct tlsf_tag *)(void *)(tags + (slice << TLSF_STRIDE_LOG2));
+}
+
+static size_t slice_of_tag(const struct tlsf_tag *t)
+{
+	return ((uintptr_t)t - (os_base - OS_TAGS_BELOW)) >> TLSF_STRIDE_LOG2;
+}
+
+static void map_set(size_t slice, uint32_t word)
+{
+	atomic_store_explicit(map_at(slice), word, memory_order_relaxed);
+}
+
+static uint32_t map_get(size_t slice)
+{
+	return atomic_load_explicit(map_at(slice), memory_order_relaxed);
+}
+
+static size_t end(void)
+{
+	return atomic_load_explicit(&pages_end, memory_order_relaxed);
+}
+
+/* In runs. */
+static size_t used(void)
+{
+	return (core()->used >> TLSF_FLAGS) - skipped;
+}
+
+/* ---- growing ---- */
+
+/* Metadata for slices up to @n. */
+static int grow_metadata(size_t n)
+{
+	int err = os_grow(OS_MAP, n * sizeof(uint32_t));
+
+	if (!err)
+		err = os_grow(OS_TAGS, (n + 1) << TLSF_STRIDE_LOG2);
+	if (!err)
+		err = os_grow(OS_SLABS, n * 64);
+	if (!err)
+		err = os_grow(OS_BITS, n * 512);
+	return err;
+}
+
+/* Makes the slices from the end to @n part of the run before the end, which is in use; or a run of
+ * their own that is in use. */
+static void append(size_t n)
+{
+	struct tlsf_tag *t = tag_at(end());
+	uint32_t size = tlsf_word((uint32_t)(n - end()));
+	struct tlsf_tag *last = tlsf_after(TLSF_TABLE, t, size);
+
+	t->size = size | TLSF_USED;
+	last->prev = size | TLSF_USED;
+	last->size = TLSF_USED;
+	core()->hi = (uintptr_t)last;
+	core()->granules = slice_of_tag(last) - 1;
+	core()->used += size;
+	/* Pairs with nothing: who has a pointer into these slices got it after this. */
+	atomic_store_explicit(&pages_end, n, memory_order_relaxed);
+}
+
+/* Something lies where slices would come next: leaves it out, as a run in use for ever. The map
+ * says what is true, that it is not ours. */
+static int skip(size_t slices)
+{
+	size_t n = end() + slices;
+
+	if (n >= SLICES_MAX || grow_metadata(n))
+		return -ENOMEM;
+	os_skip(OS_SLICES, n << SLICE_LOG2);
+	skipped += slices;
+	append(n);
+	return 0;
+}
+
+/* Slices that are free at the end. */
+static size_t free_at_end(void)
+{
+	uint32_t before = tag_at(end())->prev;
+
+	return before & TLSF_USED ? 0 : before >> TLSF_FLAGS;
+}
+
+/* Adds @n slices, or more. */
+static int grow_by(size_t n)
+{
+	size_t more = end() / GROW_SHARE, from;
+	int err;
+
+	more = MAX(more, (size_t)GROW_MIN);
+	more = MIN(more, (size_t)GROW_MAX);
+	more = MAX(more, n);
+	if (more > SLICES_MAX - end())
+		more = n;
+	if (n > SLICES_MAX - end())
+		return -ENOMEM;
+	err = grow_metadata(end() + more);
+	if (!err)
+		err = os_grow(OS_SLICES, (end() + more) << SLICE_LOG2);
+	if (err && err != -EEXIST && more > n) {
+		more = n;
+		err = grow_metadata(end() + more);
+		if (!err)
+			err = os_grow(OS_SLICES, (end() + more) << SLICE_LOG2);
+	}
+	if (err)
+		return err;
+	from = end();
+	append(from + more);
+	tlsf_free(core(), TLSF_TABLE, tag_at(from));
+	return 0;
+}
+
+/* So that there will be a run of @n with any alignment of @align. */
+static int grow(size_t n)
+{
+	size_t slices = SKIP_MIN;
+	int err;
+
+	for (int i = 0;; i++) {
+		size_t have = free_at_end();
+
+		err = grow_by(n > have ? n - have : 1);
+		if (err != -EEXIST || i == SKIPS)
+			return err ? -ENOMEM : 0;
+		/* It may be only the rounding up that met something. */
+		err = skip(slices);
+		if (err)
+			return err;
+		slices *= 2;
+	}
+}
+
+int pages_start(void)
+{
+	int err = os_start();
+
+	if (err)
+		return err;
+	assert(tlsf_bytes(SLICES_MAX) <= CORE_BYTES);
+	tlsf_init(core(), SLICES_MAX);
+	err = grow_metadata(1);
+	if (err)
+		return err;
+	/* Slice 0 is nobody's, so that its number can say "none". */
+	map_set(0, MAP_INNER);
+	tag_at(1)->size = TLSF_USED;
+	tag_at(1)->prev = TLSF_USED;
+	core()->lo = (uintptr_t)tag_at(1);
+	core()->hi = core()->lo;
+	atomic_store_explicit(&pages_end, 1, memory_order_relaxed);
+	return 0;
+}
+
+/* ---- runs ---- */
+
+/* Takes [@first, @first + @n) from the free ones: the map follows. Returns how many are dirty. */
+static size_t map_take(size_t first, size_t n)
+{
+	size_t was_dirty = 0;
+
+	for (size_t i = first; i < first + n; i++) {
+		was_dirty += map_get(i) == MAP_DIRTY;
+		map_set(i, MAP_INNER);
+	}
+	map_set(first, MAP_RUN);
+	dirty -= was_dirty;
+	return was_dirty;
+}
+
+static void map_give(size_t first, size_t n, uint32_t state)
+{
+	for (size_t i = first; i < first + n; i++)
+		map_set(i, state);
+	if (state == MAP_DIRTY)
+		dirty += n;
+}
+
+static size_t find(size_t n)
+{
+	size_t list;
+
+	if (n > SLICES_MAX)
+		return 0;
+	list = tlsf_find(core(), tlsf_word((uint32_t)n));
+	if (list || grow(n))
+		return list;
+	return tlsf_find(core(), tlsf_word((uint32_t)n));
+}
+
+static size_t alloc_locked(size_t n, size_t align, size_t *ret_dirty)
+{
+	size_t list, first, front;
+	struct tlsf_tag *t;
+
+	if (n > SLICES_MAX || align > SLICES_MAX)
+		return 0;
+	list = find(n + align - 1);
+	if (!list)
+		return 0;
+	first = slice_of_tag(*tlsf_head(core(), list));
+	/* Addresses count, not numbers: the window begins anywhere. */
+	front = (size_t)(align_up((uintptr_t)slice_at(first), align << SLICE_LOG2) -
+			 (uintptr_t)slice_at(first)) >> SLICE_LOG2;
+	t = tlsf_take(core(), TLSF_TABLE, list, tlsf_word((uint32_t)front),
+		      tlsf_word((uint32_t)n));
+	if (!t)
+		os_die("damaged records of free pages", core()->damage);
+	first = slice_of_tag(t);
+	*ret_dirty = map_take(first, n);
+	peak = MAX(peak, used());
+	return first;
+}
+
+size_t pages_alloc(size_t n, size_t align, size_t *ret_dirty)
+{
+	size_t first;
+
+	mem_lock(&lock);
+	first = alloc_locked(n, align, ret_dirty);
+	mem_unlock(&lock);
+	return first;
+}
+
+static void free_locked(size_t first, uint32_t state)
+{
+	struct tlsf_tag *t = tag_at(first);
+
+	if (!tlsf_is_used(core(), TLSF_TABLE, t))
+		os_die("damaged records of pages in use", slice_at(first));
+	map_give(first, tlsf_granules(t), state);
+	if (!tlsf_free(core(), TLSF_TABLE, t))
+		os_die("damaged records of free pages", core()->damage);
+}
+
+void pages_free(size_t first, bool clean)
+{
+	mem_lock(&lock);
+	free_locked(first, clean ? MAP_CLEAN : MAP_DIRTY);
+	mem_unlock(&lock);
+}
+
+size_t pages_run(size_t first)
+{
+	/* A run in use belongs to the caller, and so does its size. */
+	return tlsf_granules(tag_at(first));
+}
+
+/* Makes the run at @first longer, if nothing is behind it up to the end but what is free. */
+static bool resize_at_end(size_t first, size_t n)
+{
+	size_t old = pages_run(first), have = free_at_end();
+
+	if (n < old + have || first + old + have != end() || grow_by(n - old - have))
+		return false;
+	return tlsf_resize(core(), TLSF_TABLE, tag_at(first), tlsf_word((uint32_t)n));
+}
+
+bool pages_resize(size_t first, size_t n)
+{
+	size_t old;
+	bool done;
+
+	if (n >= SLICES_MAX)
+		return false;
+	mem_lock(&lock);
+	old = pages_run(first);
+	done = tlsf_resize(core(), TLSF_TABLE, tag_at(first), tlsf_word((uint32_t)n)) ||
+	       resize_at_end(first, n);
+	if (done && n > old) {
+		map_take(first + old, n - old);
+		map_set(first + old, MAP_INNER);
+	} else if (done) {
+		map_give(first + n, old - n, MAP_DIRTY);
+	}
+	if (core()->damage)
+		os_die("damaged records of free pages", core()->damage);
+	peak = MAX(peak, used());
+	mem_unlock(&lock);
+	return done;
+}
+
+/* ---- giving back ---- */
+
+void pages_giving_begin(void)
+{
+	mem_lock(&giving);
+}
+
+bool pages_giving_try(void)
+{
+	return mem_trylock(&giving);
+}
+
+void pages_giving_end(void)
+{
+	mem_unlock(&giving);
+}
+
+/* Takes the next free run that has dirty slices, or a part of it; 0 if there is none. *@at is where
+ * a run begins; below @seen all is clean. */
+static size_t take_dirty(size_t *at, size_t seen)
+{
+	for (size_t n; *at < end(); *at += n) {
+		struct tlsf_tag *t = tag_at(*at), *after;
+		size_t i = seen > *at ? seen - *at : 0;
+
+		n = tlsf_granules(t);
+		if (t->size & TLSF_USED)
+			continue;
+		while (i < n && map_get(*at + i) != MAP_DIRTY)
+			i++;
+		if (i >= n)
+			continue;
+		after = tlsf_next(TLSF_TABLE, t);
+		if (!tlsf_unlink(core(), TLSF_TABLE, t))
+			os_die("damaged records of free pages", core()->damage);
+		tlsf_cut(core(), TLSF_TABLE, t, after, t->size,
+			 tlsf_word((uint32_t)MIN(n, i + PURGE_RUN_MAX)));
+		return *at;
+	}
+	return 0;
+}
+
+/* Drops what is dirty of a run that is the caller's. Its slices have the states of free ones.
+ * Returns how many were dropped; what cannot be stays dirty. */
+static size_t drop_dirty(size_t first, size_t n)
+{
+	size_t dropped = 0, from;
+
+	for (size_t i = first; i < first + n; i++) {
+		if (map_get(i) != MAP_DIRTY)
+			continue;
+		for (from = i; i < first + n && map_get(i) == MAP_DIRTY;)
+			i++;
+		if (os_drop(slice_at(from), (i - from) << SLICE_LOG2))
+			continue;
+		for (size_t k = from; k < i; k++)
+			map_set(k, MAP_CLEAN);
+		dropped += i - from;
+	}
+	return dropped;
+}
+
+size_t pages_purge(size_t budget)
+{
+	size_t at = 1, seen = 0, gone = 0, first, n, dropped;
+	struct tlsf_tag *t;
+
+	mem_lock(&lock);
+	while (gone < budget && dirty) {
+		first = take_dirty(&at, seen);
+		if (!first)
+			break;
+		n = pages_run(first);
+		mem_unlock(&lock);
+		dropped = drop_dirty(first, n);
+		mem_lock(&lock);
+		dirty -= dropped;
+		purged += dropped << SLICE_LOG2;
+		gone += dropped << SLICE_LOG2;
+		t = tlsf_free(core(), TLSF_TABLE, tag_at(first));
+		if (!t)
+			os_die("damaged records of free pages", core()->damage);
+		/* It may have joined others, of which those behind were not looked at. */
+		at = slice_of_tag(t);
+		seen = first + n;
+	}
+	mem_unlock(&lock);
+	return gone;
+}
+
+/* ---- the rest ---- */
+
+void pages_stats(struct pages_stats *ret)
+{
+	mem_lock(&lock);
+	*ret = (struct pages_stats){
+		.mapped = (end() - skipped) << SLICE_LOG2,
+		.used = used() << SLICE_LOG2,
+		.dirty = dirty << SLICE_LOG2,
+		.peak = peak << SLICE_LOG2,
+		.purged = purged,
+	};
+	mem_unlock(&lock);
+}
+
+size_t pages_dirty(void)
+{
+	size_t n;
+
+	mem_lock(&lock);
+	n = dirty;
+	mem_unlock(&lock);
+	return n << SLICE_LOG2;
+}
+
+void pages_lock(void)
+{
+	mem_lock(&lock);
+}
+
+void pages_unlock(void)
+{
+	mem_unlock(&lock);
+}
+
+void pages_reset(void)
+{
+	mem_lock_init(&lock);
+	mem_lock_init(&giving);
+}
+
+static bool owns(void *arg, const struct tlsf_tag *t)
+{
+	return t >= tag_at(1) && t < tag_at(end()) && tag_at(slice_of_tag(t)) == t;
+}
+
+/* P11, for the run at @first. */
+static const char *check_run(size_t first, size_t n, bool in_use, size_t *ndirty)
+{
+	/* Where something lay in the way, the slices are not ours, but in use as far as we care. */
+	bool foreign = in_use && map_get(first) == MAP_CLEAN;
+
+	for (size_t i = first; i < first + n; i++) {
+		uint32_t word = map_get(i);
+
+		*ndirty += word == MAP_DIRTY;
+		if (!in_use && word != MAP_CLEAN && word != MAP_DIRTY)
+			return "a free slice has an owner";
+		if (foreign ? word != MAP_CLEAN : in_use && word <= MAP_DIRTY)
+			return "a slice in use is said to be free";
+		if (in_use && !foreign && i != first && word != MAP_INNER)
+			return "a run's first slice is not where it should be";
+	}
+	return NULL;
+}
+
+static const char *check_map(void)
+{
+	const char *what = NULL;
+	size_t ndirty = 0;
+
+	for (size_t at = 1, n; at < end() && !what; at += n) {
+		struct tlsf_tag *t = tag_at(at);
+
+		n = tlsf_granules(t);
+		what = check_run(at, n, t->size & TLSF_USED, &ndirty);
+	}
+	if (!what && ndirty != dirty)
+		return "the count of dirty slices is wrong";
+	return what;
+}
+
+const char *pages_check(void)
+{
+	struct tlsf_count count = { 0 };
+	struct tlsf_fault f = { 0 };
+	const char *what;
+
+	mem_lock(&lock);
+	if (end() > 1)
+		f = tlsf_check_pool(core(), TLSF_TABLE, tag_at(1), (uint32_t)(end() - 1), owns,
+				    NULL, &count);
+	if (!f.what)
+		f = tlsf_check_lists(core(), owns, NULL, &count);
+	what = f.what ? f.what : check_map();
+	mem_unlock(&lock);
+	return what;
+}
