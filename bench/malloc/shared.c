@@ -51,13 +51,14 @@ static void *consume(void *arg)
 
 enum { ROLES_MAX = 4 };
 
+/* 4 batches a producer: what is alive should be in caches, as what is passed on usually is. */
 static void pass_on(uint64_t batches, size_t size, unsigned producers, unsigned consumers)
 {
 	pthread_t makers[ROLES_MAX], takers[ROLES_MAX];
 	struct role roles[ROLES_MAX];
 	uint64_t sums[ROLES_MAX] = { 0 };
 
-	queue_init(&queue, BATCHES);
+	queue_init(&queue, 4 * producers);
 	for (unsigned i = 0; i < consumers; i++)
 		takers[i] = thread_start(consume, &sums[i]);
 	for (unsigned i = 0; i < producers; i++) {

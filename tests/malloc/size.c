@@ -217,6 +217,27 @@ static void realloc_in_steps(void)
 	free(p);
 }
 
+/* Two that grow in turn are in each other's way, so they must move again and again; and what was
+ * grown in place moves as a whole. */
+static void realloc_in_turn(void)
+{
+	for (size_t step = 4; step <= 32; step *= 2) {
+		char *p[2] = { NULL, NULL };
+		size_t old[2] = { 0, 0 };
+
+		for (size_t size = 100; size < 24 << 20; size += size / step) {
+			for (unsigned k = 0; k < 2; k++) {
+				p[k] = realloc(p[k], size);
+				CHECK(p[k] && is_filled(p[k], old[k], k));
+				fill(p[k] + old[k] / 8 * 8, size - old[k] / 8 * 8, k + old[k] / 8);
+				old[k] = size;
+			}
+		}
+		free(p[0]);
+		free(p[1]);
+	}
+}
+
 static void free_sized_frees(void)
 {
 	void (*free_sized)(void *, size_t) = must_find("free_sized");
@@ -277,6 +298,7 @@ const struct test_case cases_size[] = {
 	{ .name = "every_size", .run = every_size },
 	{ .name = "realloc_keeps_contents", .run = realloc_keeps_contents },
 	{ .name = "realloc_in_steps", .run = realloc_in_steps },
+	{ .name = "realloc_in_turn", .run = realloc_in_turn },
 	{ .name = "free_sized_frees", .run = free_sized_frees },
 	{ .name = "shared_with_libc", .run = shared_with_libc },
 	{ .name = NULL },
