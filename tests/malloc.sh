@@ -28,7 +28,8 @@ counted()
 	skipped=$((skipped + $(grep -c '^ok .*# SKIP' "$W/tap" || true)))
 	passed=$((passed + $(grep '^ok ' "$W/tap" | grep -vc '# SKIP' || true)))
 	failed=$((failed + $(grep -c '^not ok ' "$W/tap" || true)))
-	if ! grep -q '^1\.\.' "$W/tap" || { [ $status != 0 ] && ! grep -q '^not ok ' "$W/tap"; }; then
+	if ! grep -q '^1\.\.' "$W/tap" ||
+		{ [ $status != 0 ] && ! grep -q '^not ok ' "$W/tap"; }; then
 		echo "not ok - $title did not end well (status $status)"
 		failed=$((failed + 1))
 	fi
@@ -71,7 +72,8 @@ not_with_broken()
 		"$cases" "$1" >"$W/broken.log" 2>&1 && ! grep -q SKIP "$W/broken.log"
 }
 
-flags=(-std=gnu17 -O2 -D_GNU_SOURCE -fno-builtin -I"$top/src" -I"$top/include" -pthread -rdynamic -w)
+flags=(-std=gnu17 -O2 -D_GNU_SOURCE -fno-builtin -I"$top/src" -I"$top/include" -pthread
+	-rdynamic -w)
 
 # What users do: a program that names the library when it is linked.
 linked()

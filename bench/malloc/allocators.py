@@ -90,11 +90,15 @@ class Targets:
         self.lines = []
         self.missed = 0
 
-    def at_most(self, what, value, limit, unit=""):
-        met = value <= limit
+    def note(self, what, met, value, limit):
         self.missed += not met
-        self.lines.append(f"  {'met' if met else 'MISSED':8}{value:8.2f}{unit} of at most "
-                          f"{limit:g}{unit}  {what}")
+        self.lines.append(f"  {'met' if met else 'MISSED':8}{value:>10} of {limit:16} {what}")
+
+    def at_most(self, what, value, limit, unit=""):
+        self.note(what, value <= limit, f"{value:.2f}{unit}", f"at most {limit:g}{unit}")
+
+    def at_least(self, what, value, limit, unit=""):
+        self.note(what, value >= limit, f"{value:.2f}{unit}", f"at least {limit:g}{unit}")
 
     def print(self):
         if self.lines:

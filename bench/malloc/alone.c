@@ -125,7 +125,7 @@ const struct pattern patterns_alone[] = {
 	{ "replace-64", "local", replace_64, 20000000, "10000 of 64 bytes, replaced at random" },
 	{ "replace-512", "local", replace_512, 20000000, "10000 of 512 bytes" },
 	{ "replace-mixed", "local", replace_mixed, 15000000, "10000 of 16 bytes to 4 KiB" },
-	{ "large", "local", large, 1500, "16 of 256 KiB to 8 MiB, pages touched" },
-	{ "realloc", "local", realloc_growth, 15, "vectors grow by half, one alone or 200 in turn" },
+	{ "large", "local", large, 1500, "16 of 256 KiB to 8 MiB, all touched" },
+	{ "realloc", "local", realloc_growth, 15, "vectors grow by half, one, or 200 in turn" },
 	{ .name = NULL },
 };

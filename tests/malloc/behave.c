@@ -88,7 +88,7 @@ static int run_case(const struct test_case *c, const char *program, char *output
 	while (len < OUTPUT_MAX && (n = read(pipe_fds[0], output + len, OUTPUT_MAX - len)) > 0)
 		len += (size_t)n;
 	output[len] = '\0';
-	while (read(pipe_fds[0], rest, sizeof(rest)) > 0)       /* or the case would wait for room */
+	while (read(pipe_fds[0], rest, sizeof(rest)) > 0)       /* or it waits for room */
 		;
 	close(pipe_fds[0]);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)

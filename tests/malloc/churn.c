@@ -6,7 +6,7 @@
 
 #include "case.h"
 
-enum { THREADS = 4, PLACES = 2000, STEPS = 60000 };
+enum { THREADS = 4, PLACES = 2000, STEPS = 20000 };
 
 /* The head of a block's memory says what the rest must be. */
 struct head {

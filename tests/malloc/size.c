@@ -58,8 +58,8 @@ static void free_keeps_errno(void)
 /* No object is larger than PTRDIFF_MAX, or differences of pointers into it would be wrong. */
 static void too_large(void)
 {
-	static const size_t sizes[] = { (size_t)PTRDIFF_MAX + 1, PTRDIFF_MAX, SIZE_MAX, SIZE_MAX - 1,
-					SIZE_MAX - 15, SIZE_MAX - 16, SIZE_MAX - 4095,
+	static const size_t sizes[] = { (size_t)PTRDIFF_MAX + 1, PTRDIFF_MAX, SIZE_MAX,
+					SIZE_MAX - 1, SIZE_MAX - 15, SIZE_MAX - 16, SIZE_MAX - 4095,
 					SIZE_MAX - 4096, SIZE_MAX - 65535, SIZE_MAX / 2 + 4097,
 					(size_t)PTRDIFF_MAX - 4095 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* tests/malloc/stale.c - reads what it has freed: ASan and Valgrind must see it, whatever malloc the
- * program was linked or preloaded with. Also calls what only other mallocs have. */
+/* tests/malloc/stale.c - reads what it has freed: ASan and Valgrind must see it, whatever malloc
+ * the program was linked or preloaded with. Also calls what only other mallocs have. */
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* tests/malloc/thread.c - threads that come and go, free what others allocated, or are interrupted. */
+/* tests/malloc/thread.c - threads that come and go, free what others allocated, are interrupted. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
