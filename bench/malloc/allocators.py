@@ -4,6 +4,7 @@ import ctypes.util
 import glob
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,18 @@ def measure(args, library, command, **more):
         if ran.returncode:
             raise RuntimeError(f"{library}: {' '.join(command)} ended with {ran.returncode}")
         return read_cost(out.name), ran.stdout
+
+
+def until_interrupted(run):
+    """Calls run(); SIGTERM and SIGINT end it early, and what it has measured until then counts."""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        run()
+    except KeyboardInterrupt:
+        print("interrupted: not all rounds", file=sys.stderr)
 
 
 def geometric_mean(values):

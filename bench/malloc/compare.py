@@ -49,6 +49,14 @@ def patterns_of(args):
 def run_all(args, found, program, groups):
     """Results by (pattern, allocator), each a list of costs."""
     results = {}
+    allocators.until_interrupted(lambda: run_rounds(args, found, program, groups, results))
+    missing = len(groups) * len(found) - len(results)
+    if missing:
+        sys.exit(f"{missing} measurements had not been made even once")
+    return results
+
+
+def run_rounds(args, found, program, groups, results):
     for n in range(args.rounds):
         names = list(found)
         names = names[n % len(names):] + names[:n % len(names)]
@@ -57,7 +65,6 @@ def run_all(args, found, program, groups):
                 cost, _ = allocators.measure(args, found[name],
                                              [program, pattern, str(args.percent)])
                 results.setdefault((pattern, name), []).append(cost)
-    return results
 
 
 def medians(results, key):
@@ -138,7 +145,7 @@ def main():
         for (pattern, name), costs in results.items():
             print(json.dumps({"pattern": pattern, "allocator": name, "rounds": costs}))
         return
-    print(f"medians of {args.rounds} rounds")
+    print(f"medians of {min(map(len, results.values()))} rounds")
     print_table("CPU time (ms)", cpu, found, groups, 0)
     print_table("peak of resident memory (MiB)", {k: v / 1024 for k, v in rss.items()}, found,
                 groups, 1)
