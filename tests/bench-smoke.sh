@@ -18,7 +18,8 @@ done
 build=$(dirname "$(dirname "$(dirname "$BYRE")")")
 if [ -x "$build/bench/malloc/patterns" ]; then
 	# A pattern, a program and a case; all others are run in the same way.
-	for what in "compare.py -s 5 -o n-to-m" "programs.py -o sqlite" "release.py -o scattered"; do
+	for what in "compare.py -s 5 -o n-to-m" "programs.py -o sqlite" \
+		"release.py -o scattered"; do
 		# shellcheck disable=SC2086  # a command and its options
 		"$top"/bench/malloc/$what -n 1 -b "$build" --json >"$W/malloc.json" 2>"$W/log" ||
 			fail "bench/malloc/$what: $(cat "$W/log")"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 1500
+# limit: 3000
 # Malloc behaves: the C library's, as the reference; byre's by preload, linked as a shared and as a
 # static library; byre's in programs that have a sanitizer or run in Valgrind; and the same cases
 # fail with a malloc that has something wrong.
