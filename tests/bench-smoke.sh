@@ -16,6 +16,17 @@ for bench in nbd-read nbd-compressed open-1tib; do
 done
 
 build=$(dirname "$(dirname "$(dirname "$BYRE")")")
+if [ -x "$build/bench/malloc/patterns" ]; then
+	# A pattern, a program and a case; all others are run in the same way.
+	for what in "compare.py -s 5 -o n-to-m" "programs.py -o sqlite" \
+		"release.py -o scattered"; do
+		# shellcheck disable=SC2086  # a command and its options
+		"$top"/bench/malloc/$what -n 1 -b "$build" --json >"$W/malloc.json" 2>"$W/log" ||
+			fail "bench/malloc/$what: $(cat "$W/log")"
+		grep -q '"allocator": "glibc"' "$W/malloc.json" ||
+			grep -q ^skipped: "$W/log" || fail "bench/malloc/$what says nothing"
+	done
+fi
 if [ -x "$build/bench/region/replace" ]; then
 	"$top/bench/region/compare.py" -q -n 1 -b "$build" --json "$top/src" >"$W/region.json" \
 		2>/dev/null || fail "bench/region/compare.py"
