@@ -34,9 +34,13 @@ def main(build):
     log = os.path.join(build, "meson-logs", base + ".json")
     if os.path.exists(log):
         os.unlink(log)
-    run = subprocess.run(["meson", "test", "-C", build, "--no-rebuild", "--suite", "unit",
-                          "--num-processes", "1", "--timeout-multiplier", "5",
-                          "--print-errorlogs", "--logbase", base])
+    command = ["meson", "test", "-C", build, "--no-rebuild", "--suite", "unit",
+               "--num-processes", "1", "--timeout-multiplier", "5",
+               "--print-errorlogs", "--logbase", base]
+    # What has no loop of the machine's runs in one of the two passes.
+    if os.environ.get("BYRE_LOOP") == "posix":
+        command += ["--no-suite", "once"]
+    run = subprocess.run(command)
     if not os.path.exists(log):
         sys.exit("meson test left no log")
     total = [0, 0, 0]
