@@ -35,6 +35,7 @@ void quarantine_fini(struct quarantine *q)
 static void leak(struct quarantine *q, uint64_t n, int why)
 {
 	q->clusters -= n;
+	q->w->has_leaked = true;
 	if (q->is_leak_logged)
 		return;
 	q->is_leak_logged = true;

@@ -8,7 +8,8 @@
  * A fiber takes what rests, waits until those requests have ended (blk/epoch.h), gives the space
  * back to the medium if that is wanted, and lowers the refcounts, in memory (REF-). Until then
  * a cluster's refcount keeps it from being found (Q4), so nothing is ever looked up here. What
- * goes wrong leaks clusters and does nothing else.
+ * goes wrong leaks clusters and does nothing else; the mark then stays, so that who opens the image
+ * for writing next finds them (reclaim.h).
  *
  * Beyond QUARANTINE_BYTES a commit is started; meanwhile new clusters come from elsewhere. */
 #ifndef FMT_QCOW2_QUARANTINE_H

@@ -12,7 +12,7 @@
  * Invariants:
  *	R4  a refcount is lowered by the walk only where its cluster was not touched since the open;
  *	R5  an image in which the walk finds damage is left as it is;
- *	R6  the mark is taken away only when the walk has ended well. */
+ *	R6  the mark is taken away only when the walk has ended well, and nothing leaked since. */
 #ifndef FMT_QCOW2_RECLAIM_H
 #define FMT_QCOW2_RECLAIM_H
 

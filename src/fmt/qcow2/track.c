@@ -314,15 +314,17 @@ static int piece_store_wait(struct track *t, const struct piece *p, uint64_t *en
 	return chan_write_wait(w->file, host, p->buf, w->cluster);
 }
 
-/* T34. */
+/* Where this fails, what is on disk may name the new clusters: they stay. */
 static int table_write_wait(struct track *t, const struct tracked *k, uint64_t *table)
 {
 	struct writer *w = t->w;
-	int rc = w->broken & BREAK_T34_EARLY ? 0 : commit_wait(&w->commit);
+	int rc;
 
 	for (uint32_t i = 0; i < k->table_entries; i++)
 		be64_store(&table[i], table[i]);
-	return rc ? rc : chan_write_wait(w->file, k->table_off, table, 8ULL * k->table_entries);
+	rc = chan_write_wait(w->file, k->table_off, table, 8ULL * k->table_entries);
+	w->has_leaked |= rc != 0;
+	return rc;
 }
 
 /* Nothing on disk names the new clusters of @table: they go back. */
@@ -353,13 +355,11 @@ static int store_pieces_wait(struct track *t, const struct tracked *k, uint8_t *
 		rc = piece_store_wait(t, &p, &table[i], &is_new[i]);
 		is_any |= is_new[i];
 	}
-	if (rc || !is_any) {
-		if (rc)
-			table_drop(t, k, table, is_new);
-		return rc;
-	}
-	/* Where this fails, what is on disk may name the new clusters: they stay. */
-	return table_write_wait(t, k, table);
+	if (!rc && is_any && !(t->w->broken & BREAK_T34_EARLY))
+		rc = commit_wait(&t->w->commit);        /* T34 */
+	if (rc)
+		table_drop(t, k, table, is_new);
+	return rc || !is_any ? rc : table_write_wait(t, k, table);
 }
 
 static int store_one_wait(struct track *t, const struct tracked *k)

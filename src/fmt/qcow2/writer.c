@@ -118,7 +118,7 @@ int writer_settle_wait(struct writer *w, struct err *err)
 		rc = rc ? rc : settle_wait(w);
 		if (!rc)
 			rc = track_end_wait(&w->track);
-		if (!rc && !w->reclaim.is_owed)                         /* R6 */
+		if (!rc && !w->reclaim.is_owed && !w->has_leaked)  /* R6 */
 			rc = mark_clear_wait(w);
 		tell(w);
 	}

@@ -104,6 +104,7 @@ struct writer {
 	unsigned broken;                /* enum writer_break; tests */
 	_Atomic int dead;               /* 0, or why nothing can be changed any more (-EUCLEAN); any
 					 * loop looks, the home loop sets */
+	bool has_leaked;                /* R6: clusters, with nobody to name them */
 
 	struct meta meta;
 	struct refs refs;
