@@ -44,11 +44,14 @@ def main(build):
     if not os.path.exists(log):
         sys.exit("meson test left no log")
     total = [0, 0, 0]
+    excused = 0
     with open(log, encoding="utf-8") as f:
         for test in map(json.loads, f):
             passed, failed, skipped = cases(test.get("stdout") or "")
             if test["result"] == "SKIP":
                 skipped += not skipped
+            elif test["result"] == "FAIL" and test["returncode"] == 0 and skipped and not failed:
+                excused += 1            # cmocka says "not ok # SKIP", which meson takes for failed
             elif test["result"] not in ("OK", "EXPECTEDFAIL") and not failed:
                 failed = [f"the program itself ({test['result']}, {test['returncode']})"]
             elif passed + skipped == 0 and not failed:
@@ -60,7 +63,8 @@ def main(build):
             total = [total[0] + passed, total[1] + len(failed), total[2] + skipped]
     with open(os.environ.get("COUNTS", os.devnull), "w", encoding="utf-8") as f:
         print(*total, file=f)
-    sys.exit(1 if total[1] or run.returncode else 0)
+    # meson returns how many failed.
+    sys.exit(1 if total[1] or run.returncode > excused else 0)
 
 
 if __name__ == "__main__":
