@@ -6,33 +6,13 @@
 # writes and verifies, on the bare disk and in a file; files are made and removed, with discards.
 # Then QEMU's tools find nothing wrong with the images, e2fsck nothing with the file system, QEMU
 # writes to an image itself, and a second guest reads what is there and goes on. -v shows the log.
-set -eu -o pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-top=$(cd "$here/../.." && pwd)
-BYRE=${BYRE:-$top/build/src/cmd/byre}
-PATH=$PATH:/usr/sbin:/sbin
-verbose=${1:-}
-case $verbose in
-'' | -v) ;;
-*) awk 'NR > 2 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" >&2; exit 2 ;;
+# shellcheck source=tools/guest/lib.sh
+. "$(dirname "$0")/lib.sh"
+case ${1:-} in
+'') ;;
+-v) verbose=1 ;;
+*) usage ;;
 esac
-
-W=$(mktemp -d "${TMPDIR:-/tmp}/byre-writes.XXXXXX")
-byre=
-finish()
-{
-	[ -z "$byre" ] || kill "$byre" 2>/dev/null || true
-	wait
-	rm -rf "$W"
-}
-trap finish EXIT
-trap 'exit 143' INT TERM
-
-fail()
-{
-	echo "writes.sh: $*" >&2
-	exit 1
-}
 
 # fio, what it is linked with, and what loads that.
 take_fio()
@@ -59,33 +39,6 @@ make_disks()
 	"$BYRE" create -q -f qcow2 "$W/empty.qcow2" 128M
 }
 
-serve()
-{
-	"$BYRE" serve --nbd "unix:$W/sock" --loops 2 --name system "$W/system.qcow2" \
-		--name empty "$W/empty.qcow2" >"$W/byre.log" 2>&1 </dev/null &
-	byre=$!
-	for _ in $(seq 200); do
-		! grep -q " 00010000 .* $W/sock\$" /proc/net/unix || return 0
-		kill -0 $byre 2>/dev/null || break
-		sleep 0.05
-	done
-	cat "$W/byre.log" >&2
-	fail "byre does not serve"
-}
-
-end_byre()
-{
-	local status=0
-	kill "$byre"
-	wait "$byre" || status=$?
-	byre=
-	[ -z "$verbose" ] || cat "$W/byre.log"
-	if [ "$status" != 0 ] || grep -qE 'runtime error:|Sanitizer' "$W/byre.log"; then
-		cat "$W/byre.log" >&2
-		fail "byre ended with status $status"
-	fi
-}
-
 # What others think of the images.
 judge()
 {
@@ -103,16 +56,12 @@ judge()
 	done
 }
 
-uri()
-{
-	echo "rw:nbd+unix:///$1?socket=$W/sock"
-}
-
 turn()
 {
 	echo "$1" >"$W/job/turn"
-	serve
-	"$here/boot.sh" -t 300 -m 1024 -j "$W/job" -l "$W/console" "$(uri system)" "$(uri empty)" ||
+	serve --loops 2 --name system "$W/system.qcow2" --name empty "$W/empty.qcow2"
+	"$here/boot.sh" -t 300 -m 1024 -j "$W/job" -l "$W/console" \
+		"rw:$(uri system)" "rw:$(uri empty)" ||
 		fail "turn $1: the guest is not content"
 	end_byre
 	judge "turn $1"

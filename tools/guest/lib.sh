@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+# tools/guest/lib.sh - sourced by what boots guests on disks that byre serves.
+#
+# Gives $here (this folder), $BYRE, and $W, a directory that goes away at the end; byre, where it
+# runs, is ended with it.
+# shellcheck shell=bash
+set -eu -o pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(cd "$here/../.." && pwd)
+BYRE=${BYRE:-$top/build/src/cmd/byre}
+PATH=$PATH:/usr/sbin:/sbin
+program=$(basename "$0")
+verbose=
+W=$(mktemp -d "${TMPDIR:-/tmp}/byre-guest.XXXXXX")
+byre=
+
+finish()
+{
+	[ -z "$byre" ] || kill "$byre" 2>/dev/null || true
+	wait
+	rm -rf "$W"
+}
+trap finish EXIT
+trap 'exit 143' INT TERM
+
+fail()
+{
+	echo "$program: $*" >&2
+	exit 1
+}
+
+# The comment at the head of the script.
+usage()
+{
+	awk 'NR > 2 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" >&2
+	exit 2
+}
+
+# serve ARGUMENTS...: byre serve on $W/sock; returns when it listens.
+serve()
+{
+	"$BYRE" serve --nbd "unix:$W/sock" "$@" >"$W/byre.log" 2>&1 </dev/null &
+	byre=$!
+	for _ in $(seq 200); do
+		! grep -q " 00010000 .* $W/sock\$" /proc/net/unix || return 0
+		kill -0 $byre 2>/dev/null || break
+		sleep 0.05
+	done
+	cat "$W/byre.log" >&2
+	fail "byre does not serve"
+}
+
+# uri NAME: where QEMU finds the disk.
+uri()
+{
+	echo "nbd+unix:///$1?socket=$W/sock"
+}
+
+end_byre()
+{
+	local status=0
+	kill "$byre"
+	wait "$byre" || status=$?
+	byre=
+	[ -z "$verbose" ] || cat "$W/byre.log"
+	if [ "$status" != 0 ] || grep -qE 'runtime error:|Sanitizer' "$W/byre.log"; then
+		cat "$W/byre.log" >&2
+		fail "byre ended with status $status"
+	fi
+}
