@@ -86,7 +86,8 @@ struct req {
 	uint32_t iovcnt;
 	uint8_t kind;                   /* enum req_kind */
 	uint8_t flags;                  /* enum req_flags */
-	uint8_t epoch;                  /* the port's: which of the loop's counters it is in */
+	uint8_t epoch;                  /* the port's: which of the loop's counters it is in... */
+	uint8_t asked_kind;             /* ...and what kind it was when it came */
 	uint64_t iov_skip;
 	struct port_chan *pc;           /* the port's, NULL for internal requests */
 	uint64_t start_ns;              /* the port's */

@@ -131,7 +131,8 @@ void port_submit(struct port_chan *pc, struct req *req)
 	req->pc = pc;
 	req->next = NULL;
 	req->start_ns = loop_now(pc->loop);
-	/* The drivers may change len (B3): what the statistics need is counted now. */
+	/* The drivers may change these (B3): what the statistics need is noted now. */
+	req->asked_kind = req->kind;
 	if (req->kind < REQ_KINDS && req->kind != REQ_FLUSH)
 		stat_add(&pc->stats.bytes[req->kind], req->len);
 	if (!pc->is_paused) {
@@ -150,8 +151,8 @@ void port_req_end(struct req *req, int res)
 	pc->in_flight--;
 	epoch_leave(pc->epochs, req->epoch);
 	stat_add(&pc->stats.in_flight, (uint64_t)-1);
-	if (req->kind < REQ_KINDS)
-		stat_add(&pc->stats.ops[req->kind], 1);
+	if (req->asked_kind < REQ_KINDS)
+		stat_add(&pc->stats.ops[req->asked_kind], 1);
 	if (res)
 		stat_add(&pc->stats.errors, 1);
 	stat_add(&pc->stats.latency_ns, loop_now(pc->loop) - req->start_ns);
