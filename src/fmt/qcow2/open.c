@@ -30,7 +30,7 @@ int qcow2_corrupt(struct qcow2 *q, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	log_error("'%s' is damaged: %s; reads of what it concerns fail. "
-		  "Look at it with 'qemu-img check'", q->node.name, text);
+		  "Look at it with 'byre check'", q->node.name, text);
 	return -EUCLEAN;
 }
 
@@ -145,7 +145,7 @@ static int open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct chan
 	if (opts->writable && !opts->for_check &&
 	    (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT)) {
 		err_set(err, EROFS, "qcow2: Image is corrupt; cannot be opened read/write");
-		err_hint(err, "repair it with 'qemu-img check -r all', or open it read-only");
+		err_hint(err, "repair it with 'byre check -r all', or open it read-only");
 		return -EROFS;
 	}
 	rc = opts->metadata_only ? 0 : qcow2_check_encryption(&q->header, err);

@@ -40,7 +40,7 @@ static void leak(struct quarantine *q, uint64_t n, int why)
 		return;
 	q->is_leak_logged = true;
 	log_warn("'%s': clusters that were freed stay allocated (%s); "
-		 "'qemu-img check -r leaks' gives them back", q->w->q->node.name, strerror(-why));
+		 "'byre check -r leaks' gives them back", q->w->q->node.name, strerror(-why));
 }
 
 /* ---- lists of runs ---- */

@@ -99,7 +99,7 @@ static void walk_wait(struct reclaim *r)
 		return;
 	if (!rc && (res.corruptions > r->nexcused || res.check_errors)) {       /* R5 */
 		log_warn("'%s' was not closed cleanly, and is damaged: clusters that leaked stay "
-			 "lost; look at it with 'qemu-img check'", w->q->node.name);
+			 "lost; look at it with 'byre check'", w->q->node.name);
 		return;
 	}
 	if (!rc)

@@ -227,7 +227,7 @@ int qcow2_repair_dirty_wait(struct chan *file, struct qcow2_header *h, const cha
 	if (res.corruptions) {
 		err_set(err, EUCLEAN, "Could not repair dirty image: %llu errors remain",
 			(unsigned long long)res.corruptions);
-		err_hint(err, "look at it with 'qemu-img check'");
+		err_hint(err, "look at it with 'byre check'");
 		return -EUCLEAN;
 	}
 	log_info("'%s' was not closed cleanly: %llu refcounts that were too low and %llu that were "

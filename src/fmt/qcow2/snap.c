@@ -135,6 +135,6 @@ int snapshot_find_wait(struct chan *file, const struct qcow2_header *h, const ch
 	if (is_found)
 		return snapshot_check(h, ret, err);
 	err_set(err, ENOENT, "the image has no snapshot '%s'", wanted);
-	err_hint(err, "'qemu-img snapshot -l' lists those that it has");
+	err_hint(err, "'byre info' lists those that it has");
 	return -ENOENT;
 }

@@ -132,8 +132,8 @@ int writer_settle_wait(struct writer *w, struct err *err)
 	if (was_used && !rc && !w->dead && !w->meta.ndirty && !w->alloc.quarantine.clusters)
 		alloc_cut_file_wait(&w->alloc);
 	if (rc)
-		return err_set_errno(err, -rc, "'%s': writing metadata back failed; clusters may "
-				     "be leaked", w->q->node.name);
+		return err_set_errno(err, -rc, "'%s': what was written since the last flush may be "
+				     "lost, and clusters leaked", w->q->node.name);
 	return 0;
 }
 
