@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <unistd.h>
 
 #include "base/bits.h"
 #include "base/endian.h"
@@ -197,6 +198,36 @@ static void log_lines(void **state)
 	log_set_sink(NULL);
 }
 
+/* Reads what a warning writes to standard error. */
+static void warn_and_read(char *ret, size_t n)
+{
+	int saved = dup(STDERR_FILENO), fds[2];
+	ssize_t got;
+
+	assert_int_equal(pipe(fds), 0);
+	assert_true(dup2(fds[1], STDERR_FILENO) >= 0);
+	log_warn("disk is full");
+	assert_true(dup2(saved, STDERR_FILENO) >= 0);
+	got = read(fds[0], ret, n - 1);
+	assert_true(got > 0);
+	ret[got] = '\0';
+	close(saved);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static void a_journal_is_told_priorities(void **state)
+{
+	char line[64];
+
+	warn_and_read(line, sizeof(line));
+	assert_string_equal(line, "byre: warning: disk is full\n");
+	log_set_prefix(true);
+	warn_and_read(line, sizeof(line));
+	assert_string_equal(line, "<4>byre: warning: disk is full\n");
+	log_set_prefix(false);
+}
+
 static void prng_is_fair_and_repeats(void **state)
 {
 	struct prng a = { 1 }, b = { 1 };
@@ -244,6 +275,7 @@ int main(void)
 		cmocka_unit_test(errors_gain_context),
 		cmocka_unit_test(lists),
 		cmocka_unit_test(log_lines),
+		cmocka_unit_test(a_journal_is_told_priorities),
 		cmocka_unit_test(one_bit_is_not_zero),
 		cmocka_unit_test(prng_is_fair_and_repeats),
 	};

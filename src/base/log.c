@@ -4,13 +4,13 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/bits.h"
 
 static _Atomic(enum log_level) max_level = LOG_LEVEL_INFO;
+static atomic_bool is_prefixed;
 static _Atomic(void (*)(enum log_level, const char *)) log_sink;
 
 static const struct {
@@ -26,6 +26,11 @@ static const struct {
 void log_set_level(enum log_level level)
 {
 	atomic_store_explicit(&max_level, level, memory_order_relaxed);
+}
+
+void log_set_prefix(bool has_prefix)
+{
+	atomic_store_explicit(&is_prefixed, has_prefix, memory_order_relaxed);
 }
 
 void log_set_sink(void (*sink)(enum log_level level, const char *line))
@@ -50,7 +55,7 @@ void log_write(enum log_level level, const char *fmt, ...)
 
 	if (level > atomic_load_explicit(&max_level, memory_order_relaxed))
 		return;
-	if (!sink && getenv("JOURNAL_STREAM"))
+	if (!sink && atomic_load_explicit(&is_prefixed, memory_order_relaxed))
 		n = (size_t)snprintf(line, sizeof(line), "<%d>", levels[level].priority);
 	n += (size_t)snprintf(line + n, sizeof(line) - n, "byre: %s", levels[level].word);
 	va_start(ap, fmt);

@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /* base/log.h - what the daemon tells the person who runs it.
  *
- * One line a message, "byre: warning: …" on standard error; under systemd (JOURNAL_STREAM set)
- * with the priority prefix "<4>". Any thread may log; a line is written with one write(2).
+ * One line a message, "byre: warning: …" on standard error; for a journal with the priority prefix
+ * "<4>". Any thread may log; a line is written with one write(2).
  * Nothing on the data path logs per request: what can repeat is logged once, by its caller. */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
+
+#include <stdbool.h>
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
 /* Messages above @level are dropped; the start value is LOG_LEVEL_INFO. */
 void log_set_level(enum log_level level);
+
+/* Are lines to have the prefix? The start value is no. */
+void log_set_prefix(bool has_prefix);
 
 /* Sends every line to @sink instead (tests); NULL restores standard error. */
 void log_set_sink(void (*sink)(enum log_level level, const char *line));

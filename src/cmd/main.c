@@ -186,17 +186,19 @@ static int run_as_byre(int argc, char **argv)
 	return cmd_fail_usage(NULL, &err);
 }
 
-static void set_log_level(void)
+/* Here and not in the log: `serve` takes variables out of the environment while its threads run. */
+static void set_up_log(void)
 {
 	const char *level = getenv("BYRE_LOG");
 
 	if (level && !strcmp(level, "debug"))
 		log_set_level(LOG_LEVEL_DEBUG);
+	log_set_prefix(getenv("JOURNAL_STREAM"));
 }
 
 int main(int argc, char **argv)
 {
-	set_log_level();
+	set_up_log();
 	tool_set_program(argc ? argv[0] : "byre");
 	return end(tool_is_qemu_img() ? run_as_qemu_img(argc, argv) : run_as_byre(argc, argv));
 }
