@@ -493,8 +493,9 @@ static int open_top_file_wait(struct opening *o, const struct layer *l, struct n
 	if (l->writable && !strcmp(l->format, "qcow2"))
 		fo.cache = without_sync(fo.cache);
 	rc = file_open_wait(&fo, o->home, ret, err);
-	if (l->writable && (rc == -EACCES || rc == -EPERM || rc == -EROFS) &&
-	    !eaccess(o->opts->path, R_OK))
+	/* The image tools have no such option. */
+	if (l->writable && !o->opts->qemu_words &&
+	    (rc == -EACCES || rc == -EPERM || rc == -EROFS) && !eaccess(o->opts->path, R_OK))
 		err_hint(err, "use --read-only to serve it without writing");
 	return rc;
 }
