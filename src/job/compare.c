@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/zero.h"
 #include "blk/port.h"
 #include "job/map.h"
 #include "loop/work.h"
@@ -53,19 +54,14 @@ struct compare {
 
 /* ---- looking at bytes ---- */
 
-static bool is_zero(const uint8_t *p, uint64_t len)
-{
-	return !p[0] && !memcmp(p, p + 1, len - 1);
-}
-
 uint64_t compare_bytes(const uint8_t *a, const uint8_t *b, uint64_t len)
 {
-	if (!len || (b ? !memcmp(a, b, len) : is_zero(a, len)))
+	if (!len || (b ? !memcmp(a, b, len) : bytes_are_zero(a, len)))
 		return len;
 	for (uint64_t at = 0; at < len; at += SECTOR) {
 		uint64_t n = MIN(len - at, (uint64_t)SECTOR);
 
-		if (b ? memcmp(a + at, b + at, n) : !is_zero(a + at, n))
+		if (b ? memcmp(a + at, b + at, n) : !bytes_are_zero(a + at, n))
 			return at;
 	}
 	return len;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/zero.h"
 #include "fmt/qcow2/check_impl.h"
 
 #define REFTABLE_RESERVED 0x1ffULL
@@ -217,14 +218,9 @@ static void compare_chunk(struct check *ck, const uint8_t *block, uint64_t first
 	}
 }
 
-static bool is_zero(const uint8_t *buf, size_t len)
-{
-	return !buf[0] && !memcmp(buf, buf + 1, len - 1);
-}
-
 static void compare_block(struct check *ck, const uint8_t *block, uint64_t first, uint64_t end)
 {
-	if (block && is_zero(block, ck->cluster))
+	if (block && bytes_are_zero(block, ck->cluster))
 		block = NULL;
 	for (uint64_t k = first, next; k < end; k = next) {
 		next = MIN(align_down(k, COUNTS_CHUNK) + COUNTS_CHUNK, end);

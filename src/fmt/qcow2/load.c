@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/zero.h"
 #include "fmt/qcow2/image.h"
 #include "fmt/qcow2/writer.h"
 
@@ -111,11 +112,6 @@ static int l1_entry_wait(struct qcow2 *q, uint64_t index, uint64_t *ret)
 	return 0;
 }
 
-static bool is_zero(const uint8_t *buf, size_t len)
-{
-	return !buf[0] && !memcmp(buf, buf + 1, len - 1);
-}
-
 /* How far behind L1 entry @index there is no table: guest bytes. An image may claim millions of
  * entries, so none is looked at beyond the guest offset @wanted. */
 static int empty_end_wait(struct qcow2 *q, uint64_t index, uint64_t wanted, uint64_t *ret)
@@ -192,7 +188,7 @@ static int read_slices_wait(struct qcow2 *q, uint64_t table, uint64_t at, uint64
 
 		if (n && cache_find(c, key, &is_empty) >= 0)
 			continue;
-		bytes = is_zero(bytes, q->slice_bytes) ? NULL : bytes;
+		bytes = bytes_are_zero(bytes, q->slice_bytes) ? NULL : bytes;
 		cache_insert(c, key, bytes);
 	}
 	return 0;

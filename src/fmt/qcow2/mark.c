@@ -20,18 +20,11 @@
 #include <string.h>
 
 #include "base/endian.h"
+#include "base/zero.h"
 #include "fmt/qcow2/header_edit.h"
 #include "fmt/qcow2/writer.h"
 
 enum { MARK_READ_MAX = 64 << 10, EXT_BYTES = sizeof(struct qcow2_ext_disk) };
-
-static bool is_zero(const uint8_t *buf, uint64_t len)
-{
-	for (uint64_t i = 0; i < len; i++)
-		if (buf[i])
-			return false;
-	return true;
-}
 
 /* Where the list of extensions ends, or the mark stands; false: not in these @len bytes. */
 static bool find_end(const struct qcow2_header *h, const uint8_t *buf, uint64_t len, uint64_t *ret)
@@ -59,7 +52,7 @@ static int move_name_wait(struct writer *w, uint8_t *buf, uint64_t len, uint64_t
 
 	*ret = 0;
 	if (from < end + EXT_BYTES || !range_within(from, n, len) || to < from + n ||
-	    to < end + 2 * EXT_BYTES || !is_zero(buf + to, len - to))
+	    to < end + 2 * EXT_BYTES || !bytes_are_zero(buf + to, len - to))
 		return 0;
 	rc = write_sync_wait(w, to, buf + from, n);
 	if (!rc)
@@ -100,7 +93,7 @@ static int place_wait(struct writer *w, uint64_t *ret, bool *ret_is_there)
 		if (rc || !end)
 			goto out;
 	}
-	if (*ret_is_there || (at + 2 * EXT_BYTES <= end && is_zero(buf + at, 2 * EXT_BYTES)))
+	if (*ret_is_there || (at + 2 * EXT_BYTES <= end && bytes_are_zero(buf + at, 2 * EXT_BYTES)))
 		*ret = at;
 out:
 	free(buf);
