@@ -37,7 +37,7 @@ enum {
 };
 
 struct pool {
-	uintptr_t sum;                  /* pool_sum() */
+	uintptr_t sum;                  /* region_pool_sum() */
 	struct pool *next, *prev;
 	size_t len;                     /* as it came in */
 	uint32_t granules;

@@ -6,9 +6,9 @@
  * its size and that of the block before, in granules; a tag of a free block also links it into the
  * list of its size class. The tag of granule i lies i strides from that of granule 0, so
  * the same arithmetic serves both uses:
- *	in line    the stride is the granule. Tags lie between the objects; that of a block in use
- *	is
- *	           its first TLSF_USED_BYTES, that of a free one its first sizeof(struct tlsf_tag);
+ *	in line    the stride is the granule. Tags lie between the objects; that of a block in
+ *	           use is its first TLSF_USED_BYTES, that of a free one its first
+ *	           sizeof(struct tlsf_tag);
  *	in a table the stride is the size of a tag, and the table lies where the user likes;
  *	           the granule can be anything, and the core never touches its memory.
  *
@@ -30,9 +30,8 @@
  * Invariants:
  *	T11  a block's size word is repeated in the tag after it;
  *	T12  no two free blocks touch;
- *	T13  a free block is in the list of its size class and in no other; a list's bit is set if
- *	and
- *	    only if it has a block, a level's if and only if a list of it has;
+ *	T13  a free block is in the list of its size class and in no other; a list's bit is set
+ *	     if and only if it has a block, a level's if and only if a list of it has;
  *	T14  @used is the sum of the blocks in use;
  *	T15  where a block was freed and is now inside a larger free one, the size word is one of a
  *	     free block, until something else is written there. */

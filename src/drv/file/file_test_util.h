@@ -60,8 +60,7 @@ static inline bool has_backend(enum loop_backend backend)
 	return true;
 }
 
-/* A new file of @size bytes in the working directory, already without a name if @ret_path is NULL.
- * */
+/* A new file of @size bytes in the working directory; its name goes to @path. */
 static inline int temp_file(uint64_t size, char path[32])
 {
 	int fd;

@@ -104,8 +104,8 @@ static void wait_all(struct ctx *c)
 		fiber_park();
 }
 
-/* T1 over every span between two completions, for a bucket that counts bytes or requests of @only.
- * */
+/* T1 over every span between two completions, for a bucket that counts bytes or requests of
+ * @only. */
 static void check_rate(const struct ctx *c, unsigned n, const struct throttle_limit *l,
 		       bool is_bytes, enum req_kind only)
 {
