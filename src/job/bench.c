@@ -139,11 +139,11 @@ int bench_run_wait(struct port_chan *pc, const struct bench_opts *o, uint64_t *r
 
 	assert(n && o->len && (!o->flush_interval || o->flush_interval >= o->depth));
 	if (!__builtin_mul_overflow(n, stride, &bytes) && bytes <= BUFFERS_MAX)
-		buf = aligned_alloc(BUFFER_ALIGN, bytes);
+		buf = chan_memory_get(pc->ch, bytes);
 	if (buf)
 		b.slots = calloc(n, sizeof(*b.slots));
 	if (!b.slots) {
-		free(buf);
+		chan_memory_put(pc->ch, buf, bytes);
 		return -ENOMEM;
 	}
 	if (o->writes)
@@ -155,6 +155,6 @@ int bench_run_wait(struct port_chan *pc, const struct bench_opts *o, uint64_t *r
 		fiber_park();
 	*ret_ns = loop_now(pc->loop) - start;
 	free(b.slots);
-	free(buf);
+	chan_memory_put(pc->ch, buf, bytes);
 	return b.res;
 }
