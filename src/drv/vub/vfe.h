@@ -2,8 +2,8 @@
 /* drv/vub/vfe.h - a disk that is reached over vhost-user-blk: byre as the guest.
  *
  * Each loop that opens the node takes one of the back end's queues. Memory for the rings and for
- * data is one memfd. Requests whose data lies in what chan_memory_get() gave go as they are; others
- * are copied through buffers of the queue.
+ * data is one memfd. Requests whose data lies in what chan_memory_get() gave go as they are;
+ * others are copied through buffers of the queue.
  *
  * Where the back end goes away, requests wait until it is back, as long as the `reconnect` option
  * allows; they are not failed meanwhile. With INFLIGHT_SHMFD the rings stay as they are and the back

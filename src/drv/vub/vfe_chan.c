@@ -187,8 +187,7 @@ void vfe_chan_stop(struct vfe_chan *vc)
 {
 	if (!vc->dead && take_used(vc))
 		vfe_chan_kill(vc, -EIO);
-	/* What is added but not shown is shown now: the area of INFLIGHT_SHMFD does not know it, but
-	 * the ring has it. */
+	/* What is added but not shown is shown now: the next back end takes it from the ring. */
 	vfe_ring_publish(&vc->q->ring);
 	vc->is_stopped = true;
 }
@@ -209,8 +208,8 @@ void vfe_chan_resume(struct vfe_chan *vc)
 	vfe_ring_publish(&vc->q->ring);
 	vfe_ring_arm(&vc->q->ring);
 	send_waiting(vc);
-	/* The back end may have been told of what is there by the one before it, and we may not have
-	 * been told of what that one had used. */
+	/* Nobody told this back end what is there, and perhaps nobody told us what the one before
+	 * it had used. */
 	vfe_signal(vc->q->kick);
 	vfe_signal(vc->q->call);
 }

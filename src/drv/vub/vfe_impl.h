@@ -75,7 +75,7 @@ struct vfe_node {
 struct vfe_slot {
 	struct req *req;                /* NULL: idle */
 	uint64_t start;                 /* in the disk: where the part starts, */
-	uint64_t len;                   /* its bytes; more than the request's where sectors are cut */
+	uint64_t len;                   /* its bytes; more than @used where sectors are cut */
 	uint64_t skip;                  /* bytes at its start that nobody asked for */
 	uint64_t used;                  /* bytes of the request */
 	int16_t bounce;                 /* its buffer, -1: none */

@@ -6,7 +6,7 @@
  * declared, so that tests can leave one out or say it twice.
  *
  * Invariants:
- *	V35  a back end that comes back must be the same disk (features, queues, size at least); with
+ *	V35  a back end that comes back must be the same disk (features, queues, no smaller); with
  *	     INFLIGHT_SHMFD it gets the same area again, and rings are left as they are. */
 #ifndef DRV_VUB_VFE_LINK_H
 #define DRV_VUB_VFE_LINK_H

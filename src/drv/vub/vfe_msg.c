@@ -48,7 +48,8 @@ static int socket_error(void)
 int vfe_msg_send(int sock, const struct vhost_user_msg *m, const int *fds, unsigned nfds)
 {
 	const char *at = (const char *)m;
-	size_t left = VHOST_USER_HEADER_SIZE + MIN((size_t)m->head.size, (size_t)VHOST_USER_PAYLOAD_MAX);
+	size_t left = VHOST_USER_HEADER_SIZE +
+		      MIN((size_t)m->head.size, (size_t)VHOST_USER_PAYLOAD_MAX);
 	union ancillary anc = { 0 };
 
 	while (left) {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* drv/vub/vfe_ring.h - the driver's side of a virtqueue, split or packed (virtio 1.2, 2.7 and 2.8).
  *
- * A request is a list of segments, put into the ring under a token of the caller's; the device gives
- * tokens back in any order. The rings lie in memory that the device can write as well, so nothing
- * is read back from it but what only the device can know, and that is checked:
+ * A request is a list of segments, put into the ring under a token of the caller's; the device
+ * gives tokens back in any order. The rings lie in memory that the device can write as well, so
+ * nothing is read back from it but what only the device can know, and that is checked:
  *
  *	split:  used->idx, used->ring[], used->flags, avail_event
  *	packed: descriptors where the next used one is awaited, and the device's event area

@@ -59,7 +59,8 @@ static void world_fini(struct world *w)
 /* What segment @i of token @t looks like. */
 static struct vfe_seg seg_of(unsigned t, unsigned i)
 {
-	return (struct vfe_seg){ ADDR + t * 7919ULL + i * 64ULL, t * SEGS + i + 1, (t + i) % 3 == 0 };
+	return (struct vfe_seg){ ADDR + t * 7919ULL + i * 64ULL, t * SEGS + i + 1,
+				 (t + i) % 3 == 0 };
 }
 
 static bool add_one(struct world *w)
