@@ -6,8 +6,9 @@
  * others are copied through buffers of the queue.
  *
  * Where the back end goes away, requests wait until it is back, as long as the `reconnect` option
- * allows; they are not failed meanwhile. With INFLIGHT_SHMFD the rings stay as they are and the back
- * end looks after what it had begun; without, everything unanswered is put into empty rings again.
+ * allows; they are not failed meanwhile. With INFLIGHT_SHMFD the rings stay as they are and the
+ * back end looks after what it had begun; without, everything unanswered is put into empty rings
+ * again.
  *
  * Writes are of whole sectors (512 bytes); reads are of anything. */
 #ifndef DRV_VUB_VFE_H
