@@ -54,6 +54,9 @@ enum req_flags {
 	REQ_FUA = 1,                    /* WRITE, ZERO, DISCARD: durable when done */
 	REQ_MAY_UNMAP = 2,              /* ZERO: space may be given back */
 	REQ_FAST_ONLY = 4,              /* ZERO: -ENOTSUP rather than writing zeros */
+	REQ_FOREIGN = 8,                /* READ, WRITE: others see and change the data's memory
+					 * meanwhile. It goes to the kernel as it is; what is read
+					 * twice is copied first */
 };
 
 /* What REQ_MAP says of a run of bytes. */
