@@ -2,7 +2,9 @@
 /* bench/floor.c - what a read costs where there is nothing but the kernel: a ring set up as byre's
  * is, one registered file, reads in order over the file, @depth under way.
  *
- *	floor [--direct] [--depth N] [--count N] [--size BYTES] [--wait N] FILE
+ *	floor [--direct] [--write] [--random] [--depth N] [--count N] [--size BYTES] [--wait N] FILE
+ *
+ * --write overwrites the file instead; --random goes to random multiples of the size.
  *
  * Each system call submits what was answered since the last one and waits for --wait completions
  * (1 by default; all that are under way if fewer). Prints a JSON line. */
@@ -18,13 +20,14 @@
 #include <unistd.h>
 
 #include "base/bits.h"
+#include "base/prng.h"
 
 enum { BUFFER_ALIGN = 4096 };
 
 struct floor_opts {
 	const char *path;
 	uint64_t depth, count, size, wait;
-	bool is_direct;
+	bool is_direct, is_write, is_random;
 };
 
 static double seconds_of(struct timeval tv)
@@ -75,8 +78,11 @@ static struct floor_opts parse(int argc, char **argv)
 			o.path = argv[i];
 			continue;
 		}
-		if (!strcmp(argv[i], "--direct")) {
-			o.is_direct = true;
+		if (!strcmp(argv[i], "--direct") || !strcmp(argv[i], "--write") ||
+		    !strcmp(argv[i], "--random")) {
+			o.is_direct |= argv[i][2] == 'd';
+			o.is_write |= argv[i][2] == 'w';
+			o.is_random |= argv[i][2] == 'r';
 			continue;
 		}
 		if (!strcmp(argv[i], "--depth"))
@@ -110,11 +116,28 @@ static void ring_open(struct io_uring *ring, int fd, unsigned depth)
 		die("io_uring", -rc);
 }
 
+static uint64_t next_off(const struct floor_opts *o, struct prng *p, uint64_t off, uint64_t file)
+{
+	if (o->is_random)
+		return prng_below(p, file / o->size) * o->size;
+	return off + 2 * o->size > file ? 0 : off + o->size;
+}
+
+static void prepare(const struct floor_opts *o, struct io_uring_sqe *sqe, char *buf, uint64_t off)
+{
+	if (o->is_write)
+		io_uring_prep_write(sqe, 0, buf, (unsigned)o->size, off);
+	else
+		io_uring_prep_read(sqe, 0, buf, (unsigned)o->size, off);
+	sqe->flags |= IOSQE_FIXED_FILE;
+}
+
 /* Reads all of it; returns the system calls made. */
 static uint64_t run(const struct floor_opts *o, struct io_uring *ring, char *bufs, uint64_t file)
 {
 	uint64_t submitted = 0, done = 0, off = 0, enters = 0;
 	uint64_t *slots = calloc(o->depth, sizeof(*slots));     /* those that are idle */
+	struct prng prng = { 1 };
 	unsigned nslots = 0;
 
 	if (!slots)
@@ -129,16 +152,15 @@ static uint64_t run(const struct floor_opts *o, struct io_uring *ring, char *buf
 			struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
 			uint64_t slot = slots[--nslots];
 
-			io_uring_prep_read(sqe, 0, bufs + slot * o->size, (unsigned)o->size, off);
-			sqe->flags |= IOSQE_FIXED_FILE;
+			prepare(o, sqe, bufs + slot * o->size, off);
 			sqe->user_data = slot;
-			off = off + 2 * o->size > file ? 0 : off + o->size;
+			off = next_off(o, &prng, off, file);
 		}
 		io_uring_submit_and_wait(ring, (unsigned)MIN(o->wait, submitted - done));
 		enters++;
 		io_uring_for_each_cqe(ring, head, cqe) {
 			if (cqe->res != (int)o->size)
-				die("read", cqe->res < 0 ? -cqe->res : EIO);
+				die("read or write", cqe->res < 0 ? -cqe->res : EIO);
 			slots[nslots++] = cqe->user_data;
 			n++;
 		}
@@ -152,7 +174,7 @@ static uint64_t run(const struct floor_opts *o, struct io_uring *ring, char *buf
 int main(int argc, char **argv)
 {
 	struct floor_opts o = parse(argc, argv);
-	int fd = open(o.path, O_RDONLY | (o.is_direct ? O_DIRECT : 0));
+	int fd = open(o.path, (o.is_write ? O_RDWR : O_RDONLY) | (o.is_direct ? O_DIRECT : 0));
 	char *bufs = aligned_alloc(BUFFER_ALIGN, align_up(o.depth * o.size, BUFFER_ALIGN));
 	double wall, cpu;
 	struct io_uring ring;

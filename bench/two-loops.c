@@ -2,9 +2,11 @@
 /* bench/two-loops.c - how one image scales with loops: each reads the whole image on its own
  * thread, through one port, as two queues of a guest would.
  *
- *	two-loops [--loops N] [--depth N] [--count N] [--size BYTES] [--cache MODE] FILE
+ *	two-loops [--loops N] [--depth N] [--count N] [--size BYTES] [--cache MODE]
+ *		  [--random] FILE
  *
- * --count and --depth are of each loop. Prints a JSON line. */
+ * --count and --depth are of each loop; --random reads random places. FILE may be vhost-user:SOCK,
+ * which has to have a queue for each loop. Prints a JSON line. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -153,6 +155,10 @@ static unsigned parse(int argc, char **argv, struct disk *d)
 	for (int i = 1; i < argc; i++) {
 		const char *value = i + 1 < argc ? argv[i + 1] : "";
 
+		if (!strcmp(argv[i], "--random")) {
+			d->bench.random = true;
+			continue;
+		}
 		if (argv[i][0] != '-')
 			d->opts.path = argv[i];
 		else if (!strcmp(argv[i], "--loops"))

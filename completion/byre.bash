@@ -48,14 +48,14 @@ _byre_bench()
 		mapfile -t COMPREPLY < <(compgen -W "threads native io_uring" -- "$cur") ;;
 	-c | --count | -s | --buffer-size | -d | --depth | -o | --offset | -S | --step-size)
 		;;
-	--pattern | --flush-interval)
+	--pattern | --flush-interval | --random)
 		;;
 	*)
 		if [[ $cur == -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -W "-h --help -q --quiet -f --format
 				--image-opts -t --cache -c --count -s --buffer-size -d --depth -o --offset
 				-S --step-size -i --aio -n --native -w --write --pattern --flush-interval
-				--no-drain -U --force-share --untrusted" -- "$cur")
+				--no-drain --random --latency -U --force-share --untrusted" -- "$cur")
 		else
 			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		fi ;;

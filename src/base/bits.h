@@ -14,6 +14,7 @@
 
 #define NS_PER_SEC 1000000000ULL
 #define NS_PER_MS 1000000ULL
+#define NS_PER_US 1000ULL
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 

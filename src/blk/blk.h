@@ -54,6 +54,9 @@ enum req_flags {
 	REQ_FUA = 1,                    /* WRITE, ZERO, DISCARD: durable when done */
 	REQ_MAY_UNMAP = 2,              /* ZERO: space may be given back */
 	REQ_FAST_ONLY = 4,              /* ZERO: -ENOTSUP rather than writing zeros */
+	REQ_FOREIGN = 8,                /* READ, WRITE: others see and change the data's memory
+					 * meanwhile. It goes to the kernel as it is; what is read
+					 * twice is copied first */
 };
 
 /* What REQ_MAP says of a run of bytes. */
@@ -149,6 +152,11 @@ struct node_ops {
 	int (*truncate_wait)(struct node *n, uint64_t size);
 	/* Optional. In a fiber of any loop: the bytes that the node takes of its medium. */
 	int (*allocated_wait)(struct node *n, uint64_t *ret);
+	/* Optional, both or none. On ch->loop: memory whose content @ch need not copy to send it,
+	 * aligned to pages; NULL: there is not so much. The chan outlives it. False: it is not
+	 * @ch's. */
+	void *(*memory_get)(struct chan *ch, size_t bytes);
+	bool (*memory_put)(struct chan *ch, void *mem, size_t bytes);
 };
 
 /* A device in the graph. Made and freed by the control path; fields marked [const] are set before
@@ -215,5 +223,11 @@ int chan_submit_wait(struct chan *ch, struct req *req);
 int chan_read_wait(struct chan *ch, uint64_t off, void *buf, uint64_t len);
 int chan_write_wait(struct chan *ch, uint64_t off, const void *buf, uint64_t len);
 int chan_flush_wait(struct chan *ch);
+
+/* Memory for the data of requests to @ch, aligned to IOBUF_ALIGN: that of the driver at the bottom
+ * where it has some (node_ops.memory_get), else from malloc. NULL: there is none. On ch->loop. */
+void *chan_memory_get(struct chan *ch, size_t bytes);
+/* @bytes as they were asked for. NULL is fine. */
+void chan_memory_put(struct chan *ch, void *mem, size_t bytes);
 
 #endif

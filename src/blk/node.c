@@ -8,8 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "base/err.h"
 #include "blk/blk.h"
+#include "loop/iobuf.h"
 
 int node_init(struct node *n, const struct node_ops *ops, const char *name, struct loop *home)
 {
@@ -282,4 +284,28 @@ int chan_flush_wait(struct chan *ch)
 	struct req req = { .kind = REQ_FLUSH };
 
 	return chan_submit_wait(ch, &req);
+}
+
+/* The chan below @ch that has memory of its own, or NULL. */
+static struct chan *memory_owner(struct chan *ch)
+{
+	while (ch && !ch->ops->memory_get)
+		ch = ch->child[CHILD_FILE];
+	return ch;
+}
+
+void *chan_memory_get(struct chan *ch, size_t bytes)
+{
+	struct chan *owner = memory_owner(ch);
+	void *mem = owner ? owner->ops->memory_get(owner, bytes) : NULL;
+
+	return mem ? mem : aligned_alloc(IOBUF_ALIGN, align_up(bytes, IOBUF_ALIGN));
+}
+
+void chan_memory_put(struct chan *ch, void *mem, size_t bytes)
+{
+	struct chan *owner = memory_owner(ch);
+
+	if (!mem || !owner || !owner->ops->memory_put(owner, mem, bytes))
+		free(mem);
 }

@@ -10,11 +10,14 @@
 #include "base/err.h"
 #include "blk/port.h"
 #include "cmd/tool.h"
+#include "ctl/image_name.h"
 #include "job/bench.h"
+#include "job/latency.h"
 
 enum {
 	OPT_COUNT = OPT_OWN, OPT_DEPTH, OPT_AIO, OPT_NATIVE, OPT_OFFSET, OPT_SIZE, OPT_STEP,
-	OPT_WRITE, OPT_PATTERN, OPT_FLUSH_INTERVAL, OPT_NO_DRAIN,
+	OPT_WRITE, OPT_PATTERN, OPT_FLUSH_INTERVAL, OPT_NO_DRAIN, OPT_RANDOM,
+	OPT_LATENCY,
 };
 
 static const struct opt opts[] = {
@@ -36,6 +39,8 @@ static const struct opt opts[] = {
 	{ 0, "pattern", "BYTE", "what is written; 0 by default", OPT_PATTERN },
 	{ 0, "flush-interval", "N", "flush whenever N writes are done", OPT_FLUSH_INTERVAL },
 	{ 0, "no-drain", NULL, "go on writing while a flush is under way", OPT_NO_DRAIN },
+	{ 0, "random", "SEED", "at random places, the same for the same SEED", OPT_RANDOM },
+	{ 0, "latency", NULL, "also say how long a single request takes", OPT_LATENCY },
 	TOOL_OPT_FORCE_SHARE,
 	TOOL_OPT_UNTRUSTED,
 };
@@ -54,6 +59,7 @@ struct bench_args {
 	const char *name;
 	enum loop_backend backend;
 	bool is_native;
+	bool wants_latency;
 };
 
 /* A whole number, as QEMU reads it. */
@@ -139,6 +145,12 @@ static int option(int id, const char *value, struct bench_args *a)
 	case OPT_NO_DRAIN:
 		o->drain = false;
 		break;
+	case OPT_RANDOM:
+		o->random = true;
+		return option_number("seed", value, 0, UINT64_MAX, number, &o->seed);
+	case OPT_LATENCY:
+		a->wants_latency = true;
+		break;
 	case OPT_QUIET:                 /* nothing that is said can be left out */
 		break;
 	default:
@@ -205,7 +217,8 @@ static int check_image(const struct bench_args *a, const struct img *img)
 	if (a->o.writes && img->port->read_only)
 		return tool_error("Could not open '%s': Block node is read-only", a->name);
 	if (a->o.writes && !strcmp(img_format(img), "raw") && !a->img.format &&
-	    !a->img.image_opts && strncmp(a->name, "json:", 5))
+	    !a->img.image_opts && strncmp(a->name, "json:", 5) &&
+	    !image_name_is_vhost_user(a->name))
 		fprintf(stderr, "WARNING: Image format was not specified for '%s' and probing "
 			"guessed raw.\n         Automatically detecting the format is dangerous "
 			"for raw images, write operations on block 0 will be restricted.\n"
@@ -227,20 +240,38 @@ static int run_wait(void *arg)
 	return bench_run_wait(c->pc, &c->args->o, &c->ns);
 }
 
-static int run(struct tool *t, const struct bench_args *a, const struct img *img)
+static void print_start(const struct bench_opts *o)
 {
-	const struct bench_opts *o = &a->o;
-	struct run_call c = { .args = a, .pc = img->pc };
-	int rc;
-
-	printf("Sending %llu %s requests, %llu bytes each, %llu in parallel "
-	       "(starting at offset %llu, step size %llu)\n", (unsigned long long)o->count,
-	       o->writes ? "write" : "read", (unsigned long long)o->len,
-	       (unsigned long long)o->depth, (unsigned long long)o->off,
-	       (unsigned long long)o->step);
+	printf("Sending %llu %s requests, %llu bytes each, %llu in parallel ",
+	       (unsigned long long)o->count, o->writes ? "write" : "read",
+	       (unsigned long long)o->len, (unsigned long long)o->depth);
+	if (o->random)
+		printf("(at random places, seed %llu)\n", (unsigned long long)o->seed);
+	else
+		printf("(starting at offset %llu, step size %llu)\n", (unsigned long long)o->off,
+		       (unsigned long long)o->step);
 	if (o->flush_interval)
 		printf("Sending flush every %llu requests\n",
 		       (unsigned long long)o->flush_interval);
+}
+
+static void print_latency(const struct latency *l)
+{
+	printf("Latency: p50 %.1f us, p99 %.1f us, p99.9 %.1f us, at most %.1f us.\n",
+	       (double)latency_at(l, 500) / NS_PER_US, (double)latency_at(l, 990) / NS_PER_US,
+	       (double)latency_at(l, 999) / NS_PER_US, (double)l->most_ns / NS_PER_US);
+}
+
+static int run(struct tool *t, struct bench_args *a, const struct img *img)
+{
+	static struct latency latency;
+	struct bench_opts *o = &a->o;
+	struct run_call c = { .args = a, .pc = img->pc };
+	int rc;
+
+	if (a->wants_latency)
+		o->latency = &latency;
+	print_start(o);
 	rc = tool_run(t, run_wait, &c);
 	if (rc == -ENOMEM)
 		return tool_error("Cannot allocate memory for %llu requests of %llu bytes",
@@ -249,6 +280,8 @@ static int run(struct tool *t, const struct bench_args *a, const struct img *img
 	if (rc)
 		return tool_error("Failed request: %s", strerror(-rc));
 	printf("Run completed in %.3f seconds.\n", (double)c.ns / NS_PER_SEC);
+	if (o->latency)
+		print_latency(o->latency);
 	return EXIT_OK;
 }
 

@@ -2,8 +2,8 @@
 /* cmd/cmd_serve.c - `byre serve`: from the command line to a clean end.
  *
  * The main thread is the control thread: it starts all, then sleeps until a signal comes or
- * statistics are due. SIGTERM, SIGINT and SIGHUP end the daemon cleanly; a second SIGINT at
- * once. */
+ * statistics are due. SIGTERM and SIGINT end the daemon cleanly, a second SIGINT at once; SIGHUP
+ * asks for the sizes of the disks again. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -28,7 +28,8 @@
 static void print_help(void)
 {
 	puts("usage: byre serve [OPTION]... [IMAGE_OPTION]... IMAGE [[IMAGE_OPTION]... IMAGE]...\n"
-	     "\nServes disk images over NBD until SIGTERM or Ctrl-C.\n");
+	     "\nServes disk images over NBD, or to virtual machines over vhost-user, until\n"
+	     "SIGTERM or Ctrl-C.\n");
 	serve_opts_print();
 	puts("\nExit status: 0 ended by a signal, all written back; 1 an error;\n"
 	     "2 a wrong command line.");
@@ -45,7 +46,6 @@ static uint64_t now_ns(void)
 /* Signals become a descriptor before there are threads, which all inherit the mask. */
 static int take_signals(int *ret_fd, struct err *err)
 {
-	struct sigaction hangup;
 	sigset_t set;
 	int fd;
 
@@ -53,8 +53,7 @@ static int take_signals(int *ret_fd, struct err *err)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
-	if (!sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN)
-		sigaddset(&set, SIGHUP);        /* else started by nohup(1) */
+	sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	fd = signalfd(-1, &set, SFD_CLOEXEC);
 	if (fd < 0)
@@ -104,7 +103,9 @@ static void announce(const struct serve *s)
 		       d->port->read_only ? "read-only" : "writable");
 		if (d->graph.layers > 1)
 			printf(", %u layers", d->graph.layers);
-		for (unsigned j = 0; j < s->listen.n; j++)
+		if (d->vub)
+			printf(", for virtual machines at %s", d->image->vhost_user);
+		for (unsigned j = 0; !d->vub && j < s->listen.n; j++)
 			printf("%s %s", j ? "" : ", at",
 			       serve_listen_uri(s->listen.fds[j],
 						by_default ? "" : d->image->name, uri,
@@ -114,8 +115,24 @@ static void announce(const struct serve *s)
 	fflush(stdout);
 }
 
-/* Sleeps until a signal comes; shows statistics meanwhile. */
-static int wait_for_end(const struct serve *s, int signal_fd, struct err *err)
+/* Takes a signal. True: it is one to end by. */
+static bool is_end(struct serve *s, int signal_fd)
+{
+	struct signalfd_siginfo si;
+	struct err err = { 0 };
+
+	if (read(signal_fd, &si, sizeof(si)) != (ssize_t)sizeof(si))
+		return false;
+	log_debug("signal %u", si.ssi_signo);
+	if (si.ssi_signo != SIGHUP)
+		return true;
+	if (serve_reload(s, &err))
+		log_error("cannot ask for sizes again: %s", err.text);
+	return false;
+}
+
+/* Sleeps until a signal comes to end by; shows statistics meanwhile. */
+static int wait_for_end(struct serve *s, int signal_fd, struct err *err)
 {
 	struct pollfd p = { .fd = signal_fd, .events = POLLIN };
 	struct serve_stats st = { 0 };
@@ -133,7 +150,7 @@ static int wait_for_end(const struct serve *s, int signal_fd, struct err *err)
 		}
 		n = poll(&p, 1, !s->opts->stats ? -1 : next <= now ? 0 :
 			 (int)div_round_up(next - now, NS_PER_MS));
-		if (n > 0 || (n < 0 && errno != EINTR))
+		if ((n > 0 && is_end(s, signal_fd)) || (n < 0 && errno != EINTR))
 			break;
 	}
 	serve_stats_fini(&st);
@@ -141,13 +158,10 @@ static int wait_for_end(const struct serve *s, int signal_fd, struct err *err)
 }
 
 /* The end is under way: who presses Ctrl-C again does not want to wait for it. */
-static void let_second_interrupt_kill(int signal_fd)
+static void let_second_interrupt_kill(void)
 {
-	struct signalfd_siginfo si;
 	sigset_t set;
 
-	if (read(signal_fd, &si, sizeof(si)) == (ssize_t)sizeof(si))
-		log_debug("ending after signal %u", si.ssi_signo);
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
 	sigprocmask(SIG_UNBLOCK, &set, NULL);
@@ -169,7 +183,7 @@ static int serve_until_signal(const struct serve_opts *opts, const struct notify
 			    opts->nimages == 1 ? "" : "s");
 		rc = wait_for_end(&s, signal_fd, err);
 		if (!rc)
-			let_second_interrupt_kill(signal_fd);
+			let_second_interrupt_kill();
 		notify_send(notify, "STOPPING=1\nSTATUS=writing back");
 		if (opts->pid_file)
 			unlink(opts->pid_file);
@@ -184,9 +198,10 @@ static int check_addresses(const struct serve_opts *opts, struct err *err)
 	struct listen_address ignored;
 	int rc = 0;
 
-	if (!opts->nlisten && !getenv("LISTEN_FDS")) {
+	if (!opts->nlisten && !getenv("LISTEN_FDS") && serve_opts_need_nbd(opts)) {
 		err_set(err, EINVAL, "nowhere to listen");
-		err_hint(err, "say where: --nbd unix:PATH or --nbd tcp:HOST:PORT");
+		err_hint(err, "say where: --nbd unix:PATH, --nbd tcp:HOST:PORT, or --vhost-user "
+			 "PATH before an image");
 		return -EINVAL;
 	}
 	for (unsigned i = 0; i < opts->nlisten && !rc; i++)

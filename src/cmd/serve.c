@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "blk/port.h"
 #include "export/nbd/nbd.h"
+#include "export/vub/vub.h"
 #include "loop/fiber.h"
 #include "loop/work.h"
 
@@ -178,6 +179,8 @@ static int make_server(struct serve *s, struct err *err)
 		loops[i] = s->loops[i].loop;
 	rc = nbd_server_new(&so, &s->server, err);
 	for (unsigned i = 0; i < s->opts->nimages && !rc; i++) {
+		if (s->disks[i].image->vhost_user)
+			continue;
 		struct nbd_export e = {
 			.name = s->disks[i].image->name,
 			.port = s->disks[i].port,
@@ -218,6 +221,97 @@ static int start_server(struct serve *s, struct err *err)
 	return rc;
 }
 
+/* ---- virtual machines ---- */
+
+static int start_vub_wait(void *arg)
+{
+	struct disk_call *c = arg;
+
+	return vub_start_wait(c->disk->vub, c->err);
+}
+
+static int stop_vub_wait(void *arg)
+{
+	vub_stop_wait(arg);
+	return 0;
+}
+
+static int start_vub(struct serve *s, unsigned i, struct err *err)
+{
+	struct serve_disk *d = &s->disks[i];
+	struct disk_call c = { .serve = s, .disk = d, .err = err };
+	struct loop *loops[LOOPS_MAX];
+	struct vub_opts vo = {
+		.loops = loops,
+		.nloops = s->nloops,
+		.first = i,
+		.queues = d->image->queues,
+		.port = d->port,
+		.name = d->image->name,
+		.listen_fd = s->listen.vub_fds[i],
+		.poll_ns = s->opts->poll_ns,
+	};
+	int rc;
+
+	for (unsigned j = 0; j < s->nloops; j++)
+		loops[j] = s->loops[j].loop;
+	rc = vub_new(&vo, &d->vub, err);
+	if (!rc)
+		rc = loop_call(vub_loop(d->vub), start_vub_wait, &c);
+	d->is_vub_started = !rc;
+	return rc;
+}
+
+static int start_vubs(struct serve *s, struct err *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < s->opts->nimages && !rc; i++)
+		if (s->disks[i].image->vhost_user)
+			rc = start_vub(s, i, err);
+	return rc;
+}
+
+static void stop_vubs(struct serve *s)
+{
+	for (unsigned i = 0; s->disks && i < s->opts->nimages; i++) {
+		struct serve_disk *d = &s->disks[i];
+
+		if (d->is_vub_started)
+			loop_call(vub_loop(d->vub), stop_vub_wait, d->vub);
+		vub_free(d->vub);
+		d->vub = NULL;
+	}
+}
+
+static int resize_wait(void *arg)
+{
+	struct disk_call *c = arg;
+	struct node *n = graph_head(&c->disk->graph);
+
+	return n->ops->resize_wait ? n->ops->resize_wait(n, c->err) : 0;
+}
+
+int serve_reload(struct serve *s, struct err *err)
+{
+	int first = 0;
+
+	for (unsigned i = 0; i < s->opts->nimages; i++) {
+		struct serve_disk *d = &s->disks[i];
+		struct disk_call c = { .serve = s, .disk = d, .err = first ? NULL : err };
+		uint64_t before = port_size(d->port);
+		int rc = loop_call(d->home, resize_wait, &c);
+
+		if (rc && !first)
+			first = err_wrap(err, rc, "'%s'", d->image->path);
+		if (d->vub && port_size(d->port) != before)
+			vub_resized(d->vub);
+	}
+	return first;
+}
+
+/* ---- all ---- */
+
 int serve_start(struct serve *s, const struct serve_opts *opts, struct err *err)
 {
 	int rc;
@@ -228,8 +322,10 @@ int serve_start(struct serve *s, const struct serve_opts *opts, struct err *err)
 		rc = open_disks(s, err);
 	if (!rc)
 		rc = serve_listen_open(opts, &s->listen, err);
-	if (!rc)
+	if (!rc && serve_opts_need_nbd(opts))
 		rc = start_server(s, err);
+	if (!rc)
+		rc = start_vubs(s, err);
 	if (rc)
 		serve_stop(s, NULL);
 	return rc;
@@ -242,6 +338,7 @@ int serve_stop(struct serve *s, struct err *err)
 	if (s->is_serving)
 		loop_call(s->loops[0].loop, stop_server_wait, s->server);
 	nbd_server_free(s->server);
+	stop_vubs(s);
 	serve_listen_close(&s->listen);
 	rc = close_disks(s, err);
 	stop_loops(s);

@@ -58,6 +58,20 @@ int listen_address_parse(const char *text, struct listen_address *ret, struct er
 	return -EINVAL;
 }
 
+/* Listens at @path. The descriptor, or -errno. */
+static int open_unix(const char *path, struct listen_file *ret, struct err *err)
+{
+	struct stat st = { 0 };
+	int fd = nbd_listen_unix(path, 0, err);
+
+	*ret = (struct listen_file){ 0 };
+	if (fd >= 0 && !lstat(path, &st)) {
+		ret->dev = st.st_dev;
+		ret->ino = st.st_ino;
+	}
+	return fd;
+}
+
 static int open_address(const char *text, struct serve_listen *l, struct err *err)
 {
 	struct listen_address a;
@@ -65,74 +79,121 @@ static int open_address(const char *text, struct serve_listen *l, struct err *er
 
 	if (rc)
 		return rc;
-	if (l->n == NBD_LISTEN_MAX)
+	if (l->n >= NBD_LISTEN_MAX)
 		return err_set(err, E2BIG, "more than %d sockets to listen on", NBD_LISTEN_MAX);
 	if (a.path) {
-		struct stat st = { 0 };
-
-		rc = nbd_listen_unix(a.path, 0, err);
-		if (rc < 0)
-			return rc;
-		if (!lstat(a.path, &st)) {
-			l->files[l->n].dev = st.st_dev;
-			l->files[l->n].ino = st.st_ino;
-		}
-		l->fds[l->n++] = rc;
+		rc = open_unix(a.path, &l->files[l->n], err);
+		if (rc >= 0)
+			l->fds[l->n++] = rc;
 	} else {
 		rc = nbd_listen_tcp(a.host, a.port[0] ? a.port : NULL, l->fds + l->n,
 				    NBD_LISTEN_MAX - l->n, err);
-		if (rc > 0)
-			l->n += (unsigned)rc;
+		for (int i = 0; i < rc; i++)
+			l->files[l->n++] = (struct listen_file){ 0 };
 	}
 	return rc < 0 ? rc : 0;
 }
 
-int serve_listen_open(const struct serve_opts *opts, struct serve_listen *ret, struct err *err)
+/* Is @fd a Unix socket that was bound to @path? */
+static bool is_bound_to(int fd, const char *path)
 {
-	struct serve_listen l = { 0 };
-	int rc = systemd_take_sockets(SYSTEMD_LISTEN_FD, l.fds, NBD_LISTEN_MAX, err);
+	struct sockaddr_un un = { 0 };
+	socklen_t len = sizeof(un) - 1;
+
+	return !getsockname(fd, (struct sockaddr *)&un, &len) && un.sun_family == AF_UNIX &&
+	       !strcmp(un.sun_path, path);
+}
+
+/* The socket for @image, handed over or opened here; or -errno. */
+static int open_vhost_user(struct serve_listen *l, const struct serve_image *image,
+			   struct listen_file *ret, struct err *err)
+{
+	for (unsigned i = 0; i < l->n; i++) {
+		int fd = l->fds[i];
+
+		if (!l->files[i].is_inherited || !is_bound_to(fd, image->vhost_user))
+			continue;
+		*ret = l->files[i];
+		l->n--;
+		l->fds[i] = l->fds[l->n];
+		l->files[i] = l->files[l->n];
+		return fd;
+	}
+	return open_unix(image->vhost_user, ret, err);
+}
+
+static int open_all(const struct serve_opts *opts, struct serve_listen *l, struct err *err)
+{
+	int rc = systemd_take_sockets(SYSTEMD_LISTEN_FD, l->fds, SERVE_SOCKETS_MAX, err);
 
 	if (rc < 0)
 		return rc;
-	l.n = l.inherited = (unsigned)rc;
-	rc = 0;
-	if (!l.n && !opts->nlisten) {
+	l->n = (unsigned)rc;
+	for (unsigned i = 0; i < l->n; i++)
+		l->files[i].is_inherited = true;
+	for (unsigned i = 0; i < opts->nimages; i++) {
+		rc = -1;
+		if (opts->images[i].vhost_user) {
+			rc = open_vhost_user(l, &opts->images[i], &l->vub_files[i], err);
+			if (rc < 0)
+				return rc;
+		}
+		l->vub_fds[l->nvub++] = rc;
+	}
+	if (l->n > NBD_LISTEN_MAX)
+		return err_set(err, E2BIG, "more than %d sockets to listen on", NBD_LISTEN_MAX);
+	if (!l->n && !opts->nlisten && serve_opts_need_nbd(opts)) {
 		err_set(err, EDESTADDRREQ, "the service manager handed over no socket");
 		err_hint(err, "say where to listen: --nbd unix:PATH or --nbd tcp:HOST:PORT");
 		return -EDESTADDRREQ;
 	}
+	rc = 0;
 	for (unsigned i = 0; i < opts->nlisten && !rc; i++)
-		rc = open_address(opts->listen[i], &l, err);
-	if (rc)
-		serve_listen_close(&l);
-	else
-		*ret = l;
+		rc = open_address(opts->listen[i], l, err);
 	return rc;
 }
 
-/* Is the file of Unix socket @i not the one that was made here any more? */
-static bool is_replaced(const struct serve_listen *l, unsigned i)
+int serve_listen_open(const struct serve_opts *opts, struct serve_listen *ret, struct err *err)
+{
+	int rc;
+
+	*ret = (struct serve_listen) { 0 };
+	rc = open_all(opts, ret, err);
+	if (rc)
+		serve_listen_close(ret);
+	return rc;
+}
+
+/* Is the file of Unix socket @fd not the one that was made here any more? */
+static bool is_replaced(int fd, const struct listen_file *file)
 {
 	struct sockaddr_un un = { 0 };
 	socklen_t len = sizeof(un) - 1;
 	struct stat st;
 
-	if (getsockname(l->fds[i], (struct sockaddr *)&un, &len) || un.sun_family != AF_UNIX)
+	if (getsockname(fd, (struct sockaddr *)&un, &len) || un.sun_family != AF_UNIX)
 		return false;
-	return lstat(un.sun_path, &st) || st.st_dev != l->files[i].dev ||
-	       st.st_ino != l->files[i].ino;
+	return lstat(un.sun_path, &st) || st.st_dev != file->dev || st.st_ino != file->ino;
+}
+
+static void close_socket(int fd, const struct listen_file *file)
+{
+	if (fd < 0)
+		return;
+	/* An inherited one's file is the service manager's. */
+	if (file->is_inherited || is_replaced(fd, file))
+		close(fd);
+	else
+		nbd_listen_close(fd);
 }
 
 void serve_listen_close(struct serve_listen *l)
 {
-	for (unsigned i = 0; i < l->n; i++) {
-		/* An inherited one's file is the service manager's. */
-		if (i < l->inherited || is_replaced(l, i))
-			close(l->fds[i]);
-		else
-			nbd_listen_close(l->fds[i]);
-	}
-	l->n = 0;
+	for (unsigned i = 0; i < l->n; i++)
+		close_socket(l->fds[i], &l->files[i]);
+	for (unsigned i = 0; i < l->nvub; i++)
+		close_socket(l->vub_fds[i], &l->vub_files[i]);
+	l->n = l->nvub = 0;
 }
 
 /* Appends @text, or as much of it as there is room for, in a URI's spelling. */

@@ -8,20 +8,29 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "cmd/serve_opts.h"
 #include "export/nbd/nbd.h"
 
 struct err;
 struct serve_opts;
 
+enum { SERVE_SOCKETS_MAX = NBD_LISTEN_MAX + SERVE_IMAGES_MAX };
+
+/* A listening socket's origin. */
+struct listen_file {
+	dev_t dev;
+	ino_t ino;                      /* of the Unix socket's file that was made here */
+	bool is_inherited;              /* it came from the service manager */
+};
+
 /* The listening sockets of a server. */
 struct serve_listen {
-	int fds[NBD_LISTEN_MAX];
-	struct {
-		dev_t dev;
-		ino_t ino;
-	} files[NBD_LISTEN_MAX];        /* of the Unix sockets that were made here */
+	int fds[SERVE_SOCKETS_MAX];     /* the NBD server's */
+	struct listen_file files[SERVE_SOCKETS_MAX];
 	unsigned n;
-	unsigned inherited;             /* the first of them came from the service manager */
+	int vub_fds[SERVE_IMAGES_MAX];  /* of each image in turn; -1: none */
+	struct listen_file vub_files[SERVE_IMAGES_MAX];
+	unsigned nvub;
 };
 
 enum { LISTEN_HOST_MAX = 255, LISTEN_PORT_MAX = 31 };
@@ -36,8 +45,9 @@ struct listen_address {
 /* Pure. 0 or -EINVAL. */
 int listen_address_parse(const char *text, struct listen_address *ret, struct err *err);
 
-/* Takes what the service manager hands over, then opens every --nbd. 0 or -errno with nothing
- * left open; -EDESTADDRREQ where there is neither. */
+/* Takes what the service manager hands over, then opens every --nbd and --vhost-user. What was
+ * handed over and lies at the path of a --vhost-user is for that; the rest is for NBD. 0 or -errno
+ * with nothing left open; -EDESTADDRREQ where images to be served over NBD have no socket. */
 int serve_listen_open(const struct serve_opts *opts, struct serve_listen *ret, struct err *err);
 /* Closes all; removes the files of the Unix sockets that were made here, unless another server has
  * put its own in their place. */

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/size.h"
 #include "cmd/opts.h"
+#include "export/vub/vub.h"
 
 enum {
 	OPT_FORMAT = 1,
@@ -19,10 +20,13 @@ enum {
 	OPT_DETECT_ZEROES,
 	OPT_SNAPSHOT,
 	OPT_FORCE_SHARE,
+	OPT_VHOST_USER,
+	OPT_QUEUES,
 	OPT_NBD,                        /* from here on: for all */
 	OPT_LOOPS,
 	OPT_ALLOW,
 	OPT_CACHE_SIZE,
+	OPT_POLL_US,
 	OPT_STATS,
 	OPT_BACKEND,
 	OPT_PID_FILE,
@@ -44,16 +48,22 @@ static const struct opt image_opts[] = {
 	  OPT_SNAPSHOT },
 	{ 'U', "force-share", NULL, "neither take nor check image locks; read-only",
 	  OPT_FORCE_SHARE },
+	{ 0, "vhost-user", "PATH", "serve the image to a virtual machine, as a\n"
+				   "vhost-user-blk device at this socket, not over NBD",
+	  OPT_VHOST_USER },
+	{ 0, "queues", "N", "virtqueues of that device (default: as many as loops)", OPT_QUEUES },
 };
 
 static const struct opt common_opts[] = {
 	{ 0, "nbd", "ADDRESS", "serve NBD on unix:PATH or tcp:HOST:PORT; may be repeated",
 	  OPT_NBD },
-	{ 0, "loops", "N", "threads that serve connections (default 1)", OPT_LOOPS },
+	{ 0, "loops", "N", "threads that serve connections and queues (default 1)", OPT_LOOPS },
 	{ 0, "allow", "DIR", "let images name backing and data files below DIR;\n"
 			     "may be repeated", OPT_ALLOW },
 	{ 0, "cache-size", "SIZE", "memory for the mapping of one disk (default 32M)",
 	  OPT_CACHE_SIZE },
+	{ 0, "poll-us", "N", "look at virtqueues for N microseconds before sleeping\n"
+			     "(default 0)", OPT_POLL_US },
 	{ 0, "stats", NULL, "show what each disk does, once a second", OPT_STATS },
 	{ 0, "backend", "NAME", "uring or posix; found out where not given", OPT_BACKEND },
 	{ 0, "pid-file", "FILE", "write the process id there when ready", OPT_PID_FILE },
@@ -118,6 +128,16 @@ static int parse_backend(const char *value, enum loop_backend *ret, struct err *
 	return 0;
 }
 
+static int parse_queues(const char *value, unsigned *ret, struct err *err)
+{
+	uint64_t number;
+	int rc = number_parse(value, "--queues", 1, VUB_QUEUES_MAX, &number, err);
+
+	if (!rc)
+		*ret = (unsigned)number;
+	return rc;
+}
+
 /* Applies an option of the image to come. */
 static int image_option(struct serve_image *next, int id, const char *value, struct err *err)
 {
@@ -145,6 +165,13 @@ static int image_option(struct serve_image *next, int id, const char *value, str
 	case OPT_SNAPSHOT:
 		next->snapshot = value;
 		return 0;
+	case OPT_VHOST_USER:
+		if (!value[0])
+			return err_set(err, EINVAL, "--vhost-user: the path is empty");
+		next->vhost_user = value;
+		return 0;
+	case OPT_QUEUES:
+		return parse_queues(value, &next->queues, err);
 	default:
 		next->force_share = true;
 		next->read_only = true;
@@ -178,6 +205,11 @@ static int common_option(struct serve_opts *o, int id, const char *value, struct
 		return rc;
 	case OPT_CACHE_SIZE:
 		return size_parse(value, "--cache-size", &o->cache_bytes, err);
+	case OPT_POLL_US:
+		rc = number_parse(value, "--poll-us", 0, SERVE_POLL_US_MAX, &number, err);
+		if (!rc)
+			o->poll_ns = number * 1000;
+		return rc;
 	case OPT_STATS:
 		o->stats = true;
 		return 0;
@@ -235,10 +267,38 @@ static int check_names(const struct serve_opts *o, struct err *err)
 	return 0;
 }
 
+static int check_sockets(const struct serve_opts *o, unsigned i, struct err *err)
+{
+	const char *path = o->images[i].vhost_user;
+
+	for (unsigned j = 0; path && j < i; j++)
+		if (o->images[j].vhost_user && !strcmp(o->images[j].vhost_user, path))
+			return err_set(err, EINVAL, "'%s' and '%s' would both be served at '%s'",
+				       o->images[j].path, o->images[i].path, path);
+	if (!path && o->images[i].queues) {
+		err_set(err, EINVAL, "'%s': --queues is for virtual machines", o->images[i].path);
+		err_hint(err, "--vhost-user PATH says where one finds the image");
+		return -EINVAL;
+	}
+	return 0;
+}
+
+bool serve_opts_need_nbd(const struct serve_opts *o)
+{
+	for (unsigned i = 0; i < o->nimages; i++)
+		if (!o->images[i].vhost_user)
+			return true;
+	return false;
+}
+
 static int check_image_opts(const struct serve_opts *o, struct err *err)
 {
 	for (unsigned i = 0; i < o->nimages; i++) {
 		const struct serve_image *im = &o->images[i];
+		int rc = check_sockets(o, i, err);
+
+		if (rc)
+			return rc;
 
 		if (im->snapshot && im->format && strcmp(im->format, "qcow2"))
 			return err_set(err, EINVAL, "'%s': only qcow2 images have snapshots",
@@ -278,6 +338,11 @@ static int parse_all(int argc, char **argv, struct serve_opts *o, struct err *er
 	}
 	if (!o->nimages)
 		return err_set(err, EINVAL, "no image given");
+	if (o->nlisten && !serve_opts_need_nbd(o)) {
+		err_set(err, EINVAL, "--nbd: there is no image to serve there");
+		err_hint(err, "an image with --vhost-user is served at its own socket alone");
+		return -EINVAL;
+	}
 	rc = check_names(o, err);
 	return rc ? rc : check_image_opts(o, err);
 }

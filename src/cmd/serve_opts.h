@@ -5,7 +5,7 @@
  *	O1  an option of an image belongs to the next image on the command line and to no other;
  *	    one that no image follows is an error;
  *	O2  an option for all counts wherever it stands;
- *	O3  no two images are served under one name. */
+ *	O3  no two images are served under one name, or on one vhost-user socket. */
 #ifndef CMD_SERVE_OPTS_H
 #define CMD_SERVE_OPTS_H
 
@@ -18,6 +18,7 @@
 struct err;
 
 enum { SERVE_IMAGES_MAX = 256, SERVE_LISTEN_MAX = 16, SERVE_ALLOW_MAX = 64 };
+enum { SERVE_POLL_US_MAX = 1000000 };
 enum { SERVE_NAME_MAX = 255 };          /* bytes of an export's name */
 
 /* One image and what was said of it. All strings are argv's. */
@@ -32,6 +33,8 @@ struct serve_image {
 	enum graph_zeroes detect_zeroes;
 	bool force_share;               /* then read_only too */
 	bool has_name;                  /* --name was given */
+	const char *vhost_user;         /* the socket for a front end, instead of NBD; NULL: none */
+	unsigned queues;                /* for that; 0: as many as loops */
 };
 
 struct serve_opts {
@@ -45,6 +48,7 @@ struct serve_opts {
 	uint64_t cache_bytes;           /* of mapping cache, a disk */
 	enum loop_backend backend;
 	const char *pid_file;           /* NULL: none */
+	uint64_t poll_ns;               /* vhost-user: how long to look before sleeping */
 	bool stats;
 	bool help;                      /* nothing else counts */
 };
@@ -53,6 +57,9 @@ struct serve_opts {
  * Call serve_opts_fini() after success. */
 int serve_opts_parse(int argc, char **argv, struct serve_opts *ret, struct err *err);
 void serve_opts_fini(struct serve_opts *o);
+
+/* Is there an image that is served over NBD: one without a socket of its own? */
+bool serve_opts_need_nbd(const struct serve_opts *o);
 
 /* Prints the options as --help shows them. */
 void serve_opts_print(void);

@@ -11,6 +11,7 @@
 #include "base/bits.h"
 #include "cmd/serve.h"
 #include "export/nbd/nbd.h"
+#include "export/vub/vub.h"
 
 enum { LINE_MAX_BYTES = 512, COLUMNS_DEFAULT = 80 };
 
@@ -83,6 +84,30 @@ static void put_line(struct serve_stats *st, const char *line)
 	st->drawn++;
 }
 
+/* How many virtual machines there are, where there may be any. */
+static void show_machines(struct serve_stats *st, const struct serve *s)
+{
+	uint64_t now = 0, total = 0;
+	char line[LINE_MAX_BYTES];
+	bool is_any = false;
+
+	for (unsigned i = 0; i < s->opts->nimages; i++) {
+		struct vub_stats vs;
+
+		if (!s->disks[i].vub)
+			continue;
+		vub_get_stats(s->disks[i].vub, &vs);
+		is_any = true;
+		now += vs.sessions;
+		total += vs.sessions_total;
+	}
+	if (!is_any)
+		return;
+	snprintf(line, sizeof(line), "%-16s %llu now, %llu since the start", "machines",
+		 (unsigned long long)now, (unsigned long long)total);
+	put_line(st, line);
+}
+
 void serve_stats_show(struct serve_stats *st, const struct serve *s, uint64_t now_ns)
 {
 	struct nbd_server_stats server;
@@ -99,11 +124,16 @@ void serve_stats_show(struct serve_stats *st, const struct serve *s, uint64_t no
 					      now_ns - st->before_ns, line, sizeof(line)));
 		st->before[i] = now;
 	}
+	st->before_ns = now_ns;
+	show_machines(st, s);
+	if (!s->server) {
+		fflush(stdout);
+		return;
+	}
 	nbd_server_get_stats(s->server, &server);
 	snprintf(line, sizeof(line), "%-16s %llu now, %llu since the start", "connections",
 		 (unsigned long long)server.connections,
 		 (unsigned long long)server.connections_total);
 	put_line(st, line);
-	st->before_ns = now_ns;
 	fflush(stdout);
 }

@@ -13,6 +13,7 @@
 #include "blk/blk.h"
 #include "ctl/confine.h"
 #include "ctl/image_name.h"
+#include "drv/vub/vfe.h"
 #include "drv/zeroes/zeroes.h"
 #include "fmt/qcow2/qcow2.h"
 #include "fmt/raw/probe.h"
@@ -500,6 +501,32 @@ static int open_top_file_wait(struct opening *o, const struct layer *l, struct n
 	return rc;
 }
 
+/* A disk over vhost-user: what the guest of another has, so never taken for a format. */
+static int open_vhost_user_wait(struct opening *o, struct layer *l, struct err *err)
+{
+	const char *name = strchr(l->path, ':') + 1;
+	struct vfe_opts vo;
+	struct node *n;
+	int rc = 0;
+
+	if (!l->format)
+		l->format = "raw";
+	if (strcmp(l->format, "raw") && !is_bare(l->format))
+		rc = err_set(err, ENOTSUP, "A disk over vhost-user is raw, not '%s'", l->format);
+	if (!rc)
+		rc = vfe_opts_parse(name, &vo, err);
+	if (rc)
+		return rc;
+	rc = vfe_open_wait(&vo, !l->writable, o->home, &n, err);
+	vfe_opts_fini(&vo);
+	if (rc)
+		return rc;
+	rc = open_format_wait(o, l, n, &o->g.top, err);
+	if (rc)
+		node_put_wait(n);
+	return rc;
+}
+
 /* How a file is opened to be written depends on its format, which may be known only after a look at
  * it: where nobody said, it is first opened for reading. */
 static int open_top_wait(struct opening *o, struct err *err)
@@ -513,6 +540,10 @@ static int open_top_wait(struct opening *o, struct err *err)
 	struct node *file;
 	int rc;
 
+	l.writable = !o->opts->read_only && !o->opts->snapshot;
+	if (image_name_is_vhost_user(l.path))
+		return open_vhost_user_wait(o, &l, err);
+	l.writable = false;
 	if (!l.format) {
 		rc = open_top_file_wait(o, &l, &file, err);
 		if (rc)
@@ -555,11 +586,13 @@ static int prepare(struct opening *o, struct err *err)
 	o->roots = confine_new();
 	if (!o->roots || !folder)
 		rc = cannot_open(o, ENOMEM, path, err);
+	else if (image_name_is_vhost_user(path))
+		rc = 0;
 	else if (stat(path, &st) < 0)
 		rc = cannot_open(o, errno, path, err);
 	else
 		rc = note_file(o, &st, path, err);
-	if (!rc)
+	if (!rc && !image_name_is_vhost_user(path))
 		rc = confine_allow(o->roots, folder, err);
 	for (unsigned i = 0; i < o->opts->nallow && !rc; i++) {
 		rc = confine_allow(o->roots, o->opts->allow[i], err);

@@ -7,7 +7,8 @@
  *
  * Names in images follow QEMU: a relative name is relative to the folder of the image that says it
  * (by that image's own name, not by what its links lead to); "file:" in front is dropped; other
- * protocols are refused, for byre opens files only. Where such files may lie is confine.h's
+ * protocols are refused, for what an image names is a file. The image itself may be a disk over
+ * vhost-user ("vhost-user:SOCK"), which is raw. Where such files may lie is confine.h's
  * business, unless @any_file is set: then they may lie anywhere, and be described by "json:" too.
  *
  * Invariants:

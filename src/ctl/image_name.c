@@ -57,6 +57,11 @@ size_t image_name_protocol_len(const char *name)
 	return name[n] == ':' ? n : 0;
 }
 
+bool image_name_is_vhost_user(const char *name)
+{
+	return !strncmp(name, "vhost-user:", strlen("vhost-user:"));
+}
+
 static bool is_foreign(const char *name, size_t n)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(foreign_drivers); i++)
@@ -521,6 +526,13 @@ int image_name_parse(const char *text, struct image_name *ret, struct err *err)
 			rc = describe_list(&list, ret, err);
 		option_list_fini(&list);
 		return rc;
+	}
+	if (image_name_is_vhost_user(text)) {
+		name.path = strdup(text);
+		if (!name.path)
+			return err_set_errno(err, ENOMEM, "'%s'", text);
+		*ret = name;
+		return 0;
 	}
 	if (n == 4 && !strncmp(text, "file", n))
 		text += 5;

@@ -2,7 +2,8 @@
 /* ctl/image_name.h - an image as somebody names it: a file name, json:{...}, or (--image-opts)
  * driver=qcow2,file.filename=... Pure; the words of errors are QEMU's.
  *
- * byre opens files: other protocols, and formats over formats, are refused by name. Options of
+ * byre opens files, and "vhost-user:SOCK" (drv/vub/vfe.h), which an image_name has in its path as
+ * it is: other protocols, and formats over formats, are refused by name. Options of
  * QEMU's that change nothing here (cache sizes, aio, node names) are taken and checked.
  *
  * Invariants:
@@ -53,5 +54,7 @@ int image_name_check_format(const char *format, struct err *err);
 
 /* How many bytes of @name are a protocol: "nbd" of "nbd:x", none of "./a:b". */
 size_t image_name_protocol_len(const char *name);
+/* Is @name, or an image_name's path, a disk over vhost-user? (A file of that name is "./...".) */
+bool image_name_is_vhost_user(const char *name);
 
 #endif

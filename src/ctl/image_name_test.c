@@ -40,6 +40,13 @@ static void names_of_files_and_protocols(void **state)
 	assert_int_equal(image_name_parse("file:x:y", &n, &err), 0);
 	assert_string_equal(n.path, "./x:y");
 	image_name_fini(&n);
+	assert_int_equal(image_name_parse("vhost-user:a:b,packed=on", &n, &err), 0);
+	assert_string_equal(n.path, "vhost-user:a:b,packed=on");
+	assert_true(image_name_is_vhost_user(n.path));
+	image_name_fini(&n);
+	assert_int_equal(image_name_parse("./vhost-user:a", &n, &err), 0);
+	assert_false(image_name_is_vhost_user(n.path));
+	image_name_fini(&n);
 	must_refuse(":x", -EINVAL, "Unknown protocol ''");
 	must_refuse("nbd:x", -ENOTSUP, "'nbd' is not supported");
 	must_refuse("foo:x", -EINVAL, "Unknown protocol 'foo'");

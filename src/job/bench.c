@@ -8,7 +8,9 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/prng.h"
 #include "blk/port.h"
+#include "job/latency.h"
 
 enum { BUFFER_ALIGN = 4096 };
 #define BUFFERS_MAX (64 * GiB)          /* all of them together */
@@ -21,6 +23,7 @@ struct slot {
 	struct iovec iov;
 	struct bench *bench;
 	struct slot *next_idle;
+	uint64_t start_ns;
 };
 
 struct bench {
@@ -30,6 +33,7 @@ struct bench {
 	struct slot *slots, *idle;
 	uint64_t size;                  /* of the disk */
 	uint64_t off;                   /* of the next request */
+	struct prng prng;
 	uint64_t sent, done, under_way; /* flushes are under way, too */
 	uint64_t flush_at;              /* when so many are done */
 	int res;                        /* the first error */
@@ -43,6 +47,7 @@ static void submit(struct slot *s, enum req_kind kind)
 	s->req.off = b->off;
 	s->req.len = b->o->len;
 	s->req.iov_skip = 0;
+	s->start_ns = loop_now(b->pc->loop);
 	b->under_way++;
 	port_submit(b->pc, &s->req);
 }
@@ -53,6 +58,17 @@ static uint64_t limit(const struct bench *b)
 	if (b->res)
 		return 0;
 	return b->o->drain ? MIN(b->flush_at, b->o->count) : b->o->count;
+}
+
+/* Where the request after this one goes. */
+static void advance(struct bench *b)
+{
+	const struct bench_opts *o = b->o;
+
+	if (o->random)
+		b->off = prng_below(&b->prng, MAX(b->size / o->len, 1ULL)) * o->len;
+	else
+		b->off = (b->off + o->step) % b->size;
 }
 
 static void send_what_may(struct bench *b)
@@ -70,7 +86,7 @@ static void send_what_may(struct bench *b)
 		b->idle = s->next_idle;
 		b->sent++;
 		submit(s, b->o->writes ? REQ_WRITE : REQ_READ);
-		b->off = (b->off + b->o->step) % b->size;
+		advance(b);
 	}
 }
 
@@ -88,6 +104,8 @@ static void slot_done(struct req *req, int res)
 
 	b->under_way--;
 	b->done += !was_flush;
+	if (b->o->latency && !was_flush)
+		latency_add(b->o->latency, loop_now(b->pc->loop) - s->start_ns);
 	if (res && !b->res)
 		b->res = res;
 	if (!was_flush && flush_is_due(b)) {
@@ -139,22 +157,25 @@ int bench_run_wait(struct port_chan *pc, const struct bench_opts *o, uint64_t *r
 
 	assert(n && o->len && (!o->flush_interval || o->flush_interval >= o->depth));
 	if (!__builtin_mul_overflow(n, stride, &bytes) && bytes <= BUFFERS_MAX)
-		buf = aligned_alloc(BUFFER_ALIGN, bytes);
+		buf = chan_memory_get(pc->ch, bytes);
 	if (buf)
 		b.slots = calloc(n, sizeof(*b.slots));
 	if (!b.slots) {
-		free(buf);
+		chan_memory_put(pc->ch, buf, bytes);
 		return -ENOMEM;
 	}
 	if (o->writes)
 		memset(buf, o->pattern, bytes);
 	slots_init(&b, buf, n, stride);
+	b.prng.state = o->seed;
+	if (o->random)
+		advance(&b);
 	start = loop_now(pc->loop);
 	send_what_may(&b);
 	while (b.under_way)
 		fiber_park();
 	*ret_ns = loop_now(pc->loop) - start;
 	free(b.slots);
-	free(buf);
+	chan_memory_put(pc->ch, buf, bytes);
 	return b.res;
 }

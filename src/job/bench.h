@@ -4,7 +4,8 @@
  *
  * Invariants:
  *	J1  exactly `count` reads or writes are sent, never more than `depth` at a time, each a step
- *	    behind the one before, wrapped at the disk's size;
+ *	    behind the one before, wrapped at the disk's size; or with `random` anywhere within it,
+ *	    at multiples of the length;
  *	J2  with `drain` no request is under way while a flush is, and none is sent before it is
  *	    done. */
 #ifndef JOB_BENCH_H
@@ -13,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct latency;
 struct port_chan;
 
 struct bench_opts {
@@ -21,6 +23,10 @@ struct bench_opts {
 	uint64_t off;                   /* of the first request */
 	uint64_t len;                   /* of each; at least 1 */
 	uint64_t step;
+	bool random;                    /* offsets from @seed, instead of @off and @step */
+	uint64_t seed;
+	struct latency *latency;        /* of each read or write, with the time as the loop sees it,
+					 * once a turn; borrowed; NULL: nobody asks */
 	bool writes;
 	uint8_t pattern;                /* what is written */
 	/* Writes: a flush is sent whenever the number of those still to be done is a multiple of

@@ -16,6 +16,7 @@
 #include "base/prng.h"
 #include "blk/port.h"
 #include "job/bench.h"
+#include "job/latency.h"
 
 enum { DISK = 1 << 20, SEEN_MAX = 1024 };
 
@@ -154,6 +155,27 @@ static void j1_count_depth_and_offsets_are_kept(void **state)
 	}
 }
 
+static void j1_random_places_are_within_and_repeat(void **state)
+{
+	struct latency latency = { 0 };
+	struct args a = args(1000, 16, 7), b = args(1000, 3, 8), c = args(1000, 3, 8);
+	bool differ = false;
+
+	a.o.random = b.o.random = c.o.random = true;
+	a.o.seed = b.o.seed = 99;
+	c.o.seed = 100;
+	a.o.latency = &latency;
+	assert_int_equal(run(&a) | run(&b) | run(&c), 0);
+	assert_int_equal(a.book.seen, 1000);
+	for (unsigned i = 0; i < a.book.seen; i++) {
+		assert_true(a.book.off[i] % 4096 == 0 && a.book.off[i] < DISK);
+		assert_int_equal(a.book.off[i], b.book.off[i]);
+		differ |= a.book.off[i] != c.book.off[i];
+	}
+	assert_true(differ);
+	assert_int_equal(latency.total, 1000);
+}
+
 static void j2_a_drained_flush_is_alone(void **state)
 {
 	for (uint64_t seed = 0; seed < 100; seed++) {
@@ -224,6 +246,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(j1_count_depth_and_offsets_are_kept),
+		cmocka_unit_test(j1_random_places_are_within_and_repeat),
 		cmocka_unit_test(j2_a_drained_flush_is_alone),
 		cmocka_unit_test(without_drain_writes_go_on_during_a_flush),
 		cmocka_unit_test(the_first_error_ends_it),

@@ -3,7 +3,8 @@
 # tools/guest/boot.sh [OPTIONS] DISK... - boots the small guest, runs a job, prints its output.
 #
 # DISK is a URI or file, raw to QEMU; the first is /dev/vda. The guest's writes are kept in a
-# temporary file, except for a DISK that is given as rw:URI.
+# temporary file, except for a DISK that is given as rw:URI. A DISK vub:SOCKET[,PROPERTY=VALUE]...
+# is a vhost-user-blk device with those properties, behind the socket; it is written to.
 #   -j DIR   becomes /job in the guest; run.sh in it is the job, and its exit status ours
 #   -r DEV   boot the system on DEV instead (no job)
 #   -w TEXT  with -r: done, with success, once TEXT is on the console
@@ -49,7 +50,7 @@ start()
 	: >"$console"
 	: >"$tmp/output"
 	: >"$tmp/status"
-	qemu-system-x86_64 -accel "$accel" -cpu max -smp 2 -m "$memory" -nodefaults \
+	"${QEMU:-qemu-system-x86_64}" -accel "$accel" -cpu max -smp 2 -m "$memory" -nodefaults \
 		-no-user-config -display none -no-reboot -kernel "$guest/vmlinuz" \
 		-initrd "$initrd" \
 		-append "console=ttyS0 quiet panic=-1 $kernel_args" -serial "file:$console" \
@@ -102,10 +103,26 @@ wait_for_end()
 	return $over
 }
 
-drives=()
+drives=() shared=()
+# add_device NUMBER SOCKET[,PROPERTIES]: its front end connects again when the socket is gone.
+add_device()
+{
+	local path=${2%%,*} properties=
+	[ "$path" = "$2" ] || properties=,${2#*,}
+	drives+=(-chardev "socket,id=vub$1,path=$path,$reconnect"
+		-device "vhost-user-blk-pci,chardev=vub$1$properties")
+	shared=(-object "memory-backend-memfd,id=ram,size=${memory}M,share=on"
+		-machine memory-backend=ram)
+}
+
+reconnect=reconnect=1
+case $("${QEMU:-qemu-system-x86_64}" --version | sed -n 's/.*version \([0-9]*\).*/\1/p') in
+[1-9][0-9]) reconnect=reconnect-ms=500 ;;
+esac
 for disk in "$@"; do
 	snapshot=on
 	case $disk in
+	vub:*) add_device "${#drives[@]}" "${disk#vub:}"; continue ;;
 	rw:*) snapshot=off disk=${disk#rw:} ;;
 	esac
 	drives+=(-drive "if=virtio,format=raw,snapshot=$snapshot,file=$disk")
@@ -121,7 +138,7 @@ if [ -n "$job" ]; then
 	initrd=$tmp/initrd
 	add_job "$tmp/j" "$initrd"
 fi
-start "$(cat "$tmp/accelerator")" "$initrd" "${root:+root=$root rw}" "${drives[@]}"
+start "$(cat "$tmp/accelerator")" "$initrd" "${root:+root=$root rw}" "${drives[@]}" "${shared[@]}"
 status=0
 wait_for_end "$limit" || status=$?
 cat "$tmp/output"

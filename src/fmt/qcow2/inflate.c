@@ -200,7 +200,9 @@ int inflate_read_wait(struct chan *layer, struct req *req, uint64_t off, uint64_
 	void *flat;
 	int rc;
 
-	if (req->len == cluster && (flat = req_flat(req)) && !find(qc, entry))
+	/* Inflating reads what it has written: not where somebody else may write meanwhile. */
+	if (req->len == cluster && !(req->flags & REQ_FOREIGN) && (flat = req_flat(req)) &&
+	    !find(qc, entry))
 		return fill_wait(layer, entry, flat);
 	rc = get_wait(layer, entry, &c);
 	if (!rc)

@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# What does a guest's request over vhost-user-blk cost the daemon, how long does it take, and what
+# does a second queue cost? byre's own front end asks byre and qemu-storage-daemon in turn: random
+# 4 KiB reads and writes in place of an allocated qcow2, 32 under way, through the page cache and
+# past it (cache=none); one at a time for the latency; two queues with 32 each. CPU is the daemon's,
+# user and system. bare-ring is a loop over io_uring that does the same to the same file, with
+# nobody in between. -s gives the number of requests: 60,000 for each second.
+# shellcheck source=bench/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+programs=$(cd "$(dirname "$BYRE")/../../bench" && pwd)
+count=$((seconds * 60000))
+peers=(byre qemu-storage-daemon qemu-storage-daemon-uring)
+[ ! -x "$qemu10" ] || peers+=(qemu10-storage-daemon qemu10-storage-daemon-uring)
+hz=$(getconf CLK_TCK)
+
+# vub_command PEER IMAGE CACHE: the command that serves IMAGE on $sock with two queues.
+vub_command()
+{
+	local newer=() aio=threads direct=false
+	[ "${1#qemu10}" = "$1" ] || newer=("$qemu10")
+	[ "${1%-uring}" = "$1" ] || aio=io_uring
+	[ "$3" = writeback ] || direct=true
+	case $1 in
+	byre) set -- "$BYRE" serve --vhost-user "$sock" --queues 2 --cache "$3" --format qcow2 "$2" ;;
+	*) set -- qemu-storage-daemon --blockdev "$(printf '%s' '{"driver":"qcow2","node-name":"d",' \
+		"\"cache\":{\"direct\":$direct},\"file\":{\"driver\":\"file\",\"filename\":\"$2\"," \
+		"\"aio\":\"$aio\",\"cache\":{\"direct\":$direct}}}")" --export \
+		"type=vhost-user-blk,id=e,node-name=d,writable=on,num-queues=2,addr.type=unix,addr.path=$sock"
+		;;
+	esac
+	printf '%s\n' "${newer[@]}" "$@"
+}
+
+# vub_start PEER IMAGE CACHE
+vub_start()
+{
+	local argv
+	mapfile -t argv < <(vub_command "$@")
+	rm -f "$sock"
+	"${argv[@]}" >"$W/server.log" 2>&1 </dev/null &
+	server=$!
+	for _ in $(seq 400); do
+		! grep -q " 00010000 .* $sock\$" /proc/net/unix || return 0
+		kill -0 "$server" 2>/dev/null || break
+		sleep 0.02
+	done
+	cat "$W/server.log" >&2
+	echo "$0: $1 does not serve" >&2
+	exit 1
+}
+
+# us_per_op TICKS OPS
+us_per_op()
+{
+	awk -v t="$1" -v n="$2" -v hz="$hz" 'BEGIN { printf "%.3f\n", t / hz / n * 1e6 }'
+}
+
+# measure PEER WHAT [BENCH_OPTION...]: rate and CPU of $count requests to $W/results.WHAT.
+measure()
+{
+	local peer=$1 what=$2 before after took
+	shift 2
+	before=$(cpu_ticks)
+	took=$("$BYRE" bench -c "$count" -d 32 --random 1 "$@" "vhost-user:$sock,queues=1" |
+		sed -n 's/^Run completed in \(.*\) seconds.*/\1/p')
+	after=$(cpu_ticks)
+	echo "$peer $(awk -v n="$count" -v s="$took" 'BEGIN { printf "%.0f", n / s }')" \
+		"$(us_per_op $((after - before)) "$count")" >>"$W/results.$what"
+}
+
+# The median and the 99th percentile of single requests.
+measure_latency()
+{
+	local peer=$1 what=$2
+	shift 2
+	"$BYRE" bench -c $((count / 6)) -d 1 --random 1 --latency "$@" "vhost-user:$sock,queues=1" |
+		sed -n "s/^Latency: p50 \([0-9.]*\) us, p99 \([0-9.]*\) us.*/$peer \1 \2/p" \
+		>>"$W/results.$what"
+}
+
+measure_loops()
+{
+	local peer=$1 loops=$2 before after
+	before=$(cpu_ticks)
+	"$programs/two-loops" --loops "$loops" --count "$count" --random \
+		"vhost-user:$sock,queues=$loops" >"$W/loops"
+	after=$(cpu_ticks)
+	echo "$peer-$loops-queues $(sed 's/.*"ops_per_s": \([0-9]*\).*/\1/' "$W/loops")" \
+		"$(us_per_op $((after - before)) $((count * loops)))" >>"$W/results.queues"
+}
+
+# measure_bare WHAT OPTION...: the floor, on the image itself: nobody may use it meanwhile.
+measure_bare()
+{
+	local what=$1
+	shift
+	"$programs/floor" --random --depth 32 --count "$count" "$@" "$W/bare" |
+		sed 's/.*"seconds": \([0-9.]*\), "cpu": \([0-9.]*\),.*/\1 \2/' |
+		awk -v n="$count" '{ printf "bare-ring %.0f %.3f\n", n / $1, $2 / n * 1e6 }' \
+		>>"$W/results.$what"
+}
+
+head -c 512M /dev/urandom >"$W/raw"
+qemu-img convert -f raw -O qcow2 "$W/raw" "$W/disk.qcow2"
+mv "$W/raw" "$W/bare"
+cat "$W/disk.qcow2" "$W/bare" >/dev/null
+for run in $(seq "$runs"); do
+	for peer in "${peers[@]}"; do
+		vub_start "$peer" "$W/disk.qcow2" writeback
+		measure "$peer" read
+		measure "$peer" write --write
+		measure_latency "$peer" read-latency
+		measure_latency "$peer" write-latency --write
+		for loops in 1 2; do
+			measure_loops "$peer" $loops
+		done
+		stop
+		vub_start "$peer" "$W/disk.qcow2" none
+		measure "$peer" read-direct
+		measure "$peer" write-direct --write
+		measure_latency "$peer" read-direct-latency
+		stop
+	done
+	measure_bare read
+	measure_bare write --write
+	measure_bare read-direct --direct
+	measure_bare write-direct --direct --write
+	[ -n "$json" ] || echo "run $run of $runs done" >&2
+done
+for what in read write read-direct write-direct; do
+	mv "$W/results.$what" "$W/results"
+	[ -n "$json" ] || echo "== $what"
+	table "$what 1/s more" "cpu us/request less"
+done
+for what in read-latency write-latency read-direct-latency; do
+	mv "$W/results.$what" "$W/results"
+	[ -n "$json" ] || echo "== $what"
+	table "p50-$what us less" "p99-$what us less"
+done
+sed -i 's/^byre-1-queues /byre /' "$W/results.queues"
+mv "$W/results.queues" "$W/results"
+[ -n "$json" ] || echo "== queues"
+table "reads 1/s more" "cpu us/read less"

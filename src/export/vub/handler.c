@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: MIT */
+/* export/vub/handler.c - what each message does.
+ *
+ * All run in the control fiber, one at a time. What queues read while they run (memory, features,
+ * the log) is changed with all of them halted; so a slot goes only when nothing is in flight (V15),
+ * and the guest sees nothing but a moment without answers. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "export/vub/vub_impl.h"
+
+struct call {
+	struct vub *v;
+	struct vhost_user_msg *m;
+	int *fds;
+	int *ret_fd;
+};
+
+static const uint64_t protocol_features =
+	1ULL << VHOST_USER_PROTOCOL_F_MQ | 1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD |
+	1ULL << VHOST_USER_PROTOCOL_F_REPLY_ACK | 1ULL << VHOST_USER_PROTOCOL_F_BACKEND_REQ |
+	1ULL << VHOST_USER_PROTOCOL_F_CONFIG | 1ULL << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD |
+	1ULL << VHOST_USER_PROTOCOL_F_RESET_DEVICE |
+	1ULL << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS;
+
+static void reply_u64(struct call *c, uint64_t value)
+{
+	c->m->u64 = value;
+	c->m->head.size = sizeof(value);
+}
+
+static void halt_all_wait(struct vub *v)
+{
+	for (unsigned i = 0; i < v->nqueues; i++)
+		if (v->queues[i]->is_started)
+			vub_queue_halt_wait(v->queues[i]);
+}
+
+/* What cannot run yet waits for more messages. */
+static void run_all_wait(struct vub *v)
+{
+	for (unsigned i = 0; i < v->nqueues; i++)
+		if (v->queues[i]->is_started && v->queues[i]->is_enabled)
+			vub_queue_run_wait(v->queues[i]);
+}
+
+static struct vub_queue *queue_of(struct vub *v, uint64_t index)
+{
+	return index < v->nqueues ? v->queues[index] : NULL;
+}
+
+static bool is_any_primed(const struct vub *v)
+{
+	for (unsigned i = 0; i < v->nqueues; i++)
+		if (v->queues[i]->is_primed)
+			return true;
+	return false;
+}
+
+/* ---- features ---- */
+
+static int get_features(struct call *c)
+{
+	reply_u64(c, vub_config_features(c->v));
+	return 0;
+}
+
+static int set_features(struct call *c)
+{
+	struct vub *v = c->v;
+	uint64_t f = c->m->u64, packed = 1ULL << VIRTIO_F_RING_PACKED;
+
+	if (f & ~vub_config_features(v))
+		return -EINVAL;
+	if ((f ^ v->features) & packed && is_any_primed(v))
+		return -EBUSY;
+	halt_all_wait(v);
+	v->features = f;
+	if (!vub_has_bit(f, VHOST_USER_F_PROTOCOL_FEATURES))
+		for (unsigned i = 0; i < v->nqueues; i++)
+			v->queues[i]->is_enabled = true;
+	run_all_wait(v);
+	return 0;
+}
+
+static int get_protocol_features(struct call *c)
+{
+	reply_u64(c, protocol_features);
+	return 0;
+}
+
+static int set_protocol_features(struct call *c)
+{
+	if (c->m->u64 & ~protocol_features)
+		return -EINVAL;
+	c->v->protocol_features = c->m->u64;
+	return 0;
+}
+
+static int get_queue_num(struct call *c)
+{
+	reply_u64(c, c->v->nqueues);
+	return 0;
+}
+
+static int nothing(struct call *c)
+{
+	return 0;
+}
+
+static int reset_device_wait(struct call *c)
+{
+	halt_all_wait(c->v);
+	for (unsigned i = 0; i < c->v->nqueues; i++)
+		vub_queue_reset(c->v->queues[i]);
+	c->v->is_write_through = false;
+	return 0;
+}
+
+/* ---- memory ---- */
+
+static int set_mem_table_wait(struct call *c)
+{
+	struct vub *v = c->v;
+	int rc = 0;
+
+	halt_all_wait(v);
+	vub_memory_clear(&v->memory);
+	for (unsigned i = 0; i < c->m->table.nregions && !rc; i++) {
+		struct vhost_user_region r = c->m->table.regions[i];
+
+		rc = vub_memory_add(&v->memory, &r, c->fds[i]);
+	}
+	if (rc)
+		vub_memory_clear(&v->memory);
+	run_all_wait(v);
+	return rc;
+}
+
+static int get_max_mem_slots(struct call *c)
+{
+	reply_u64(c, VUB_SLOTS_MAX);
+	return 0;
+}
+
+static int add_mem_reg_wait(struct call *c)
+{
+	struct vhost_user_region r = c->m->reg.region;
+	int rc;
+
+	halt_all_wait(c->v);
+	rc = vub_memory_add(&c->v->memory, &r, c->fds[0]);
+	run_all_wait(c->v);
+	return rc;
+}
+
+static int rem_mem_reg_wait(struct call *c)
+{
+	struct vhost_user_region r = c->m->reg.region;
+	int rc;
+
+	halt_all_wait(c->v);
+	rc = vub_memory_remove(&c->v->memory, &r);
+	run_all_wait(c->v);
+	return rc;
+}
+
+static int set_log_base_wait(struct call *c)
+{
+	struct vhost_user_log where = c->m->log;
+	int rc;
+
+	halt_all_wait(c->v);
+	rc = vub_log_init(&c->v->log, c->fds[0], &where);
+	run_all_wait(c->v);
+	reply_u64(c, 0);
+	return rc;
+}
+
+/* ---- queues ---- */
+
+static int set_vring_num(struct call *c)
+{
+	struct vub_queue *q = queue_of(c->v, c->m->state.index);
+
+	if (!q || !c->m->state.num || c->m->state.num > VUB_RING_MAX)
+		return -EINVAL;
+	if (q->is_primed)
+		return q->num == c->m->state.num ? 0 : -EBUSY;
+	q->num = c->m->state.num;
+	return 0;
+}
+
+/* May come while the queue runs, with nothing changed but the flags. */
+static int set_vring_addr_wait(struct call *c)
+{
+	struct vhost_user_vring_addr addr = c->m->addr;
+	struct vub_queue *q = queue_of(c->v, addr.index);
+
+	if (!q)
+		return -EINVAL;
+	vub_queue_halt_wait(q);
+	q->addr = addr;
+	q->has_addr = true;
+	return vub_queue_run_wait(q);
+}
+
+static int set_vring_base(struct call *c)
+{
+	struct vub_queue *q = queue_of(c->v, c->m->state.index);
+
+	if (!q)
+		return -EINVAL;
+	if (q->is_primed)
+		return -EBUSY;
+	q->base = c->m->state.num;
+	return 0;
+}
+
+static int get_vring_base_wait(struct call *c)
+{
+	struct vub_queue *q = queue_of(c->v, c->m->state.index);
+
+	if (!q)
+		return -EINVAL;
+	vub_queue_halt_wait(q);
+	vub_queue_stop(q);
+	c->m->state.num = q->base;
+	return 0;
+}
+
+static int set_vring_enable_wait(struct call *c)
+{
+	struct vub_queue *q = queue_of(c->v, c->m->state.index);
+
+	if (!q || c->m->state.num > 1)
+		return -EINVAL;
+	if (!c->m->state.num)
+		vub_queue_halt_wait(q);
+	q->is_enabled = c->m->state.num;
+	return vub_queue_run_wait(q);
+}
+
+/* Takes the descriptor of a message that has one, to notify or be notified by: an eventfd or a
+ * pipe, for others may block whoever looks at them. -1: there is none; or -errno. */
+static int take_notifier(struct call *c)
+{
+	char path[32], target[32] = "";
+	int fd = c->fds[0];
+	struct stat st;
+
+	if (fd < 0)
+		return -1;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (fstat(fd, &st) < 0)
+		return -EBADF;
+	if (!S_ISFIFO(st.st_mode) && readlink(path, target, sizeof(target) - 1) > 0 &&
+	    strcmp(target, "anon_inode:[eventfd]"))
+		return -EINVAL;
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
+		return -EBADF;
+	c->fds[0] = -1;
+	return fd;
+}
+
+static int set_vring_kick_wait(struct call *c)
+{
+	struct vub_queue *q = queue_of(c->v, c->m->u64 & VHOST_USER_VRING_INDEX_MASK);
+	int fd = q ? take_notifier(c) : -EINVAL;
+
+	if (fd < -1)
+		return fd;
+	vub_queue_halt_wait(q);
+	if (q->kick_fd >= 0)
+		close(q->kick_fd);
+	q->kick_fd = fd;
+	q->is_started = true;
+	return vub_queue_run_wait(q);
+}
+
+static int set_notifier_wait(struct call *c, enum vub_queue_fd which)
+{
+	struct vub_queue *q = queue_of(c->v, c->m->u64 & VHOST_USER_VRING_INDEX_MASK);
+	int fd = q ? take_notifier(c) : -EINVAL;
+
+	if (fd < -1)
+		return fd;
+	vub_queue_set_fd_wait(q, which, fd);
+	return 0;
+}
+
+static int set_vring_call_wait(struct call *c)
+{
+	return set_notifier_wait(c, VUB_CALL);
+}
+
+static int set_vring_err_wait(struct call *c)
+{
+	return set_notifier_wait(c, VUB_ERR);
+}
+
+/* ---- the device ---- */
+
+static int set_backend_req_fd(struct call *c)
+{
+	if (c->v->backend_fd >= 0)
+		close(c->v->backend_fd);
+	c->v->backend_fd = c->fds[0];
+	c->fds[0] = -1;
+	return 0;
+}
+
+static int get_config(struct call *c)
+{
+	struct virtio_blk_config config;
+	uint32_t off = c->m->config.offset, len = c->m->config.size;
+	uint8_t *to = (uint8_t *)c->m + offsetof(struct vhost_user_msg, config.data);
+
+	vub_config_fill(c->v, &config);
+	memset(to, 0, len);
+	if (off < sizeof(config))
+		memcpy(to, (uint8_t *)&config + off, MIN(len, sizeof(config) - off));
+	return 0;
+}
+
+static int set_config_wait(struct call *c)
+{
+	struct vhost_user_config config = { 0 };
+	bool has_changed = false;
+	int rc;
+
+	memcpy(&config, (uint8_t *)c->m + VHOST_USER_HEADER_SIZE, c->m->head.size);
+	if (config.flags == VHOST_USER_CONFIG_MIGRATION)
+		return 0;
+	rc = vub_config_write(c->v, &config, &has_changed);
+	if (has_changed) {
+		halt_all_wait(c->v);
+		run_all_wait(c->v);
+	}
+	return rc;
+}
+
+static int get_inflight_fd(struct call *c)
+{
+	uint16_t queues = c->m->inflight.num_queues, num = c->m->inflight.queue_size;
+	uint64_t bytes = queues * vub_inflight_bytes(num);
+	int fd;
+
+	if (!queues || queues > c->v->nqueues || !num || num > VUB_RING_MAX)
+		return -EINVAL;
+	fd = memfd_create("byre-inflight", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, (off_t)bytes) < 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+		int rc = -errno;
+
+		close(fd);
+		return rc;
+	}
+	c->m->inflight.mmap_size = bytes;
+	c->m->inflight.mmap_offset = 0;
+	*c->ret_fd = fd;
+	return 0;
+}
+
+static int set_inflight_fd(struct call *c)
+{
+	uint16_t queues = c->m->inflight.num_queues, num = c->m->inflight.queue_size;
+	uint64_t size = c->m->inflight.mmap_size;
+	struct vub_mapping mapping = { 0 };
+	struct vub *v = c->v;
+	void *at;
+	int rc;
+
+	if (is_any_primed(v))
+		return -EBUSY;
+	if (!queues || queues > VUB_QUEUES_MAX || !num || num > VUB_RING_MAX ||
+	    size < queues * vub_inflight_bytes(num))
+		return -EINVAL;
+	rc = vub_mapping_init(&mapping, c->fds[0], c->m->inflight.mmap_offset, size, &at);
+	if (rc)
+		return rc;
+	if ((uintptr_t)at % sizeof(uint64_t)) {
+		vub_mapping_fini(&mapping);
+		return -EINVAL;
+	}
+	vub_mapping_fini(&v->inflight);
+	v->inflight = mapping;
+	v->inflight_at = at;
+	v->inflight_num = num;
+	v->inflight_queues = queues;
+	return 0;
+}
+
+/* ---- the table ---- */
+
+static int (*const handlers[VHOST_USER_REQUESTS])(struct call *c) = {
+	[VHOST_USER_GET_FEATURES] = get_features,
+	[VHOST_USER_SET_FEATURES] = set_features,
+	[VHOST_USER_SET_OWNER] = nothing,
+	[VHOST_USER_RESET_OWNER] = nothing,
+	[VHOST_USER_SET_MEM_TABLE] = set_mem_table_wait,
+	[VHOST_USER_SET_LOG_BASE] = set_log_base_wait,
+	[VHOST_USER_SET_LOG_FD] = nothing,
+	[VHOST_USER_SET_VRING_NUM] = set_vring_num,
+	[VHOST_USER_SET_VRING_ADDR] = set_vring_addr_wait,
+	[VHOST_USER_SET_VRING_BASE] = set_vring_base,
+	[VHOST_USER_GET_VRING_BASE] = get_vring_base_wait,
+	[VHOST_USER_SET_VRING_KICK] = set_vring_kick_wait,
+	[VHOST_USER_SET_VRING_CALL] = set_vring_call_wait,
+	[VHOST_USER_SET_VRING_ERR] = set_vring_err_wait,
+	[VHOST_USER_GET_PROTOCOL_FEATURES] = get_protocol_features,
+	[VHOST_USER_SET_PROTOCOL_FEATURES] = set_protocol_features,
+	[VHOST_USER_GET_QUEUE_NUM] = get_queue_num,
+	[VHOST_USER_SET_VRING_ENABLE] = set_vring_enable_wait,
+	[VHOST_USER_SET_BACKEND_REQ_FD] = set_backend_req_fd,
+	[VHOST_USER_GET_CONFIG] = get_config,
+	[VHOST_USER_SET_CONFIG] = set_config_wait,
+	[VHOST_USER_GET_INFLIGHT_FD] = get_inflight_fd,
+	[VHOST_USER_SET_INFLIGHT_FD] = set_inflight_fd,
+	[VHOST_USER_RESET_DEVICE] = reset_device_wait,
+	[VHOST_USER_GET_MAX_MEM_SLOTS] = get_max_mem_slots,
+	[VHOST_USER_ADD_MEM_REG] = add_mem_reg_wait,
+	[VHOST_USER_REM_MEM_REG] = rem_mem_reg_wait,
+};
+
+int vub_handle_wait(struct vub *v, struct vhost_user_msg *m, int *fds, int *ret_fd)
+{
+	struct call c = { v, m, fds, ret_fd };
+
+	assert(m->head.request < ARRAY_SIZE(handlers) && handlers[m->head.request]);
+	return handlers[m->head.request](&c);
+}
+
+void vub_handle_end_wait(struct vub *v)
+{
+	halt_all_wait(v);
+	for (unsigned i = 0; i < v->nqueues; i++)
+		vub_queue_reset(v->queues[i]);
+	vub_memory_clear(&v->memory);
+	vub_log_fini(&v->log);
+	vub_mapping_fini(&v->inflight);
+	v->inflight_at = NULL;
+	if (v->backend_fd >= 0)
+		close(v->backend_fd);
+	v->backend_fd = -1;
+	v->features = v->protocol_features = 0;
+	v->is_write_through = false;
+	v->has_complained = false;
+}

@@ -1,0 +1,539 @@
+/* SPDX-License-Identifier: MIT */
+/* export/vub/queue.c - a virtqueue's life: kicks, requests, used entries, calls.
+ *
+ *	stopped   set up by messages, in the control fiber
+ *	primed    the indices are right: from SET_VRING_BASE, or from the inflight region
+ *	running   the kick is polled, requests are taken
+ *	halted    primed, but memory or features are being changed; nothing is in flight
+ *	broken    the driver has written nonsense: nothing is taken until the queue is stopped
+ *
+ * Between a kick and the sleep, kicks are asked for last, and then the ring is looked at once more,
+ * so that none is missed. With poll_ns the ring is looked at in each turn for a while
+ * before that: a window that grows where it has found something, and shrinks where not.
+ *
+ * A descriptor to kick is read with RWF_NOWAIT, for the front end can drain it before us. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "export/vub/vub_impl.h"
+
+enum { POLL_WINDOW_MIN = 1000 };        /* ns */
+
+/* ---- what depends on the kind of ring ---- */
+
+static int next(struct vub_queue *q, struct vub_chain *c)
+{
+	return q->is_packed ? vub_packed_next(q, c) : vub_split_next(q, c);
+}
+
+static bool arm(struct vub_queue *q)
+{
+	return q->is_packed ? vub_packed_arm(q) : vub_split_arm(q);
+}
+
+static void disarm(struct vub_queue *q)
+{
+	if (q->is_packed)
+		vub_packed_disarm(q);
+	else
+		vub_split_disarm(q);
+}
+
+static void publish(struct vub_queue *q, struct vub_req *list)
+{
+	if (q->is_packed)
+		vub_packed_publish(q, list);
+	else
+		vub_split_publish(q, list);
+}
+
+static bool wants_call(struct vub_queue *q)
+{
+	return q->is_packed ? vub_packed_wants_call(q) : vub_split_wants_call(q);
+}
+
+/* ---- notifications ---- */
+
+static void signal_fd(int fd)
+{
+	static const uint64_t one = 1;
+
+	/* Where its counter is full, the other side has enough to wake up for. */
+	if (fd >= 0 && write(fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_debug("vhost-user: cannot notify: %s", strerrordesc_np(errno));
+}
+
+static void call(struct vub_queue *q)
+{
+	vub_count(&q->counters.calls, 1);
+	signal_fd(q->call_fd);
+}
+
+/* V18 */
+static void break_queue(struct vub_queue *q, const char *why)
+{
+	if (!q->is_broken) {
+		log_warn("vhost-user: '%s': queue %u is stopped: %s", q->v->name, q->index, why);
+		vub_count(&q->counters.broken, 1);
+	}
+	q->is_broken = true;
+	q->is_running = false;
+	signal_fd(q->err_fd);
+	if (q->kick_is_busy)
+		loop_cancel(q->loop, &q->kick_io);
+}
+
+static bool is_memory_lost(struct vub_queue *q)
+{
+	if (!vub_memory_is_lost(&q->v->memory))
+		return false;
+	break_queue(q, "the front end has taken its memory away");
+	return true;
+}
+
+/* ---- requests ---- */
+
+static void start(struct vub_queue *q, struct vub_chain *c)
+{
+	c->vr->is_busy = true;
+	c->vr->has_failed = false;
+	q->in_flight++;
+	vub_count(&q->counters.requests, 1);
+	if (vub_request_start(c))
+		return;
+	c->vr->is_busy = false;
+	q->in_flight--;
+	break_queue(q, c->wrong);
+}
+
+static void poll_soon(struct vub_queue *q)
+{
+	if (q->poll_is_queued)
+		return;
+	q->poll_is_queued = true;
+	loop_at_turn_end(q->loop, &q->poll_task);
+}
+
+static bool take_some(struct vub_queue *q)
+{
+	struct vub_chain c = { 0 };
+	unsigned n = 0;
+	int rc = 0;
+
+	while (q->is_running && (rc = next(q, &c)) > 0) {
+		start(q, &c);
+		n++;
+	}
+	if (rc < 0)
+		break_queue(q, c.wrong);
+	return n;
+}
+
+/* Is the ring to be looked at for a while before the guest is asked to kick? */
+static bool does_poll(const struct vub_queue *q)
+{
+	return q->v->poll_ns || q->kick_fd < 0;
+}
+
+/* Takes all that is there, until the guest is to kick again or the ring is polled. */
+static void take_all(struct vub_queue *q)
+{
+	do {
+		if (!take_some(q) && q->is_polling)
+			return;
+		if (is_memory_lost(q) || !q->is_running)
+			return;
+		if (does_poll(q)) {
+			if (!q->is_polling)
+				disarm(q);
+			q->is_polling = true;
+			q->poll_until_ns = loop_now(q->loop) + q->poll_window_ns;
+			poll_soon(q);
+			return;
+		}
+	} while (arm(q));
+}
+
+static void poll_ring(struct task *t)
+{
+	struct vub_queue *q = container_of(t, struct vub_queue, poll_task);
+	uint64_t now = loop_now(q->loop);
+
+	q->poll_is_queued = false;
+	if (!q->is_running || !q->is_polling) {
+		if (q->waiter)
+			fiber_wake(q->waiter);
+		return;
+	}
+	if (take_some(q)) {
+		q->poll_window_ns = MIN(q->poll_window_ns * 2, q->v->poll_ns);
+		q->poll_until_ns = now + q->poll_window_ns;
+	}
+	if (is_memory_lost(q) || !q->is_running)
+		return;
+	if (now < q->poll_until_ns || q->kick_fd < 0) {
+		poll_soon(q);
+		return;
+	}
+	q->poll_window_ns = MAX(q->poll_window_ns / 2, (uint64_t)POLL_WINDOW_MIN);
+	q->is_polling = false;
+	if (arm(q))
+		take_all(q);
+}
+
+void vub_queue_done(struct vub_req *vr, uint8_t status)
+{
+	struct vub_queue *q = vr->q;
+
+	*vr->status_at = status;
+	if (status != VIRTIO_BLK_S_OK)
+		vub_count(&q->counters.errors, 1);
+	vr->next = NULL;
+	*q->done_last = vr;
+	q->done_last = &vr->next;
+	if (q->flush_is_queued)
+		return;
+	q->flush_is_queued = true;
+	loop_at_turn_end(q->loop, &q->flush_task);
+}
+
+/* The requests of @list are over. */
+static void release(struct vub_queue *q, struct vub_req *list)
+{
+	while (list) {
+		struct vub_req *vr = list;
+
+		list = vr->next;
+		vr->is_busy = false;
+		assert(q->in_flight > 0);
+		q->in_flight--;
+		if (q->is_packed) {
+			vr->next = q->packed.free;
+			q->packed.free = vr;
+		}
+	}
+}
+
+/* At the end of the turn: answers all that has ended in it. */
+static void flush(struct task *t)
+{
+	struct vub_queue *q = container_of(t, struct vub_queue, flush_task);
+	struct vub_req *list = q->done_first;
+
+	q->flush_is_queued = false;
+	q->done_first = NULL;
+	q->done_last = &q->done_first;
+	if (!q->is_broken && !is_memory_lost(q)) {
+		if (q->is_logging)
+			for (const struct vub_req *vr = list; vr; vr = vr->next)
+				vub_log_request(&q->v->log, &q->v->memory, vr);
+		publish(q, list);
+		if (wants_call(q))
+			call(q);
+	}
+	release(q, list);
+	if (q->waiter && !q->in_flight)
+		fiber_wake(q->waiter);
+}
+
+/* ---- kicks ---- */
+
+static void poll_kick(struct vub_queue *q)
+{
+	if (q->kick_fd < 0 || q->kick_is_busy)
+		return;
+	q->kick_is_busy = true;
+	q->kick_io.fd = q->kick_fd;
+	q->kick_io.mode = POLLIN;
+	loop_submit(q->loop, &q->kick_io);
+}
+
+/* False: it is no descriptor to be kicked by. */
+static bool read_kick(int fd)
+{
+	uint64_t count;
+	struct iovec iov = { &count, sizeof(count) };
+	ssize_t rc = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
+
+	if (rc < 0 && errno == EOPNOTSUPP)      /* a pipe, before Linux 6.4; it does not block */
+		rc = read(fd, &count, sizeof(count));
+	return rc > 0 || errno == EAGAIN;
+}
+
+static void kicked(struct io *io, int res)
+{
+	struct vub_queue *q = container_of(io, struct vub_queue, kick_io);
+
+	q->kick_is_busy = false;
+	if (!q->is_running) {
+		if (q->waiter)
+			fiber_wake(q->waiter);
+		return;
+	}
+	if (res < 0 || !(res & POLLIN)) {
+		break_queue(q, "its kick descriptor is of no use");
+		return;
+	}
+	if (!read_kick(q->kick_fd)) {
+		break_queue(q, "its kick descriptor cannot be read");
+		return;
+	}
+	vub_count(&q->counters.kicks, 1);
+	take_all(q);
+	if (q->is_running)
+		poll_kick(q);
+}
+
+/* ---- running and halting, on the queue's loop ---- */
+
+static void drop_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+static size_t many_bytes(const struct vub_queue *q)
+{
+	return (size_t)q->num * VUB_IOV_MAX * sizeof(struct iovec);
+}
+
+static void free_requests(struct vub_queue *q)
+{
+	free(q->reqs);
+	if (q->many)
+		munmap(q->many, many_bytes(q));
+	q->reqs = NULL;
+	q->many = NULL;
+}
+
+/* Memory for as many requests as the ring has descriptors. */
+static int alloc_requests(struct vub_queue *q)
+{
+	void *many = mmap(NULL, many_bytes(q), PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	q->many = many == MAP_FAILED ? NULL : many;
+	q->reqs = calloc(q->num, sizeof(*q->reqs));
+	if (!q->many || !q->reqs) {
+		free_requests(q);
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < q->num; i++)
+		q->reqs[i].q = q;
+	return 0;
+}
+
+/* This queue's part of the inflight area, or NULL where there is none, or none that fits. */
+static void *inflight_region(const struct vub_queue *q)
+{
+	const struct vub *v = q->v;
+
+	if (!v->inflight_at || q->index >= v->inflight_queues || q->num > v->inflight_num)
+		return NULL;
+	return v->inflight_at + q->index * vub_inflight_bytes(v->inflight_num);
+}
+
+/* Takes again what was in flight when we, or who was here before us, stopped (V21). */
+static int resubmit(struct vub_queue *q)
+{
+	struct vub_pending *list;
+	unsigned n;
+
+	if (!q->inflight)
+		return 0;
+	list = malloc(q->num * sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	n = vub_inflight_list(q, list, q->num);
+	for (unsigned i = 0; i < n && q->is_running; i++) {
+		struct vub_chain c = { 0 };
+		int rc = q->is_packed ? vub_packed_again(q, list[i].entry, &c)
+				      : vub_split_again(q, list[i].entry, &c);
+
+		if (rc > 0)
+			start(q, &c);
+		else
+			break_queue(q, c.wrong);
+	}
+	free(list);
+	return 0;
+}
+
+static int prime(struct vub_queue *q)
+{
+	int rc = alloc_requests(q);
+
+	if (rc)
+		return rc;
+	if (q->is_packed)
+		vub_packed_prime(q);
+	else
+		vub_split_prime(q);
+	q->inflight = inflight_region(q);
+	if (q->inflight)
+		rc = q->is_packed ? vub_inflight_prime_packed(q) : vub_inflight_prime_split(q);
+	if (rc) {
+		free_requests(q);
+		return rc;
+	}
+	q->is_primed = true;
+	return 0;
+}
+
+static void take_features(struct vub_queue *q)
+{
+	uint64_t f = q->v->features;
+	bool has_cache = vub_has_bit(f, VIRTIO_BLK_F_FLUSH) ||
+			 vub_has_bit(f, VIRTIO_BLK_F_CONFIG_WCE);
+
+	q->is_packed = vub_has_bit(f, VIRTIO_F_RING_PACKED);
+	q->has_event_idx = vub_has_bit(f, VIRTIO_RING_F_EVENT_IDX);
+	q->has_indirect = vub_has_bit(f, VIRTIO_RING_F_INDIRECT_DESC);
+	q->is_logging = vub_has_bit(f, VHOST_USER_F_LOG_ALL) && q->v->log.bits;
+	q->write_flags = !has_cache || q->v->is_write_through ? REQ_FUA : 0;
+}
+
+static int run(void *arg)
+{
+	struct vub_queue *q = arg;
+	bool is_new = !q->is_primed;
+	int rc;
+
+	if (q->is_running || !q->is_started || !q->is_enabled)
+		return 0;
+	if (q->is_broken || !q->has_addr || !q->num)
+		return -EINVAL;
+	take_features(q);
+	rc = q->is_packed ? vub_packed_map(q) : vub_split_map(q);
+	if (!rc && is_new)
+		rc = prime(q);
+	if (rc)
+		return rc;
+	q->pc = port_here(q->v->port);
+	q->is_running = true;
+	q->is_polling = false;
+	q->poll_window_ns = q->v->poll_ns;
+	if (is_new) {
+		rc = resubmit(q);
+		if (rc) {
+			q->is_running = false;
+			return rc;
+		}
+		call(q);                        /* V22 */
+	}
+	take_all(q);
+	if (q->is_running)
+		poll_kick(q);
+	return 0;
+}
+
+static int halt(void *arg)
+{
+	struct vub_queue *q = arg;
+
+	q->is_running = false;
+	q->waiter = fiber_self();
+	if (q->kick_is_busy)
+		loop_cancel(q->loop, &q->kick_io);
+	while (q->in_flight || q->kick_is_busy || q->poll_is_queued)
+		fiber_park();
+	q->waiter = NULL;
+	return 0;
+}
+
+int vub_queue_run_wait(struct vub_queue *q)
+{
+	return loop_call_wait(q->loop, run, q);
+}
+
+void vub_queue_halt_wait(struct vub_queue *q)
+{
+	loop_call_wait(q->loop, halt, q);
+}
+
+struct set_fd {
+	struct vub_queue *q;
+	enum vub_queue_fd which;
+	int fd;
+};
+
+static int set_fd(void *arg)
+{
+	struct set_fd *s = arg;
+	int *fd = s->which == VUB_CALL ? &s->q->call_fd : &s->q->err_fd;
+
+	drop_fd(fd);
+	*fd = s->fd;
+	return 0;
+}
+
+void vub_queue_set_fd_wait(struct vub_queue *q, enum vub_queue_fd which, int fd)
+{
+	struct set_fd s = { q, which, fd };
+
+	loop_call_wait(q->loop, set_fd, &s);
+}
+
+uint32_t vub_queue_base(const struct vub_queue *q)
+{
+	if (!q->is_primed)
+		return q->base;
+	return q->is_packed ? vub_packed_base(q) : vub_split_base(q);
+}
+
+/* ---- making ---- */
+
+void vub_queue_stop(struct vub_queue *q)
+{
+	assert(!q->in_flight && !q->is_running && !q->kick_is_busy);
+	q->base = vub_queue_base(q);
+	free_requests(q);
+	drop_fd(&q->kick_fd);
+	q->is_started = q->is_primed = q->is_broken = false;
+	q->inflight = NULL;
+}
+
+void vub_queue_reset(struct vub_queue *q)
+{
+	vub_queue_stop(q);
+	drop_fd(&q->call_fd);
+	drop_fd(&q->err_fd);
+	q->num = 0;
+	q->base = 0;
+	q->has_addr = q->is_enabled = false;
+}
+
+int vub_queue_new(struct vub *v, unsigned index, struct loop *loop, struct vub_queue **ret)
+{
+	struct vub_queue *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		return -ENOMEM;
+	q->v = v;
+	q->loop = loop;
+	q->index = index;
+	q->kick_fd = q->call_fd = q->err_fd = -1;
+	q->done_last = &q->done_first;
+	q->flush_task.fn = flush;
+	q->poll_task.fn = poll_ring;
+	q->kick_io.op = IO_POLL;
+	q->kick_io.fixed = -1;
+	q->kick_io.done = kicked;
+	*ret = q;
+	return 0;
+}
+
+void vub_queue_free(struct vub_queue *q)
+{
+	if (!q)
+		return;
+	vub_queue_reset(q);
+	free(q);
+}
