@@ -176,9 +176,9 @@ __attribute__((noinline)) void api_free_slow(void *p, struct heap *h)
 {
 	uint32_t word = map_of(p);
 
-	if (__builtin_expect(word <= MAP_CLASS_MASK, 0))
+	if (word <= MAP_CLASS_MASK)
 		free_other(p, word, h);
-	else if (__builtin_expect(!heap_send_fast(h, p, word), 0))
+	else
 		heap_free(p, word);
 }
 
