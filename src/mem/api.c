@@ -258,7 +258,11 @@ EXPORT void *realloc(void *p, size_t size)
 		return p;
 	if (old <= CLASS_MAX || size <= CLASS_MAX)
 		return realloc_copy(p, old, size);
-	to = large_resize(p, size);
+	if (large_resize(p, size))
+		return p;
+	if (size > old && old >= LARGE_MOVE)
+		heap_clear_runs();
+	to = large_move(p, size);
 	return to ? to : no_memory();
 }
 

@@ -201,6 +201,8 @@ static bool has_too_many(const struct heap *h, unsigned class)
 {
 	size_t bytes = (size_t)h->bins[class].parked_objects * class_info[class].size;
 
+	if (class_info[class].objects == 1)
+		return bytes > HEAP_PARKED_SINGLE_MAX;
 	return bytes > HEAP_PARKED_CLASS_MAX ||
 	       (bytes > HEAP_PARKED_CLASS_MIN && h->parked_bytes > HEAP_PARKED_MAX);
 }
@@ -326,18 +328,23 @@ static void tick(struct heap *h)
 
 /* ---- giving back ---- */
 
-void heap_flush(struct heap *h)
+/* Puts all objects of @class that are in magazines, but for what the inbox has, into slabs. */
+static void flush_class(struct heap *h, unsigned class)
 {
 	struct magazine *m;
 	unsigned n;
 
-	drain(h, h);
-	for (unsigned c = 0; c < CLASSES; c++) {
-		while ((m = unpark(h, c, &n)) || (m = unload(h, c, &n))) {
-			return_objects(h, c, m, n);
-			spare_put(h, m);
-		}
+	while ((m = unpark(h, class, &n)) || (m = unload(h, class, &n))) {
+		return_objects(h, class, m, n);
+		spare_put(h, m);
 	}
+}
+
+void heap_flush(struct heap *h)
+{
+	drain(h, h);
+	for (unsigned c = 0; c < CLASSES; c++)
+		flush_class(h, c);
 	heap_post_all(h);
 }
 
@@ -384,6 +391,18 @@ void heap_idle(void)
 	lock_own(h);
 	heap_post_all(h);
 	receive(h);
+	handover_unlock(&h->gate);
+}
+
+void heap_clear_runs(void)
+{
+	struct heap *h = heap_self;
+
+	if (h == &heap_none)
+		return;
+	lock_own(h);
+	for (unsigned c = class_of(CLASS_SHARED_MAX) + 1; c < CLASSES; c++)
+		flush_class(h, c);
 	handover_unlock(&h->gate);
 }
 

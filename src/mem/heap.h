@@ -60,9 +60,11 @@ enum {
 	HEAP_SPARE_MAX = 2 * STOCK_BATCH,       /* empty magazines */
 	/* Bytes of objects in parked magazines: a class may have CLASS_MAX, but only CLASS_MIN if
 	 * all together have more than MAX. */
-	HEAP_PARKED_MAX = 16 << 20,
-	HEAP_PARKED_CLASS_MAX = 8 << 20,
+	HEAP_PARKED_MAX = 4 << 20,
+	HEAP_PARKED_CLASS_MAX = 1 << 20,
 	HEAP_PARKED_CLASS_MIN = 256 << 10,
+	/* Of those that have a slab each: pages that others could use, and larger runs. */
+	HEAP_PARKED_SINGLE_MAX = 1 << 20,
 	/* Bytes in an inbox before others look after it; and in one of a heap without a thread. */
 	HEAP_INBOX_MAX = 8 << 20,
 	HEAP_INBOX_IDLE_MAX = 16 << 10,
@@ -221,6 +223,9 @@ void *heap_alloc(unsigned class);
 void heap_free(void *p, uint32_t word);
 /* Sends off what the thread has freed for others. */
 void heap_idle(void);
+/* Gives up what the thread keeps of objects that have a slab each, so that their pages join what is
+ * free beside them: for who is about to move a large block. */
+void heap_clear_runs(void);
 
 /* ---- heap.c: with the lock of @h as by handover_lock() or handover_take() ---- */
 
