@@ -61,8 +61,8 @@ enum {
 	/* Bytes of objects in parked magazines: a class may have CLASS_MAX, but only CLASS_MIN if
 	 * all together have more than MAX. */
 	HEAP_PARKED_MAX = 4 << 20,
-	HEAP_PARKED_CLASS_MAX = 1 << 20,
-	HEAP_PARKED_CLASS_MIN = 256 << 10,
+	HEAP_PARKED_CLASS_MAX = 256 << 10,
+	HEAP_PARKED_CLASS_MIN = 128 << 10,
 	/* Of those that have a slab each: pages that others could use, and larger runs. */
 	HEAP_PARKED_SINGLE_MAX = 1 << 20,
 	/* Bytes in an inbox before others look after it; and in one of a heap without a thread. */
