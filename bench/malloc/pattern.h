@@ -8,6 +8,8 @@
 #define BENCH_MALLOC_PATTERN_H
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -61,31 +63,50 @@ static inline void touch_pages(char *p, size_t size)
 		*(volatile uint64_t *)(void *)(p + i) = i;
 }
 
-/* ---- threads and what they pass on (queue.c) ---- */
+/* ---- threads and what they pass on (lane.c) ---- */
 
-enum { BATCH_MAX = 1024, BATCHES = 16 };
+enum { LANE_SLOTS = 4096, LANES_MAX = 4, LINE = 64 };
 
-struct batch {
-	unsigned count;
-	void *items[BATCH_MAX];
-	struct batch *next;
+struct sleeper {
+	_Atomic uint32_t sleeps;
 };
 
-/* Batches go round: from idle to whoever fills them, from full to whoever empties them. */
-struct queue {
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	struct batch *idle, *full, **full_end;
-	struct batch batches[BATCHES];
-	bool closed;
+/* A thread that takes, from several lanes in turn. */
+struct taker {
+	struct lane *lanes[LANES_MAX];
+	unsigned count, at;
+	_Alignas(LINE) struct sleeper sleeper;
+	_Atomic bool closed;
 };
 
-void queue_init(struct queue *q, unsigned batches);
-struct batch *queue_take_idle(struct queue *q);
-void queue_put_full(struct queue *q, struct batch *b);
-struct batch *queue_take_full(struct queue *q);         /* NULL: closed, and empty */
-void queue_put_idle(struct queue *q, struct batch *b);
-void queue_close(struct queue *q);
+/* A ring from one thread to another. The first line is that of who puts, the second that of who
+ * takes. */
+struct lane {
+	unsigned slots, batch;          /* powers of two; const */
+	struct taker *taker;            /* const */
+	_Alignas(LINE) _Atomic unsigned put;
+	unsigned put_at;
+	struct sleeper putter;
+	_Alignas(LINE) _Atomic unsigned taken;
+	unsigned taken_at;
+	_Alignas(LINE) void *items[LANE_SLOTS];
+};
+
+/* Zeroed takers. All before the threads start; lanes_close() when all is put. */
+void lane_init(struct lane *l, unsigned slots, unsigned batch, struct taker *taker);
+/* Room for a batch, and then that it is filled. */
+void **lane_room(struct lane *l);
+void lane_put(struct lane *l);
+/* A lane with a batch, which begins at lane_batch(); NULL: closed, and all is taken. Then that it
+ * is emptied. */
+struct lane *lane_next(struct taker *t);
+void lane_taken(struct lane *l);
+void lanes_close(struct taker *t);
+
+static inline void **lane_batch(struct lane *l)
+{
+	return &l->items[l->taken_at % l->slots];
+}
 
 pthread_t thread_start(void *(*fn)(void *), void *arg);
 void thread_join(pthread_t t);

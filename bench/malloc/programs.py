@@ -24,7 +24,7 @@ import time
 import allocators
 from allocators import TOP
 
-WORK = os.path.join(TOP, "bench", "malloc", "work")
+LOADS = os.path.join(TOP, "bench", "malloc", "loads")
 # What a guest says whose QEMU got no processor for a while: tried again.
 STARVED, GUEST_TRIES = "IO-APIC + timer doesn't work", 4
 CPU_MOST, SMALL_MORE_KIB = 1.03, 1024
@@ -57,19 +57,19 @@ def run_gcc(b, library):
 
 
 def run_python(b, library):
-    return printed(b, library, ["/usr/bin/python3", os.path.join(WORK, "objects.py")],
+    return printed(b, library, ["/usr/bin/python3", os.path.join(LOADS, "objects.py")],
                    env=os.environ | {"PYTHONMALLOC": "malloc", "PYTHONHASHSEED": "0"})
 
 
 def run_lua(b, library):
-    return printed(b, library, ["lua5.4", os.path.join(WORK, "table.lua")])
+    return printed(b, library, ["lua5.4", os.path.join(LOADS, "table.lua")])
 
 
 def run_sqlite(b, library):
     path = os.path.join(b.folder, "rows.db")
     if os.path.exists(path):
         os.unlink(path)
-    with open(os.path.join(WORK, "rows.sql"), encoding="ascii") as script:
+    with open(os.path.join(LOADS, "rows.sql"), encoding="ascii") as script:
         cost, out = allocators.measure(b.args, library, ["sqlite3", "-bail", path], stdin=script,
                                        stdout=subprocess.PIPE)
     if out.splitlines()[-1] != b"ok":

@@ -6,11 +6,16 @@
 
 #include "pattern.h"
 
-static struct queue queue;
-
 /* ---- producers and consumers ---- */
 
-struct role {
+enum { PRODUCERS_MAX = 4, CONSUMERS_MAX = 3, BATCH = 128 };
+
+static struct lane lanes[PRODUCERS_MAX][CONSUMERS_MAX];
+static struct taker takers[CONSUMERS_MAX];
+
+struct producer {
+	struct lane *lanes;             /* to each consumer */
+	unsigned consumers;
 	uint64_t batches;
 	size_t size;                    /* 0: mixed */
 	uint64_t seed;
@@ -18,58 +23,64 @@ struct role {
 
 static void *produce(void *arg)
 {
-	const struct role *role = arg;
+	const struct producer *role = arg;
 	struct prng prng = { role->seed };
 
 	for (uint64_t i = 0; i < role->batches; i++) {
-		struct batch *b = queue_take_idle(&queue);
+		struct lane *l = &role->lanes[i % role->consumers];
+		void **items = lane_room(l);
 
-		while (b->count < BATCH_MAX) {
-			size_t size = role->size ? role->size : mixed_size(prng_next(&prng));
-
-			b->items[b->count++] = get(size);
-		}
-		queue_put_full(&queue, b);
+		for (unsigned k = 0; k < BATCH; k++)
+			items[k] = get(role->size ? role->size : mixed_size(prng_next(&prng)));
+		lane_put(l);
 	}
 	return NULL;
 }
+
+static uint64_t sums[CONSUMERS_MAX];
 
 static void *consume(void *arg)
 {
-	uint64_t *sum = arg;
-	struct batch *b;
+	struct taker *t = arg;
+	struct lane *l;
+	uint64_t sum = 0;
 
-	while ((b = queue_take_full(&queue))) {
-		for (unsigned i = 0; i < b->count; i++) {
-			*sum += *(uint64_t *)b->items[i];
-			free(b->items[i]);
+	while ((l = lane_next(t))) {
+		void **items = lane_batch(l);
+
+		for (unsigned k = 0; k < BATCH; k++) {
+			sum += *(uint64_t *)items[k];
+			free(items[k]);
 		}
-		queue_put_idle(&queue, b);
+		lane_taken(l);
 	}
+	sums[t - takers] = sum;
 	return NULL;
 }
 
-enum { ROLES_MAX = 4 };
-
-/* 4 batches a producer: what is alive should be in caches, as what is passed on usually is. */
+/* What is alive should be in caches, as what is passed on usually is. */
 static void pass_on(uint64_t batches, size_t size, unsigned producers, unsigned consumers)
 {
-	pthread_t makers[ROLES_MAX], takers[ROLES_MAX];
-	struct role roles[ROLES_MAX];
-	uint64_t sums[ROLES_MAX] = { 0 };
+	pthread_t makers[PRODUCERS_MAX], enders[CONSUMERS_MAX];
+	unsigned slots = LANE_SLOTS / producers;
+	struct producer roles[PRODUCERS_MAX];
 
-	queue_init(&queue, 4 * producers);
+	for (unsigned i = 0; i < producers; i++)
+		for (unsigned k = 0; k < consumers; k++)
+			lane_init(&lanes[i][k], slots, BATCH, &takers[k]);
 	for (unsigned i = 0; i < consumers; i++)
-		takers[i] = thread_start(consume, &sums[i]);
+		enders[i] = thread_start(consume, &takers[i]);
 	for (unsigned i = 0; i < producers; i++) {
-		roles[i] = (struct role){ batches / producers, size, i + 1 };
+		roles[i] = (struct producer){ lanes[i], consumers, batches / producers, size,
+					      i + 1 };
 		makers[i] = thread_start(produce, &roles[i]);
 	}
 	for (unsigned i = 0; i < producers; i++)
 		thread_join(makers[i]);
-	queue_close(&queue);
 	for (unsigned i = 0; i < consumers; i++)
-		thread_join(takers[i]);
+		lanes_close(&takers[i]);
+	for (unsigned i = 0; i < consumers; i++)
+		thread_join(enders[i]);
 }
 
 static void producer_64(uint64_t rounds)
@@ -189,31 +200,35 @@ static void io_complete(struct io *io)
 
 static void *complete(void *arg)
 {
-	struct batch *b;
+	struct taker *t = arg;
+	struct lane *l;
 
-	while ((b = queue_take_full(&queue))) {
-		for (unsigned i = 0; i < b->count; i++)         /* not in the order of submission */
-			io_complete(b->items[i * 7 % b->count]);
-		queue_put_idle(&queue, b);
+	while ((l = lane_next(t))) {
+		void **items = lane_batch(l);
+
+		for (unsigned i = 0; i < IO_BATCH; i++)         /* not in the order of submission */
+			io_complete(items[i * 7 % IO_BATCH]);
+		lane_taken(l);
 	}
 	return NULL;
 }
 
 static void io_path(uint64_t rounds, bool buffers)
 {
+	struct lane *l = &lanes[0][0];
 	struct prng prng = { 1 };
 	pthread_t completer;
 
-	queue_init(&queue, IO_DEPTH / IO_BATCH);
-	completer = thread_start(complete, NULL);
+	lane_init(l, IO_DEPTH, IO_BATCH, &takers[0]);
+	completer = thread_start(complete, &takers[0]);
 	for (uint64_t i = 0; i < rounds; i++) {
-		struct batch *b = queue_take_idle(&queue);
+		void **items = lane_room(l);
 
-		while (b->count < IO_BATCH)
-			b->items[b->count++] = io_submit(buffers, prng_next(&prng));
-		queue_put_full(&queue, b);
+		for (unsigned k = 0; k < IO_BATCH; k++)
+			items[k] = io_submit(buffers, prng_next(&prng));
+		lane_put(l);
 	}
-	queue_close(&queue);
+	lanes_close(&takers[0]);
 	thread_join(completer);
 }
 
@@ -271,9 +286,9 @@ static void short_threads(uint64_t rounds)
 const struct pattern patterns_shared[] = {
 	{ "server", "threads", server, 100, "4 threads replace, then 4 others go on" },
 	{ "threads", "threads", short_threads, 2000, "threads of 200 blocks; 50 outlive them" },
-	{ "producer-64", "cross", producer_64, 12000, "one thread allocates 64 bytes, one frees" },
-	{ "producer-512", "cross", producer_512, 8000, "the same with 512 bytes" },
-	{ "n-to-m", "cross", n_to_m, 3000, "4 threads allocate 16 bytes to 4 KiB, 3 free" },
+	{ "producer-64", "cross", producer_64, 96000, "one thread allocates 64 bytes, one frees" },
+	{ "producer-512", "cross", producer_512, 64000, "the same with 512 bytes" },
+	{ "n-to-m", "cross", n_to_m, 24000, "4 threads allocate 16 bytes to 4 KiB, 3 free" },
 	{ "io-path", "io", io_buffers, 20000, "requests and 4-256 KiB aligned buffers, 128 deep" },
 	{ "io-objects", "io", io_objects, 80000, "the same requests without buffers" },
 	{ .name = NULL },

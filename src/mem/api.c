@@ -176,9 +176,9 @@ __attribute__((noinline)) void api_free_slow(void *p, struct heap *h)
 {
 	uint32_t word = map_of(p);
 
-	if (__builtin_expect(word <= MAP_CLASS_MASK, 0))
+	if (word <= MAP_CLASS_MASK)
 		free_other(p, word, h);
-	else if (__builtin_expect(!heap_send_fast(h, p, word), 0))
+	else
 		heap_free(p, word);
 }
 
@@ -258,7 +258,11 @@ EXPORT void *realloc(void *p, size_t size)
 		return p;
 	if (old <= CLASS_MAX || size <= CLASS_MAX)
 		return realloc_copy(p, old, size);
-	to = large_resize(p, size);
+	if (large_resize(p, size))
+		return p;
+	if (size > old && old >= LARGE_MOVE)
+		heap_clear_runs();
+	to = large_move(p, size);
 	return to ? to : no_memory();
 }
 

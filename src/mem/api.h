@@ -31,7 +31,13 @@ static inline __attribute__((always_inline)) void api_free(void *p)
 {
 	struct heap *h = heap_self;
 
-	if (__builtin_expect(!heap_free_fast(h, p), 0))
+	uint32_t word;
+	size_t c;
+
+	if (__builtin_expect(heap_free_fast(h, p, &c), 1))
+		return;
+	if (!heap_free_key(h, c, &word) || __builtin_expect(word <= MAP_CLASS_MASK, 0) ||
+	    !heap_send_fast(h, p, word))
 		api_free_slow(p, h);
 }
 

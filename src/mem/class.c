@@ -6,7 +6,7 @@ struct class_info class_info[CLASSES];
 
 static unsigned room(size_t size)
 {
-	size_t n = 64 * KiB / size;
+	size_t n = 32 * KiB / size;
 
 	return (unsigned)(n < 2 ? 2 : MIN(n, (size_t)63));
 }

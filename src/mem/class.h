@@ -110,7 +110,7 @@ struct class_info {
 	uint32_t size;
 	uint16_t objects;               /* a slab */
 	uint8_t slices;                 /* a slab */
-	uint8_t room;                   /* objects a magazine takes: 64 KiB, and at least two */
+	uint8_t room;                   /* objects a magazine takes: 32 KiB, and at least two */
 	uint32_t mul;
 };
 

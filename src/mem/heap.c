@@ -60,17 +60,18 @@ static void fetch(const void *p)
 
 enum { LINE = 64 };
 
-/* Another processor may have used the magazine last: all its lines at once take hardly longer than
- * one. */
+/* Another processor may have used the magazine last, if there is one: it will be wanted when the
+ * one before it is used up, so that nobody waits then. */
 static void fetch_magazine(const struct magazine *m)
 {
-	for (unsigned i = 0; i < MAGAZINE_BYTES; i += LINE)
+	for (unsigned i = 0; m && i < MAGAZINE_BYTES; i += LINE)
 		fetch((const char *)m + i);
 }
 
 /* The same for the @n objects before @end, which will be handed out and written. */
 static void fetch_objects(void **end, unsigned n)
 {
+#pragma GCC unroll 8
 	for (; n; n--)
 		fetch(*--end);
 }
@@ -80,7 +81,7 @@ static struct magazine *spare_take(struct heap *h)
 	struct magazine *m;
 
 	if (!h->spare)
-		h->spare = stock_take(HEAP_SPARE_TAKE, &h->spares);
+		h->spare = stock_take(&h->spares);
 	m = h->spare;
 	if (m) {
 		h->spare = magazine_next(m);
@@ -91,15 +92,19 @@ static struct magazine *spare_take(struct heap *h)
 
 static void spare_put(struct heap *h, struct magazine *m)
 {
+	struct magazine *last = m;
+
 	magazine_link(m, h->spare, 0, 0);
 	h->spare = m;
 	if (++h->spares <= HEAP_SPARE_MAX)
 		return;
 	/* The newest go: they are the warm ones, and somebody is about to want some. */
-	for (unsigned i = 0; i < HEAP_SPARE_PUT; i++)
-		h->spare = magazine_next(h->spare);
-	h->spares -= HEAP_SPARE_PUT;
-	stock_put(m, HEAP_SPARE_PUT);
+	for (unsigned i = 1; i < STOCK_BATCH; i++)
+		last = magazine_next(last);
+	h->spare = magazine_next(last);
+	h->spares -= STOCK_BATCH;
+	magazine_link(last, NULL, 0, 0);
+	stock_put(m);
 }
 
 /* Makes @m, with @n objects, the loaded magazine of @class. */
@@ -196,6 +201,8 @@ static bool has_too_many(const struct heap *h, unsigned class)
 {
 	size_t bytes = (size_t)h->bins[class].parked_objects * class_info[class].size;
 
+	if (class_info[class].objects == 1)
+		return bytes > HEAP_PARKED_SINGLE_MAX;
 	return bytes > HEAP_PARKED_CLASS_MAX ||
 	       (bytes > HEAP_PARKED_CLASS_MIN && h->parked_bytes > HEAP_PARKED_MAX);
 }
@@ -215,36 +222,60 @@ static void limit_parked(struct heap *h, unsigned class)
 
 /* ---- other heaps ---- */
 
-/* Parks what came by the inbox, the newest last: it is the warmest, and will be used first. */
+/* The next of what was received; NULL if there is none. Each is looked at only when its turn comes:
+ * a processor that has to wait for the lines of one after the other does nothing else. */
+static struct magazine *next_received(struct heap *h)
+{
+	struct magazine *m = h->received;
+
+	if (m) {
+		h->received = magazine_next(m);
+		fetch_magazine(h->received);
+	}
+	return m;
+}
+
+/* The newest magazine of @class that was received: it is the warmest. Others that are met are
+ * parked. NULL if there is none. */
+static struct magazine *find_received(struct heap *h, unsigned class, unsigned *ret_n)
+{
+	struct magazine *m;
+
+	while ((m = next_received(h))) {
+		unsigned c = magazine_class(m), n = magazine_count(m);
+
+		if (c == class) {
+			*ret_n = n;
+			return m;
+		}
+		park(h, c, m, n);
+		limit_parked(h, c);
+	}
+	return NULL;
+}
+
+/* Takes what came by the inbox, if anything. What was left of before is parked. */
 static void receive(struct heap *h)
 {
-	struct magazine *m = inbox_take(&h->inbox), *next, *oldest = NULL;
+	unsigned n;
 
-	for (; m; m = next) {
-		next = magazine_next(m);
-		magazine_link(m, oldest, magazine_class(m), magazine_count(m));
-		oldest = m;
-	}
-	for (m = oldest; m; m = next) {
-		unsigned class = magazine_class(m);
-
-		next = magazine_next(m);
-		park(h, class, m, magazine_count(m));
-		limit_parked(h, class);
-	}
+	find_received(h, CLASSES, &n);
+	h->received = inbox_take(&h->inbox);
 }
 
 /* Puts what came for @h into its slabs; the empty magazines are for @to, whose lock the caller has,
  * too. */
 static void drain(struct heap *h, struct heap *to)
 {
-	struct magazine *m = inbox_take(&h->inbox), *next;
+	struct magazine *m;
 
-	for (; m; m = next) {
-		next = magazine_next(m);
-		return_objects(h, magazine_class(m), m, magazine_count(m));
-		spare_put(to, m);
-	}
+	do {
+		while ((m = next_received(h))) {
+			return_objects(h, magazine_class(m), m, magazine_count(m));
+			spare_put(to, m);
+		}
+		h->received = inbox_take(&h->inbox);
+	} while (h->received);
 }
 
 void heap_drain(struct heap *h)
@@ -297,18 +328,23 @@ static void tick(struct heap *h)
 
 /* ---- giving back ---- */
 
-void heap_flush(struct heap *h)
+/* Puts all objects of @class that are in magazines, but for what the inbox has, into slabs. */
+static void flush_class(struct heap *h, unsigned class)
 {
 	struct magazine *m;
 	unsigned n;
 
-	drain(h, h);
-	for (unsigned c = 0; c < CLASSES; c++) {
-		while ((m = unpark(h, c, &n)) || (m = unload(h, c, &n))) {
-			return_objects(h, c, m, n);
-			spare_put(h, m);
-		}
+	while ((m = unpark(h, class, &n)) || (m = unload(h, class, &n))) {
+		return_objects(h, class, m, n);
+		spare_put(h, m);
 	}
+}
+
+void heap_flush(struct heap *h)
+{
+	drain(h, h);
+	for (unsigned c = 0; c < CLASSES; c++)
+		flush_class(h, c);
 	heap_post_all(h);
 }
 
@@ -358,22 +394,49 @@ void heap_idle(void)
 	handover_unlock(&h->gate);
 }
 
+void heap_clear_runs(void)
+{
+	struct heap *h = heap_self;
+
+	if (h == &heap_none)
+		return;
+	lock_own(h);
+	for (unsigned c = class_of(CLASS_SHARED_MAX) + 1; c < CLASSES; c++)
+		flush_class(h, c);
+	handover_unlock(&h->gate);
+}
+
 /* ---- allocating ---- */
+
+/* A magazine of @class with objects that were freed; NULL if there is none. */
+static struct magazine *find_full(struct heap *h, unsigned class, unsigned *ret_n)
+{
+	struct magazine *m;
+
+	/* Who sends writes the inbox's line, so it is not looked at each time. */
+	if (h->slow_paths % HEAP_LOOK_EVERY == 0 && inbox_bytes(&h->inbox) > HEAP_INBOX_MAX / 8)
+		receive(h);
+	m = unpark(h, class, ret_n);
+	if (!m)
+		m = find_received(h, class, ret_n);
+	if (!m) {
+		receive(h);
+		m = find_received(h, class, ret_n);
+	}
+	fetch_magazine(h->bins[class].parked);
+	return m;
+}
 
 /* Sees to it that the loaded magazine of @class has an object. */
 static bool reload(struct heap *h, unsigned class)
 {
 	struct magazine *m, *old;
-	unsigned n, old_n;
+	unsigned n = 0, old_n;
 	bool warm;
 
 	tick(h);
-	if (!h->bins[class].parked || inbox_bytes(&h->inbox) > HEAP_INBOX_MAX / 8)
-		receive(h);
-	m = unpark(h, class, &n);
+	m = find_full(h, class, &n);
 	warm = m != NULL;
-	if (warm)
-		fetch_magazine(m);
 	old = unload(h, class, &old_n);
 	if (!m) {
 		m = old ? old : spare_take(h);
@@ -489,7 +552,7 @@ static bool send(struct heap *h, uint32_t word, void *p)
 	m = spare_take(h);
 	if (!m)
 		return false;
-	fetch_magazine(m);
+	fetch_magazine(h->spare);
 	tick(h);
 	if (o->key)
 		post(h, o);
@@ -508,6 +571,8 @@ static void free_slow(void *p, uint32_t word)
 		free_direct(word, p);
 		return;
 	}
+	if ((word ^ h->key) >= CLASSES)
+		fetch(&heap_at(word >> MAP_HEAP_SHIFT)->inbox);
 	lock_own(h);
 	if ((word ^ h->key) < CLASSES)
 		free_own(h, word & MAP_CLASS_MASK, p);

@@ -5,7 +5,7 @@
  * stores, between handover_enter() and handover_leave(). All else, once in 63 calls or so, is done
  * under the heap's lock:
  *
- *	magazine empty   take a full one that is parked; else what came by the inbox; else
+ *	magazine empty   take a full one that is parked; else one that came by the inbox; else
  *	                 have the slabs fill it;
  *	magazine full    park it; beyond the class's limit a parked one goes back to the slabs.
  *
@@ -48,20 +48,23 @@
 #include "mem/inbox.h"
 #include "mem/pages.h"
 #include "mem/slab.h"
+#include "mem/stock.h"
 
 enum {
 	HEAP_STRIDE = 16 << 10,
 	HEAPS_MAX = 1 << 17,
-	HEAP_OUT = 256,
+	HEAP_OUT_LOG2 = 8,
+	HEAP_OUT = 1 << HEAP_OUT_LOG2,
 	HEAP_POST_EVERY = 64,           /* slow paths */
-	HEAP_SPARE_MAX = 32,            /* empty magazines, given back by */
-	HEAP_SPARE_PUT = 16,
-	HEAP_SPARE_TAKE = 8,
+	HEAP_LOOK_EVERY = 16,           /* the same: for what came by the inbox */
+	HEAP_SPARE_MAX = 2 * STOCK_BATCH,       /* empty magazines */
 	/* Bytes of objects in parked magazines: a class may have CLASS_MAX, but only CLASS_MIN if
 	 * all together have more than MAX. */
-	HEAP_PARKED_MAX = 16 << 20,
-	HEAP_PARKED_CLASS_MAX = 8 << 20,
-	HEAP_PARKED_CLASS_MIN = 256 << 10,
+	HEAP_PARKED_MAX = 4 << 20,
+	HEAP_PARKED_CLASS_MAX = 256 << 10,
+	HEAP_PARKED_CLASS_MIN = 128 << 10,
+	/* Of those that have a slab each: pages that others could use, and larger runs. */
+	HEAP_PARKED_SINGLE_MAX = 1 << 20,
 	/* Bytes in an inbox before others look after it; and in one of a heap without a thread. */
 	HEAP_INBOX_MAX = 8 << 20,
 	HEAP_INBOX_IDLE_MAX = 16 << 10,
@@ -92,10 +95,12 @@ struct heap {
 	uint32_t mul[CLASSES];          /* const: class_mul() */
 	uint8_t class_of[CLASS_SMALL_SLOTS];    /* const: of (size + 15) / 16 */
 	struct outgoing out[HEAP_OUT];  /* hot */
-	struct inbox inbox;
+	/* A line of its own: who sends writes it. */
+	_Alignas(64) struct inbox inbox;
 	/* Its thread has ended: what comes is not to wait. A hint, so no order is needed. */
 	_Atomic bool idle;
 	/* Cold from here on. */
+	_Alignas(64) struct magazine *received; /* from the inbox, any class, the newest first */
 	struct bin bins[CLASSES];
 	struct magazine *spare;         /* empty, by magazine_next() */
 	uint32_t spares;
@@ -147,12 +152,16 @@ static inline __attribute__((always_inline)) void *heap_alloc_fast(struct heap *
 	return p;
 }
 
-/* The same for free(). */
-static inline __attribute__((always_inline)) bool heap_free_fast(struct heap *h, void *p)
+/* The same for free(); where it fails, heap_free_key() makes of *@ret_c what is known by then. */
+static inline __attribute__((always_inline)) bool heap_free_fast(struct heap *h, void *p,
+								 size_t *ret_c)
 {
-	uint32_t word = map_of(p), c = word ^ handover_enter_as(&h->gate);
+	size_t c = map_of(p) ^ handover_enter_as(&h->gate);
 	void **t;
 
+	/* One register for all uses: gcc takes a second one for the index. */
+	__asm__("" : "+r"(c));
+	*ret_c = c;
 	if (__builtin_expect(c >= CLASSES, 0))
 		return false;
 	handover_entered(&h->gate);
@@ -166,21 +175,35 @@ static inline __attribute__((always_inline)) bool heap_free_fast(struct heap *h,
 	return true;
 }
 
-static inline struct outgoing *heap_outgoing(struct heap *h, uint32_t word)
+/* The heap @h is entered, and the object is none of its own: its map word is *@ret_word. False: not
+ * entered, or it is one of its own. */
+static inline bool heap_free_key(const struct heap *h, size_t c, uint32_t *ret_word)
 {
-	return &h->out[(word + (word >> MAP_HEAP_SHIFT) * 7) % HEAP_OUT];
+	/* A heap that is stopped has the highest bit there, and no map word has it. */
+	if (__builtin_expect((int32_t)c < CLASSES, 0))
+		return false;
+	*ret_word = (uint32_t)c ^ h->key;
+	return true;
 }
 
-/* What free() does with an object of another heap, if there is a magazine that it fits in; @word is
- * its map word, which names a heap. */
+/* The factor spreads the words of neighbouring heaps and classes: of all that were tried, few let
+ * fewer of them meet, for one heap with all classes up to 64 heaps with three. */
+static inline struct outgoing *heap_outgoing(struct heap *h, uint32_t word)
+{
+	return &h->out[word * 0xcafdfd7fu >> (32 - HEAP_OUT_LOG2)];
+}
+
+/* What free() does in the heap @h, which is entered, with an object of another one, if there is a
+ * magazine that it fits in; @word is its map word, which names a heap. If not, @h still is. */
 static inline __attribute__((always_inline)) bool heap_send_fast(struct heap *h, void *p,
 								 uint32_t word)
 {
 	struct outgoing *o = heap_outgoing(h, word);
 	void **t;
 
+	handover_entered(&h->gate);
 	if (__builtin_expect(!class_is_object(h->mul[word & MAP_CLASS_MASK], slice_offset(p)), 0) ||
-	    !handover_enter(&h->gate) || __builtin_expect(o->key != word, 0))
+	    __builtin_expect(o->key != word, 0))
 		return false;
 	t = o->top + 1;
 	if (__builtin_expect(!((uintptr_t)t & (MAGAZINE_BYTES - 1)), 0))
@@ -200,6 +223,9 @@ void *heap_alloc(unsigned class);
 void heap_free(void *p, uint32_t word);
 /* Sends off what the thread has freed for others. */
 void heap_idle(void);
+/* Gives up what the thread keeps of objects that have a slab each, so that their pages join what is
+ * free beside them: for who is about to move a large block. */
+void heap_clear_runs(void);
 
 /* ---- heap.c: with the lock of @h as by handover_lock() or handover_take() ---- */
 

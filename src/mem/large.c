@@ -93,8 +93,7 @@ size_t large_usable(const void *p)
 	return pages_run(slice_of(p)) << SLICE_LOG2;
 }
 
-/* A new block of @size bytes, with what the old one had. */
-static void *move(void *p, size_t size)
+void *large_move(void *p, size_t size)
 {
 	size_t first = slice_of(p), len = pages_run(first) << SLICE_LOG2;
 	struct slab *s = slab_at(first);
@@ -117,18 +116,17 @@ static void *move(void *p, size_t size)
 	return to;
 }
 
-void *large_resize(void *p, size_t size)
+bool large_resize(void *p, size_t size)
 {
 	size_t first = slice_of(p), n = slices_for(size), old = pages_run(first);
-	struct slab *s = slab_at(first);
 
 	if (size > LARGE_SIZE_MAX)
-		return NULL;
+		return false;
 	if (n != old) {
 		if (!pages_resize(first, n))
-			return move(p, size);
+			return false;
 		add(&block_slices, n - old);
 	}
-	s->size = size;
-	return p;
+	slab_at(first)->size = size;
+	return true;
 }

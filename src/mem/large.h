@@ -30,8 +30,10 @@ void large_free(void *p);
 size_t large_usable(const void *p);
 /* How many there are, and their bytes. */
 void large_count(size_t *ret_n, size_t *ret_bytes);
-/* Makes the block at @p, of at least CLASS_MAX bytes then, @size bytes; aligned as it was asked
- * to be. NULL, and the old one is as it was, if there is no memory. */
-void *large_resize(void *p, size_t size);
+/* Makes the block at @p @size bytes, more than CLASS_MAX, where it is. False: no room. */
+bool large_resize(void *p, size_t size);
+/* A new block of @size bytes, aligned as the one at @p was asked to be, with what that has and in
+ * its place. NULL, and the old one is as it was, if there is no memory. */
+void *large_move(void *p, size_t size);
 
 #endif

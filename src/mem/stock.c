@@ -7,44 +7,54 @@
 
 static struct mem_lock lock;
 /* Under the lock. */
-static struct magazine *kept;           /* by magazine_next() */
+static struct magazine *kept;           /* first ones of batches, by next_batch() */
 static size_t made;                     /* of OS_STOCK, from its start */
 
-struct magazine *stock_take(unsigned n, unsigned *ret_n)
+enum { MAKE = 8 };                      /* a page */
+
+/* In the first magazine of a batch, which is empty. */
+static struct magazine **next_batch(struct magazine *m)
+{
+	return (struct magazine **)(void *)&m->object[0];
+}
+
+static struct magazine *make(unsigned *ret_n)
 {
 	struct magazine *list = NULL, *m;
-	unsigned got = 0;
+	unsigned got;
 
-	mem_lock(&lock);
-	for (; got < n && kept; got++) {
-		m = kept;
-		kept = magazine_next(m);
-		magazine_link(m, list, 0, 0);
-		list = m;
-	}
-	for (; got < n; got++) {
+	for (got = 0; got < MAKE; got++) {
 		if (os_grow(OS_STOCK, (made + 1) * MAGAZINE_BYTES))
 			break;
 		m = (struct magazine *)os_area_start(OS_STOCK_BELOW) + made++;
 		magazine_link(m, list, 0, 0);
 		list = m;
 	}
-	mem_unlock(&lock);
 	*ret_n = got;
 	return list;
 }
 
-void stock_put(struct magazine *list, unsigned n)
+struct magazine *stock_take(unsigned *ret_n)
 {
-	struct magazine *m;
+	struct magazine *list;
 
 	mem_lock(&lock);
-	for (; n; n--) {
-		m = list;
-		list = magazine_next(m);
-		magazine_link(m, kept, 0, 0);
-		kept = m;
+	list = kept;
+	if (list) {
+		kept = *next_batch(list);
+		*ret_n = STOCK_BATCH;
+	} else {
+		list = make(ret_n);
 	}
+	mem_unlock(&lock);
+	return list;
+}
+
+void stock_put(struct magazine *list)
+{
+	mem_lock(&lock);
+	*next_batch(list) = kept;
+	kept = list;
 	mem_unlock(&lock);
 }
 

@@ -3,7 +3,8 @@
  *
  * They are made a block at a time and never given back: a magazine for 63 objects is half a KiB.
  * Heaps keep some and exchange them here in batches, since they go one way: who frees for others
- * sends full magazines and gets none back.
+ * sends full magazines and gets none back. A batch goes as it came: only its first magazine is
+ * looked at, for who had it last was another processor.
  *
  * Any thread, with any heap's lock. */
 #ifndef MEM_STOCK_H
@@ -13,10 +14,12 @@
 
 #include "mem/inbox.h"
 
-/* Takes up to @n; returns them linked by magazine_next(), NULL if there is no memory. */
-struct magazine *stock_take(unsigned n, unsigned *ret_n);
-/* Gives back @n that are linked so. */
-void stock_put(struct magazine *list, unsigned n);
+enum { STOCK_BATCH = 16 };
+
+/* Takes some; returns them linked by magazine_next(), NULL if there is no memory. */
+struct magazine *stock_take(unsigned *ret_n);
+/* Gives back STOCK_BATCH that are linked so. */
+void stock_put(struct magazine *list);
 
 /* How many bytes of magazines were ever made. */
 size_t stock_bytes(void);

@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: MIT
--- bench/malloc/work/table.lua - tables, strings and closures that come and go; prints a sum.
+-- bench/malloc/loads/table.lua - tables, strings and closures that come and go; prints a sum.
 local state = 1
 local function random(n)
 	state = (state * 1103515245 + 12345) % 2147483648

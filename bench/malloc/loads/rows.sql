@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: MIT
--- bench/malloc/work/rows.sql - inserts, indexes, joins, updates, deletes; then the database is checked.
+-- bench/malloc/loads/rows.sql - inserts, indexes, joins, updates, deletes; then the database is checked.
 pragma journal_mode = memory;
 pragma synchronous = off;
 pragma cache_size = -4000;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""bench/malloc/work/objects.py - dictionaries, lists, texts and JSON; prints a digest.
+"""bench/malloc/loads/objects.py - dictionaries, lists, texts and JSON; prints a digest.
 
 For PYTHONMALLOC=malloc, without which Python has small objects from an allocator of its own."""
 import hashlib
