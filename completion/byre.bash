@@ -81,7 +81,7 @@ _byre_format_values()
 _byre_format_options()
 {
 	local i=$COMP_CWORD text='' cur=${COMP_WORDS[COMP_CWORD]} item value
-	until [[ ${COMP_WORDS[i - 1]} == @(-o|--options) ]]; do
+	until [[ ${COMP_WORDS[i - 1]} == @(-o|--options|--target-options) ]]; do
 		((i > 2)) && [[ ${COMP_WORDS[i]} == =* || ${COMP_WORDS[i - 1]} == *= ]] || return 1
 		text=${COMP_WORDS[i]}$text
 		((i--))
@@ -143,6 +143,26 @@ _byre_compare()
 		-U --force-share -p --progress -q --quiet --object --untrusted"
 }
 
+_byre_convert()
+{
+	case $2 in
+	-t | --target-cache | --source-cache)
+		mapfile -t COMPREPLY < <(compgen -W "writeback none writethrough directsync unsafe" \
+			-- "$1")
+		return ;;
+	-S | --sparse-size | -r | --rate | -m | --parallel | --source-snapshot) return ;;
+	--source-format)
+		mapfile -t COMPREPLY < <(compgen -W "qcow2 raw" -- "$1")
+		return ;;
+	esac
+	_byre_image "$@" "-h --help -q --quiet -p --progress -f --source-format --image-opts
+		--source-image-opts -l --source-snapshot -T --source-cache -O --target-format
+		--target-image-opts -o --target-options -c --compress -t --target-cache -B
+		--backing -F --backing-format -n --no-create --target-is-zero -S --sparse-size
+		--bitmaps --skip-broken-bitmaps -U --force-share -r --rate -m --parallel -C
+		--copy-range-offloading --salvage -W --oob-writes --object --untrusted"
+}
+
 _byre_measure()
 {
 	_byre_image "$@" "-h --help -O --target-format -o --options --size -f --format
@@ -174,7 +194,7 @@ _byre_info()
 _byre()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-	local commands="bench check compare create info map measure serve"
+	local commands="bench check compare convert create info map measure serve"
 	COMPREPLY=()
 	if [ "$COMP_CWORD" = 1 ]; then
 		mapfile -t COMPREPLY < <(compgen -W "$commands help -h --help -V --version" \
@@ -186,6 +206,7 @@ _byre()
 	check) _byre_check "$cur" "$prev" ;;
 	map) _byre_map "$cur" "$prev" ;;
 	compare) _byre_compare "$cur" "$prev" ;;
+	convert) _byre_convert "$cur" "$prev" ;;
 	create) _byre_create "$cur" "$prev" ;;
 	info) _byre_info "$cur" "$prev" ;;
 	measure) _byre_measure "$cur" "$prev" ;;

@@ -143,6 +143,33 @@ void port_submit(struct port_chan *pc, struct req *req)
 	pc->held_tail = &req->next;
 }
 
+struct port_call {
+	struct req req;
+	struct fiber *fiber;
+	bool is_done;
+	int res;
+};
+
+static void call_done(struct req *req, int res)
+{
+	struct port_call *c = container_of(req, struct port_call, req);
+
+	c->res = res;
+	c->is_done = true;
+	fiber_wake(c->fiber);
+}
+
+int port_submit_wait(struct port_chan *pc, const struct req *req)
+{
+	struct port_call c = { .req = *req, .fiber = fiber_self() };
+
+	c.req.done = call_done;
+	port_submit(pc, &c.req);
+	while (!c.is_done)
+		fiber_park();
+	return c.res;
+}
+
 void port_req_end(struct req *req, int res)
 {
 	struct port_chan *pc = req->pc;

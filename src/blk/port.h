@@ -60,6 +60,9 @@ struct port_chan *port_here(const struct port *p);
  * done() as everything else. On pc->loop. */
 void port_submit(struct port_chan *pc, struct req *req);
 
+/* In a fiber of pc->loop: sends a request like @req (but for done) and waits for its answer. */
+int port_submit_wait(struct port_chan *pc, const struct req *req);
+
 /* In a fiber of pc->loop: lets nothing in and waits until nothing is in flight. */
 void port_pause_wait(struct port_chan *pc);
 void port_resume(struct port_chan *pc);

@@ -58,12 +58,12 @@ enum prealloc { PREALLOC_OFF, PREALLOC_FALLOC, PREALLOC_FULL };
 /* What is to be made. */
 struct plan {
 	struct tool *tool;
-	const char *name;               /* as the caller wrote it */
 	const char *path;
 	uint64_t size;                  /* as asked for; the file gets whole sectors */
 	enum prealloc prealloc;
 	struct create_hints hints;
 	int fd;                         /* on the way */
+	bool is_new;                    /* the file was not there before */
 	struct err *err;
 };
 
@@ -146,8 +146,12 @@ static int fill(const struct plan *p)
 static void open_work(void *arg)
 {
 	struct plan *p = arg;
+	int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
-	p->fd = open(p->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
+	p->fd = open(p->path, flags | O_EXCL, 0644);
+	p->is_new = p->fd >= 0;
+	if (p->fd < 0)
+		p->fd = open(p->path, flags, 0644);
 	if (p->fd < 0)
 		p->fd = err_set_errno(p->err, errno, "Could not create '%s'", p->path);
 }
@@ -224,15 +228,13 @@ static int find_size(const struct create_args *a, const struct option_item *o, u
 		     struct err *err)
 {
 	if (a->has_size && o)
-		return err_set(err, EINVAL, "%s: The image size must be specified only once",
-			       a->filename);
+		return err_set(err, EINVAL, "The image size must be specified only once");
 	if (o && option_size(o, "", ret, err))
-		return err_wrap(err, -EINVAL, "%s", a->filename);
+		return -EINVAL;
 	if (o && *ret != UINT64_MAX)            /* which is QEMU's word for none */
 		return 0;
 	if (!a->has_size)
-		return err_set(err, EINVAL, "%s: Image creation needs a size parameter",
-			       a->filename);
+		return err_set(err, EINVAL, "Image creation needs a size parameter");
 	*ret = a->size;
 	return 0;
 }
@@ -254,21 +256,20 @@ static int make_plan(struct create_args *a, struct image_name *name, struct plan
 	int rc = check_format(a->format, err);
 
 	if (rc)
-		return err_wrap(err, rc, "%s", a->filename);
+		return rc;
 	size = option_list_take(&a->options, "", "size");
 	prealloc = option_list_take(&a->options, "", "preallocation");
 	nocow = option_list_take(&a->options, "", "nocow");
 	hint = option_list_take(&a->options, "", "extent_size_hint");
 	unused = option_list_unused(&a->options, "");
 	if (unused)
-		return err_set(err, EINVAL, "%s: Invalid parameter '%s'", a->filename,
-			       unused->key);
+		return err_set(err, EINVAL, "Invalid parameter '%s'", unused->key);
 	if (a->backing)
-		return err_set(err, ENOTSUP, "%s: Backing file not supported for file format '%s'",
-			       a->filename, a->format);
+		return err_set(err, ENOTSUP, "Backing file not supported for file format '%s'",
+			       a->format);
 	if (a->backing_format)
-		return err_set(err, ENOTSUP, "%s: Backing file format not supported for file "
-			       "format '%s'", a->filename, a->format);
+		return err_set(err, ENOTSUP, "Backing file format not supported for file "
+			       "format '%s'", a->format);
 	rc = find_size(a, size, &p->size, err);
 	if (rc)
 		return rc;
@@ -281,7 +282,7 @@ static int make_plan(struct create_args *a, struct image_name *name, struct plan
 	if (!rc && a->filename[0])
 		rc = image_name_parse(a->filename, name, err);
 	if (rc)
-		return err_wrap(err, rc, "%s", a->filename);
+		return rc;
 	p->path = name->path ? name->path : "";
 	if (!a->is_quiet)
 		printf("Formatting '%s', fmt=%s size=%" PRId64 "%s%s%s%s", a->filename, a->format,
@@ -291,33 +292,72 @@ static int make_plan(struct create_args *a, struct image_name *name, struct plan
 		printf(" extent_size_hint=%" PRId64, (int64_t)p->hints.extent_hint);
 	if (!a->is_quiet)
 		putchar('\n');
-	rc = check_prealloc(prealloc, p, err);
-	return rc ? err_wrap(err, rc, "%s", a->filename) : 0;
+	return check_prealloc(prealloc, p, err);
+}
+
+static int make_raw(struct tool *t, struct create_args *a, struct err *err)
+{
+	struct image_name name = { 0 };
+	struct plan p = { .tool = t, .err = err };
+	int rc = make_plan(a, &name, &p, err);
+
+	if (!rc)
+		rc = tool_run(t, make_wait, &p);
+	a->is_new = p.is_new;
+	image_name_fini(&name);
+	return rc;
+}
+
+int create_check_format(const char *format, struct err *err)
+{
+	return strcmp(format, "qcow2") ? check_format(format, err) : 0;
+}
+
+int create_check_options(struct create_args *a, struct err *err)
+{
+	static const char *const raw[] = { "size", "preallocation", "nocow", "extent_size_hint" };
+
+	if (!strcmp(a->format, "qcow2"))
+		return create_qcow2_check_options(a, err);
+	for (unsigned i = 0; i < a->options.n; i++) {
+		const struct option_item *o = &a->options.items[i];
+		bool is_known = false;
+
+		for (unsigned k = 0; k < ARRAY_SIZE(raw); k++)
+			is_known |= !strcmp(o->key, raw[k]);
+		if (!is_known)
+			return err_set(err, EINVAL, "Invalid parameter '%s'", o->key);
+	}
+	return 0;
+}
+
+int create_image(struct tool *t, struct create_args *a, struct err *err)
+{
+	return strcmp(a->format, "qcow2") ? make_raw(t, a, err) : create_qcow2(t, a, err);
+}
+
+void create_print_help(const struct create_args *a)
+{
+	if (strcmp(a->format, "qcow2"))
+		print_options_help(a->filename);
+	else
+		create_qcow2_help(a->filename);
 }
 
 static int create(struct create_args *a)
 {
-	struct image_name name = { 0 };
 	struct err err = { 0 };
-	struct plan p = { .name = a->filename, .err = &err };
 	struct tool t = { 0 };
-	int rc;
+	int rc = tool_start(&t, LOOP_AUTO);
 
-	if (make_plan(a, &name, &p, &err)) {
-		image_name_fini(&name);
-		return tool_fail(&err);
-	}
-	rc = tool_start(&t, LOOP_AUTO);
-	if (!rc) {
-		p.tool = &t;
-		rc = tool_run(&t, make_wait, &p);
-		if (rc) {
-			err_wrap(&err, rc, "%s", a->filename);
-			tool_fail(&err);
-		}
+	if (rc)
+		return EXIT_ERROR;
+	rc = create_image(&t, a, &err);
+	if (rc) {
+		err_wrap(&err, rc, "%s", a->filename);
+		tool_fail(&err);
 	}
 	tool_stop(&t);
-	image_name_fini(&name);
 	return rc ? EXIT_ERROR : EXIT_OK;
 }
 
@@ -371,8 +411,7 @@ static int take_size(struct create_args *a, const char *text)
 	return rc;
 }
 
-/* Is there the bare word "help", or "?", among what -o has? */
-static bool asks_help(const char *options)
+bool create_asks_help(const char *options)
 {
 	while (*options) {
 		size_t n = 0;
@@ -388,17 +427,13 @@ static bool asks_help(const char *options)
 
 static int run(struct create_args *a)
 {
-	bool is_qcow2 = !strcmp(a->format, "qcow2");
 	struct err err = { 0 };
 
 	a->filename = a->operands[0];
-	if (a->options_text && asks_help(a->options_text)) {
-		if (!is_qcow2 && check_format(a->format, &err))
+	if (a->options_text && create_asks_help(a->options_text)) {
+		if (create_check_format(a->format, &err))
 			return tool_fail(&err);
-		if (is_qcow2)
-			create_qcow2_help(a->filename);
-		else
-			print_options_help(a->filename);
+		create_print_help(a);
 		return EXIT_OK;
 	}
 	if (!a->filename)
@@ -409,7 +444,7 @@ static int run(struct create_args *a)
 		return tool_fail_usage(&create_tool, "Unexpected argument: %s", a->operands[2]);
 	if (a->options_text && option_list_parse(a->options_text, NULL, &a->options, &err))
 		return tool_fail(&err);
-	return is_qcow2 ? create_qcow2(a) : create(a);
+	return create(a);
 }
 
 int cmd_create(int argc, char **argv)

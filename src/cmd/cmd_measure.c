@@ -10,8 +10,8 @@
 #include "base/err.h"
 #include "cmd/json_out.h"
 #include "cmd/measure_target.h"
+#include "cmd/snapshot_arg.h"
 #include "cmd/tool.h"
-#include "ctl/option_list.h"
 #include "fmt/qcow2/info.h"
 
 enum { OPT_TARGET_FORMAT = OPT_OWN, OPT_OPTIONS, OPT_SIZE, OPT_SNAPSHOT };
@@ -44,9 +44,7 @@ struct measure_args {
 	const char *name;               /* NULL: none */
 	unsigned noperands;
 	struct img_opts image;
-	const char *snapshot;           /* as written; NULL: none */
-	char *snapshot_id, *snapshot_name;      /* owned; what it asks for; NULL: either */
-	bool is_snapshot_either;        /* `snapshot` is an id, or else a name */
+	struct snapshot_arg snapshot;
 	const char *format;
 	char *options;                  /* owned; all of -o */
 	bool has_size, is_json;
@@ -74,53 +72,16 @@ static int info_wait(void *arg)
 	return qcow2_info_wait(m->img->graph.top, &m->info, NULL);
 }
 
-static bool is_wanted(const struct measure_args *a, const struct qcow2_snapshot_info *s)
-{
-	return (!a->snapshot_id || !strcmp(a->snapshot_id, s->id)) &&
-	       (!a->snapshot_name || !strcmp(a->snapshot_name, s->name));
-}
-
-/* The id of the snapshot that is asked for, or NULL. */
-static const char *find_snapshot(const struct measurement *m)
-{
-	const struct measure_args *a = m->args;
-
-	for (size_t i = 0; a->is_snapshot_either && i < m->info.nsnapshots; i++)
-		if (!strcmp(a->snapshot, m->info.snapshots[i].id))
-			return a->snapshot;
-	for (size_t i = 0; i < m->info.nsnapshots; i++) {
-		const struct qcow2_snapshot_info *s = &m->info.snapshots[i];
-
-		if (a->is_snapshot_either ? !strcmp(a->snapshot, s->name) : is_wanted(a, s))
-			return s->id;
-	}
-	return NULL;
-}
-
-/* Opens the snapshot in the place of the active state. */
-static int open_snapshot(struct measurement *m)
-{
-	struct img_opts how = m->args->image;
-	struct tool *t = m->img->tool;
-
-	if (!m->is_qcow2)
-		return tool_error("Failed to load snapshot: Block format '%s' used by device '' "
-				  "does not support temporarily loading internal snapshots",
-				  img_format(m->img));
-	how.snapshot = find_snapshot(m);
-	if (!how.snapshot)
-		return tool_error("Failed to load snapshot: Can't find snapshot");
-	img_close(m->img);
-	return img_open(t, m->args->name, &how, m->img) ? EXIT_ERROR : EXIT_OK;
-}
-
 static int look_at_source(struct measurement *m)
 {
 	m->is_qcow2 = !strcmp(img_format(m->img), "qcow2");
 	m->size = img_size(m->img);
 	if (m->is_qcow2 && tool_run(m->img->tool, info_wait, m))
 		return tool_error("Could not open '%s'", m->args->name);
-	return m->args->snapshot ? open_snapshot(m) : EXIT_OK;
+	if (!m->args->snapshot.text)
+		return EXIT_OK;
+	return snapshot_arg_open(&m->args->snapshot, m->args->name, &m->args->image, m->img) ?
+		       EXIT_ERROR : EXIT_OK;
 }
 
 /* ---- working it out ---- */
@@ -243,41 +204,6 @@ static int take_size(struct measure_args *a, const char *text)
 	return rc;
 }
 
-static int keep_text(char **field, const struct option_item *o)
-{
-	free(*field);
-	*field = o ? strdup(o->value) : NULL;
-	return o && !*field ? -ENOMEM : 0;
-}
-
-static int take_snapshot(struct measure_args *a, const char *text)
-{
-	struct option_list l = { 0 };
-	struct err err = { 0 };
-	const struct option_item *unknown;
-	int rc;
-
-	a->snapshot = text;
-	a->is_snapshot_either = strncmp(text, "snapshot.", 9);
-	if (a->is_snapshot_either)
-		return 0;
-	rc = option_list_parse(text, NULL, &l, &err);
-	if (!rc)
-		rc = keep_text(&a->snapshot_id, option_list_take(&l, "snapshot.", "id"));
-	if (!rc)
-		rc = keep_text(&a->snapshot_name, option_list_take(&l, "snapshot.", "name"));
-	unknown = rc ? NULL : option_list_unused(&l, "");
-	if (unknown)
-		rc = err_set(&err, EINVAL, "Invalid parameter '%s'", unknown->key);
-	option_list_fini(&l);
-	if (!rc)
-		return 0;
-	if (err.code)
-		tool_fail(&err);
-	tool_error("Failed in parsing snapshot param '%s'", text);
-	return rc;
-}
-
 /* One option. 0, or -errno with the message printed. */
 static int take_option(struct measure_args *a, int id, const char *value)
 {
@@ -290,7 +216,7 @@ static int take_option(struct measure_args *a, int id, const char *value)
 	case OPT_SIZE:
 		return take_size(a, value);
 	case OPT_SNAPSHOT:
-		return take_snapshot(a, value);
+		return snapshot_arg_parse(value, &a->snapshot);
 	case OPT_OUTPUT:
 		return tool_output(&grammar, value, &a->is_json);
 	}
@@ -301,7 +227,7 @@ static int check_args(const struct measure_args *a)
 {
 	if (a->noperands > 1)
 		return tool_error("At most one filename argument is allowed.");
-	if (!a->name && (a->image.image_opts || a->image.format || a->snapshot))
+	if (!a->name && (a->image.image_opts || a->image.format || a->snapshot.text))
 		return tool_error("--image-opts, -f, and -l require a filename argument.");
 	if (!a->name && !a->has_size)
 		return tool_error("Either --size N or one filename must be specified.");
@@ -338,7 +264,6 @@ int cmd_measure(int argc, char **argv)
 	if (rc < 0)
 		rc = run(&a);
 	free(a.options);
-	free(a.snapshot_id);
-	free(a.snapshot_name);
+	snapshot_arg_fini(&a.snapshot);
 	return rc;
 }

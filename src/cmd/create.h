@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* cmd/create.h - what the files behind `byre create` share: cmd_create.c, which reads the command
- * line and makes raw images, and create_qcow2.c. */
+/* cmd/create.h - new images, for `byre create` and `byre convert`: cmd_create.c, which reads the
+ * command line and makes raw images, and create_qcow2.c. */
 #ifndef CMD_CREATE_H
 #define CMD_CREATE_H
 
@@ -8,6 +8,9 @@
 #include <stdint.h>
 
 #include "ctl/option_list.h"
+
+struct err;
+struct tool;
 
 /* The command line; all strings are argv's. */
 struct create_args {
@@ -22,7 +25,9 @@ struct create_args {
 	struct option_list options;
 	bool is_quiet;
 	bool is_backing_unsafe;         /* -u */
+	bool is_backing_given;          /* nobody needs to look at the backing file or its format */
 	bool is_done;                   /* --help: nothing else counts */
+	bool is_new;                    /* out: the file was not there before */
 };
 
 /* Hints to the file system. */
@@ -36,9 +41,20 @@ struct create_hints {
 void create_give_hints(int fd, const struct create_hints *hints);
 int create_write_zeros(int fd, uint64_t len);
 
-/* `byre create -f qcow2`. Returns an exit code. */
-int create_qcow2(struct create_args *a);
-/* What -o may have then. */
+/* Can images of @format be made? 0 or -errno. */
+int create_check_format(const char *format, struct err *err);
+/* Does the format of @a know all options, with such values? */
+int create_check_options(struct create_args *a, struct err *err);
+/* Is there the bare word "help", or "?", among what -o has? */
+bool create_asks_help(const char *options);
+/* What -o may have for the format of @a. */
+void create_print_help(const struct create_args *a);
+/* Makes the image; it is announced unless a->is_quiet. 0 or -errno; @err does not name it. */
+int create_image(struct tool *t, struct create_args *a, struct err *err);
+
+/* create_qcow2.c: the same for qcow2 alone. */
+int create_qcow2(struct tool *t, struct create_args *a, struct err *err);
+int create_qcow2_check_options(const struct create_args *a, struct err *err);
 void create_qcow2_help(bool has_filename);
 
 #endif

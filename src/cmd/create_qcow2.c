@@ -296,12 +296,12 @@ static void announce(struct recipe *r)
 	putchar('\n');
 }
 
-static int check_options(const struct recipe *r)
+int create_qcow2_check_options(const struct create_args *a, struct err *err)
 {
 	int rc = 0;
 
-	for (unsigned i = 0; i < r->a->options.n && !rc; i++)
-		rc = check_value(&r->a->options.items[i], r->err);
+	for (unsigned i = 0; i < a->options.n && !rc; i++)
+		rc = check_value(&a->options.items[i], err);
 	return rc;
 }
 
@@ -316,7 +316,7 @@ static int prepare(struct recipe *r)
 	if (a->filename[0])
 		rc = image_name_parse(a->filename, &r->name, r->err);
 	if (!rc)
-		rc = check_options(r);
+		rc = create_qcow2_check_options(a, r->err);
 	if (!rc && a->has_size && text_of(r, "size"))
 		return err_set(r->err, EINVAL, "The image size must be specified only once");
 	if (!rc && a->has_size)
@@ -325,7 +325,7 @@ static int prepare(struct recipe *r)
 		rc = set_option(r, "backing_file", a->backing);
 	if (!rc)
 		rc = set_option(r, "backing_fmt", a->backing_format);
-	if (!rc)
+	if (!rc && !a->is_backing_given)
 		rc = check_backing(r);
 	if (!rc && !text_of(r, "size"))
 		return err_set(r->err, EINVAL, "Image creation needs a size parameter");
@@ -553,25 +553,14 @@ static int create(struct recipe *r)
 	return rc ? rc : tool_run(r->tool, make_wait, r);
 }
 
-int create_qcow2(struct create_args *a)
+int create_qcow2(struct tool *t, struct create_args *a, struct err *err)
 {
-	struct err err = { 0 };
-	struct recipe r = { .a = a, .err = &err };
-	struct tool t = { 0 };
-	int rc;
+	struct recipe r = { .a = a, .tool = t, .err = err };
+	int rc = create(&r);
 
-	rc = tool_start(&t, LOOP_AUTO);
-	if (rc)
-		return EXIT_ERROR;
-	r.tool = &t;
-	rc = create(&r);
-	if (rc) {
-		err_wrap(&err, rc, "%s", a->filename);
-		tool_fail(&err);
-	}
-	tool_stop(&t);
+	a->is_new = r.image.is_new;
 	image_name_fini(&r.name);
-	return rc ? EXIT_ERROR : EXIT_OK;
+	return rc;
 }
 
 void create_qcow2_help(bool has_filename)

@@ -132,7 +132,8 @@ static int open_named(struct img *img, const char *name, const struct image_name
 	go->cache_bytes = opts->cache_bytes ? opts->cache_bytes : QCOW2_CACHE_BUDGET_DEFAULT;
 	go->image = image;
 	go->any_file = !opts->untrusted;
-	go->share_raw = true;
+	go->share_raw = !opts->no_writers;
+	go->discard = opts->discard;
 	go->no_backing = opts->no_backing;
 	go->metadata_only = opts->metadata_only;
 	go->for_check = opts->for_check;

@@ -26,6 +26,7 @@ static const struct subcommand {
 	{ "bench", cmd_bench, "measure how fast an image is read or written", true },
 	{ "check", cmd_check, "look for damage in an image, and mend it", true },
 	{ "compare", cmd_compare, "tell whether two images have the same content", true },
+	{ "convert", cmd_convert, "copy disk images into another image", true },
 	{ "create", cmd_create, "make a new image", true },
 	{ "info", cmd_info, "show what an image is", true },
 	{ "map", cmd_map, "show which parts of an image hold what", true },

@@ -164,6 +164,9 @@ struct img_opts {
 	bool metadata_only;             /* nobody reads the content: encrypted images open, too */
 	bool for_check;                 /* it may be damaged: its tables are not looked at */
 	bool writable;
+	bool discard;                   /* what is written as zeros may lose its space */
+	bool no_writers;                /* others do not write meanwhile, unless it is shared by
+					 * force */
 	size_t cache_bytes;             /* of mapping cache; 0: the default */
 };
 

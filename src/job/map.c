@@ -37,8 +37,7 @@ int map_next_wait(struct map_cursor *c, struct map_run *ret)
 	return 0;
 }
 
-/* Is @b, which comes behind @a, more of the same? */
-static bool is_more(const struct map_run *a, const struct map_run *b)
+bool map_is_more(const struct map_run *a, const struct map_run *b)
 {
 	return a->flags == b->flags && a->depth == b->depth && a->file == b->file &&
 	       (!(a->flags & MAP_HOST) || a->host_off + a->len == b->host_off);
@@ -56,7 +55,7 @@ int map_walk_wait(struct port_chan *pc, uint64_t off, uint64_t end, map_take_fn 
 
 		if (rc)
 			return rc;
-		if (run.len && is_more(&run, &next)) {
+		if (run.len && map_is_more(&run, &next)) {
 			run.len += next.len;
 			continue;
 		}

@@ -31,6 +31,9 @@ void map_cursor_init(struct map_cursor *c, struct port_chan *pc, uint64_t off, u
 /* In a fiber of pc->loop; c->off is below c->end. The run at c->off, which moves behind it. */
 int map_next_wait(struct map_cursor *c, struct map_run *ret);
 
+/* Is @b, which comes behind @a, more of the same? */
+bool map_is_more(const struct map_run *a, const struct map_run *b);
+
 /* Takes the run at @start. @is_last: none follows. 0, or what the walk is to end with. */
 typedef int (*map_take_fn)(void *arg, uint64_t start, const struct map_run *run, bool is_last);
 

@@ -32,7 +32,13 @@ static void answer(struct task *t)
 		req_complete(req, -EIO);
 		return;
 	}
-	req_copy_to(req, 0, m->bytes + req->off, req->len);
+	if (req->kind == REQ_READ)
+		req_copy_to(req, 0, m->bytes + req->off, req->len);
+	else if (req->kind == REQ_WRITE)
+		req_copy_from(req, 0, m->bytes + req->off, req->len);
+	else
+		memset(m->bytes + req->off, 0, req->len);
+	m->nwrites += req->kind != REQ_READ;
 	req_complete(req, 0);
 }
 
@@ -95,13 +101,23 @@ struct mem *mem_new(struct prng *prng, unsigned granules)
 	return m;
 }
 
-struct port *port_on(struct mem *m)
+static struct port *open_port(struct mem *m, bool read_only)
 {
 	struct port *port;
 
-	assert_int_equal(port_new(&m->node, true, &port, NULL), 0);
+	assert_int_equal(port_new(&m->node, read_only, &port, NULL), 0);
 	assert_int_equal(port_open_wait(port, NULL), 0);
 	return port;
+}
+
+struct port *port_on(struct mem *m)
+{
+	return open_port(m, true);
+}
+
+struct port *port_to_write_on(struct mem *m)
+{
+	return open_port(m, false);
 }
 
 void mem_free_wait(struct mem *m, struct port *port)

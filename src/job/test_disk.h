@@ -16,13 +16,15 @@ struct mem {
 	struct prng *prng;
 	uint8_t bytes[GRANULES * GRANULE];
 	uint8_t state[GRANULES];        /* 0: nothing; 1: zero; 2: data */
-	int fails_at;                   /* the granule whose reads fail; -1: none */
+	int fails_at;                   /* the granule whose reads and writes fail; -1: none */
 	int map_fails_at;               /* the same for maps */
+	unsigned nwrites;               /* answered */
 };
 
 /* A disk of random content, open on the running loop. In a fiber. */
 struct mem *mem_new(struct prng *prng, unsigned granules);
 struct port *port_on(struct mem *m);
+struct port *port_to_write_on(struct mem *m);
 /* Frees both. */
 void mem_free_wait(struct mem *m, struct port *port);
 /* Runs fn, whose argument is a struct prng *, in a fiber of a simulated loop. */

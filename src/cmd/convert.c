@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: MIT */
+/* cmd/convert.c - `byre convert`: the images, what is to be copied, and how it ends.
+ *
+ * A target that was made and not filled is not left behind: what would be taken for an image, and
+ * is half of one, goes away with any error, and with a signal. A file that was there before is
+ * emptied, for its name may be somebody's link. (qemu-img leaves what it has.) */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "base/err.h"
+#include "blk/blk.h"
+#include "blk/port.h"
+#include "cmd/convert.h"
+#include "ctl/image_name.h"
+#include "fmt/qcow2/info.h"
+#include "job/copy.h"
+#include "loop/work.h"
+
+enum { SECTOR = 512, DEPTH_DEFAULT = 8 };
+
+struct conversion {
+	struct convert_args *args;
+	struct tool tool;
+	unsigned nsources;
+	struct img *sources;            /* owned */
+	struct port_chan **source_pcs;  /* owned */
+	uint64_t total;                 /* bytes of all sources */
+	struct qcow2_info info;         /* of the first source, for its bitmaps */
+	const char *backing;            /* -B or -o backing_file; NULL: none */
+	struct img target;
+	bool is_made;                   /* the target's file is ours to take away */
+	struct progress progress;
+	struct copy_opts copy;
+	struct copy_result result;
+};
+
+/* Of INT, TERM or HUP; 0: none came. */
+static atomic_bool is_stopped;
+static volatile sig_atomic_t stopped_by;
+
+static void on_stop(int sig)
+{
+	stopped_by = sig;
+	atomic_store(&is_stopped, true);
+}
+
+/* The first signal ends the copy in order, the second ends the program. */
+static void catch_signals(void)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction sa = { .sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND }, old;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
+		if (!sigaction(signals[i], NULL, &old) && old.sa_handler == SIG_DFL)
+			sigaction(signals[i], &sa, NULL);
+}
+
+/* ---- the sources ---- */
+
+static int open_sources(struct conversion *c)
+{
+	const struct convert_args *a = c->args;
+	int rc;
+
+	for (unsigned i = 0; i < c->nsources; i++) {
+		rc = img_open(&c->tool, a->names[i], &a->source, &c->sources[i]);
+		if (rc)
+			return rc;
+	}
+	if (a->snapshot.text && a->snapshot.is_either && c->nsources > 1) {
+		tool_error("No support for concatenating multiple snapshot");
+		return -EINVAL;
+	}
+	if (a->snapshot.text) {
+		rc = snapshot_arg_open(&a->snapshot, a->names[0], &a->source, &c->sources[0]);
+		if (rc)
+			return rc;
+	}
+	for (unsigned i = 0; i < c->nsources; i++) {
+		c->source_pcs[i] = c->sources[i].pc;
+		c->total += img_size(&c->sources[i]);
+	}
+	return 0;
+}
+
+/* ---- making the target ---- */
+
+static const char *option_text(struct create_args *c, const char *key)
+{
+	const struct option_item *o = option_list_take(&c->options, "", key);
+
+	return o ? o->value : NULL;
+}
+
+static int set_option(struct create_args *c, const char *key, const char *value, struct err *err)
+{
+	int rc = option_list_set(&c->options, key, value, OPTION_TEXT);
+
+	return rc ? err_set_errno(err, -rc, "options") : 0;
+}
+
+/* The options of the target that is to be made: those of -o, and what other options mean. */
+static int read_options(struct conversion *c, struct err *err)
+{
+	struct create_args *cr = &c->args->create;
+	bool is_qcow2 = !strcmp(cr->format, "qcow2");
+	char size[32];
+	int rc = create_check_format(cr->format, err);
+
+	if (!rc && c->args->options_text)
+		rc = option_list_parse(c->args->options_text, NULL, &cr->options, err);
+	if (!rc)
+		rc = create_check_options(cr, err);
+	if (rc)
+		return rc;
+	if (cr->backing && !is_qcow2)
+		return err_set(err, ENOTSUP, "Backing file not supported for file format '%s'",
+			       cr->format);
+	if (cr->backing_format && !is_qcow2)
+		return err_set(err, ENOTSUP, "Backing file format not supported for file format "
+			       "'%s'", cr->format);
+	if (cr->backing)
+		rc = set_option(cr, "backing_file", cr->backing, err);
+	if (!rc && cr->backing_format)
+		rc = set_option(cr, "backing_fmt", cr->backing_format, err);
+	cr->backing = cr->backing_format = NULL;
+	snprintf(size, sizeof(size), "%" PRIu64, c->total);
+	return rc ? rc : set_option(cr, "size", size, err);
+}
+
+/* What -c does not go with. */
+static int check_compressed(struct conversion *c, struct err *err)
+{
+	struct create_args *cr = &c->args->create;
+	const char *preallocation = option_text(cr, "preallocation");
+
+	if (!c->args->is_compressed)
+		return 0;
+	if (strcmp(cr->format, "qcow2"))
+		return err_set(err, ENOTSUP, "Compression not supported for this file format");
+	if (option_text(cr, "encrypt.format") || option_text(cr, "encryption"))
+		return err_set(err, EINVAL,
+			       "Compression and encryption not supported at the same time");
+	if (preallocation && strcmp(preallocation, "off"))
+		return err_set(err, EINVAL,
+			       "Compression and preallocation not supported at the same time");
+	return 0;
+}
+
+static int check_backing(struct conversion *c, struct err *err)
+{
+	const struct convert_args *a = c->args;
+
+	if (a->is_zero && c->backing)
+		return err_set(err, EINVAL, "Cannot use --target-is-zero when the destination "
+			       "image has a backing file");
+	if (c->nsources > 1 && c->backing)
+		return err_set(err, EINVAL, "Having a backing file for the target makes no sense "
+			       "when concatenating multiple input images");
+	if (!a->is_there && c->backing && !option_text(&c->args->create, "backing_fmt"))
+		return err_set(err, EINVAL,
+			       "Use of backing file requires explicit backing format");
+	return 0;
+}
+
+static int source_info_wait(void *arg)
+{
+	struct conversion *c = arg;
+
+	return qcow2_info_wait(c->sources[0].graph.top, &c->info, NULL);
+}
+
+/* Can the source's bitmaps be copied? */
+static int check_bitmaps(struct conversion *c, struct err *err)
+{
+	const struct qcow2_info *info = &c->info;
+
+	if (!c->args->has_bitmaps)
+		return 0;
+	if (c->nsources > 1)
+		return err_set(err, EINVAL, "Copying bitmaps only possible with single source");
+	if (strcmp(img_format(&c->sources[0]), "qcow2") ||
+	    tool_run(&c->tool, source_info_wait, c) || info->version < 3)
+		return err_set(err, ENOTSUP, "Source lacks bitmap support");
+	for (size_t i = 0; i < info->nbitmaps && !c->args->skips_broken_bitmaps; i++)
+		if (info->bitmaps[i].is_in_use)
+			return err_set(err, EINVAL, "Cannot copy inconsistent bitmap '%s'\n"
+				       "Try --skip-broken-bitmaps, or use 'qemu-img bitmap "
+				       "--remove' to delete it", info->bitmaps[i].name);
+	return 0;
+}
+
+/* All that can be said before anything is made. */
+static int prepare(struct conversion *c, struct err *err)
+{
+	struct convert_args *a = c->args;
+	int rc = a->is_there ? 0 : read_options(c, err);
+
+	if (rc)
+		return rc;
+	c->backing = a->is_there ? a->create.backing :
+				   option_text(&a->create, "backing_file");
+	rc = check_backing(c, err);
+	if (!rc && !a->is_there)
+		rc = check_compressed(c, err);
+	return rc ? rc : check_bitmaps(c, err);
+}
+
+static int make_target(struct conversion *c, struct err *err)
+{
+	struct create_args *cr = &c->args->create;
+	int rc;
+
+	cr->is_quiet = cr->is_backing_given = true;
+	rc = create_image(&c->tool, cr, err);
+	if (rc)
+		return err_wrap(err, rc, "%s: error while converting %s", cr->filename,
+				cr->format);
+	c->is_made = true;
+	return 0;
+}
+
+/* ---- the target, open ---- */
+
+static int open_target(struct conversion *c, struct err *err)
+{
+	struct convert_args *a = c->args;
+	struct img_opts how = a->target;
+
+	how.cache_what = "cache";
+	how.writable = true;
+	how.discard = a->min_sparse;
+	return img_open_quiet(&c->tool, a->names[a->nnames - 1], &how, &c->target, err);
+}
+
+static int info_wait(void *arg)
+{
+	struct conversion *c = arg;
+	struct qcow2_info info = { 0 };
+	int rc = qcow2_info_wait(c->target.graph.top, &info, NULL);
+
+	if (!rc)
+		c->copy.cluster = info.cluster_size;
+	qcow2_info_fini(&info);
+	return rc;
+}
+
+/* Does a target that was just made read as zeros, without a look at it? */
+static bool is_new_zero(const struct node *top)
+{
+	const struct node *data = top->child[CHILD_DATA];
+
+	if (!data)
+		data = top->child[CHILD_FILE];
+	return data && data->holes_read_zero;
+}
+
+static unsigned choose_depth(const struct conversion *c)
+{
+	long wanted = sysconf(_SC_NPROCESSORS_ONLN) * 3;
+
+	if (c->args->depth)
+		return c->args->depth;
+	if (!c->args->is_compressed || wanted < DEPTH_DEFAULT)
+		return DEPTH_DEFAULT;
+	return (unsigned)MIN(wanted, (long)COPY_DEPTH_MAX);
+}
+
+/* What is to be copied how. */
+static int plan(struct conversion *c, struct err *err)
+{
+	const struct convert_args *a = c->args;
+	const struct node *top = c->target.graph.top;
+	const struct node *backing = top->child[CHILD_BACKING];
+	struct copy_opts *o = &c->copy;
+	uint64_t sparse_align = a->min_sparse ? 1ULL << (63 - __builtin_clzll(a->min_sparse)) : 1;
+
+	if (a->has_bitmaps && c->info.nbitmaps)
+		return err_set(err, ENOTSUP, "Copying bitmaps is not supported in this version");
+	if (a->has_bitmaps && strcmp(img_format(&c->target), "qcow2"))
+		return err_set(err, ENOTSUP, "Format driver '%s' does not support bitmaps",
+			       img_format(&c->target));
+	if (a->is_compressed && strcmp(img_format(&c->target), "qcow2"))
+		return err_set(err, ENOTSUP, "Compression not supported for this file format");
+	if (a->is_there && img_size(&c->target) < c->total)
+		return err_set(err, EINVAL, "output file is smaller than input file");
+	if (a->is_compressed && tool_run(&c->tool, info_wait, c))
+		return err_set(err, EIO, "could not get block driver info");
+	o->sources = c->source_pcs;
+	o->nsources = c->nsources;
+	o->target = c->target.pc;
+	o->min_sparse = a->min_sparse;
+	o->align = MAX(sparse_align, (uint64_t)top->align);
+	o->align = MAX(o->align, (uint64_t)SECTOR);
+	o->target_has_backing = c->backing;
+	o->target_is_zero = !c->backing && a->min_sparse &&
+			    (a->is_there ? a->is_zero : is_new_zero(top));
+	o->backing_size = backing && !a->is_there ? atomic_load(&backing->size) : UINT64_MAX;
+	o->out_of_order = a->is_out_of_order;
+	o->salvage = a->is_salvage;
+	o->depth = choose_depth(c);
+	o->rate = a->rate;
+	o->is_stopped = &is_stopped;
+	return 0;
+}
+
+/* ---- copying ---- */
+
+static void on_progress(void *arg, uint64_t done, uint64_t total)
+{
+	struct conversion *c = arg;
+
+	progress_set(&c->progress, done, total);
+}
+
+static const char *error_text(int rc)
+{
+	return strerror(rc == -EUCLEAN ? EIO : -rc);
+}
+
+static void on_lost(void *arg, enum copy_fault fault, uint64_t off, int error)
+{
+	const struct conversion *c = arg;
+
+	if (!c->args->is_quiet)
+		tool_warn("error while reading %s%" PRIu64 ": %s",
+			  fault == COPY_MAP_FAILED ? "block status at offset " : "offset ", off,
+			  error_text(error));
+}
+
+static int copy_wait(void *arg)
+{
+	struct conversion *c = arg;
+	const struct req flush = { .kind = REQ_FLUSH };
+	int rc;
+
+	c->copy.on_progress = on_progress;
+	c->copy.on_lost = on_lost;
+	c->copy.arg = c;
+	rc = copy_run_wait(&c->copy, &c->result);
+	return rc ? rc : port_submit_wait(c->target.pc, &flush);
+}
+
+static void tell_failure(const struct conversion *c, int rc)
+{
+	const struct copy_result *r = &c->result;
+	uint64_t off = tool_is_qemu_img() ? r->chunk_off : r->off;
+
+	switch (r->fault) {
+	case COPY_MAP_FAILED:
+		tool_error("error while reading block status at offset %" PRIu64 ": %s", r->off,
+			   error_text(rc));
+		return;
+	case COPY_READ_FAILED:
+		tool_error("error while reading at byte %" PRIu64 ": %s", off, error_text(rc));
+		return;
+	case COPY_WRITE_FAILED:
+		tool_error("error while writing at byte %" PRIu64 ": %s", off, error_text(rc));
+		return;
+	}
+	if (rc == -ECANCELED)
+		return;
+	tool_error("error while writing '%s': %s", c->target.name, error_text(rc));
+}
+
+/* ---- the whole ---- */
+
+static int fill_target(struct conversion *c)
+{
+	struct err err = { 0 };
+	int rc = prepare(c, &err);
+
+	if (!rc && !c->args->is_there)
+		rc = make_target(c, &err);
+	if (!rc)
+		rc = open_target(c, &err);
+	if (!rc)
+		rc = plan(c, &err);
+	if (rc) {
+		tool_fail(&err);
+		return rc;
+	}
+	rc = tool_run(&c->tool, copy_wait, c);
+	if (rc)
+		tell_failure(c, rc);
+	return rc;
+}
+
+/* Half an image is none. */
+static void take_away(const struct conversion *c)
+{
+	const struct create_args *cr = &c->args->create;
+	struct image_name name = { 0 };
+	struct stat st;
+
+	if (image_name_parse(cr->filename, &name, NULL))
+		return;
+	if (!stat(name.path, &st) && S_ISREG(st.st_mode) &&
+	    (cr->is_new ? unlink(name.path) : truncate(name.path, 0)))
+		tool_warn("'%s' holds a part of the image only: %s", name.path, strerror(errno));
+	image_name_fini(&name);
+}
+
+static int run(struct conversion *c)
+{
+	const struct convert_args *a = c->args;
+	enum file_cache cache;
+	int rc;
+
+	if (a->source.cache && file_cache_parse(a->source.cache, &cache, NULL)) {
+		tool_error("Invalid source cache option: %s", a->source.cache);
+		return -EINVAL;
+	}
+	progress_start(&c->progress, a->is_progress && !a->is_quiet, 1);
+	rc = open_sources(c);
+	if (!rc)
+		rc = fill_target(c);
+	if (img_close(&c->target) && !rc)
+		rc = -EIO;
+	if (rc && c->is_made)
+		take_away(c);
+	progress_end(&c->progress, !rc);
+	for (unsigned i = 0; i < c->nsources; i++)
+		img_close(&c->sources[i]);
+	return rc;
+}
+
+int convert(struct convert_args *a)
+{
+	struct conversion c = { .args = a, .nsources = a->nnames - 1 };
+	int rc = -ENOMEM;
+
+	a->source.no_writers = true;
+	c.sources = calloc(c.nsources, sizeof(*c.sources));
+	c.source_pcs = calloc(c.nsources, sizeof(struct port_chan *));
+	catch_signals();
+	if (!c.sources || !c.source_pcs)
+		tool_error("%s", strerror(ENOMEM));
+	else
+		rc = tool_start(&c.tool, LOOP_AUTO);
+	if (!rc)
+		rc = run(&c);
+	tool_stop(&c.tool);
+	qcow2_info_fini(&c.info);
+	free(c.sources);
+	free(c.source_pcs);
+	if (rc && stopped_by)
+		raise(stopped_by);
+	return rc ? EXIT_ERROR : EXIT_OK;
+}

@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: MIT */
+#include "job/copy.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/zero.h"
+#include "blk/port.h"
+#include "job/copy_plan.h"
+#include "loop/iobuf.h"
+
+enum { SECTOR = 512, WRITES_MAX = 16 };
+
+/* What a fiber has in hand. */
+struct piece {
+	struct copy_chunk chunk;        /* that it is a part of */
+	uint64_t off, len;              /* in the target */
+	uint64_t seq;                   /* pieces are written in the order of this */
+};
+
+struct copy {
+	const struct copy_opts *o;
+	struct copy_plan plan;
+	uint64_t piece_bytes;
+	bool offloads;
+	uint64_t work_bytes, begun_bytes;       /* progress */
+
+	struct copy_chunk chunk;        /* being cut into pieces */
+	uint64_t chunk_rest;
+	bool is_cutting;                /* a fiber is at it */
+	bool is_ended;                  /* there are no more pieces */
+	uint64_t next_seq, turn;        /* turn: of the piece whose writes are sent next */
+	struct fiber_queue changed;     /* is_cutting, turn */
+
+	uint64_t may_send_ns;           /* rate: not before */
+	struct copy_result result;
+	bool has_failed;
+
+	unsigned nrunning;
+	struct fiber *waiter;
+};
+
+struct write_req {
+	struct req req;
+	struct iovec iov;
+	struct copier *copier;
+	bool is_busy;
+};
+
+struct copier {
+	struct copy *c;
+	struct task task;
+	struct fiber *fiber;
+	uint8_t *buf;
+	struct piece piece;
+	struct write_req writes[WRITES_MAX];
+	unsigned nbusy;
+	int write_error;
+};
+
+/* ---- looking for zeros ---- */
+
+/* Whole blocks from the start of @buf on that are all zero, or all not. */
+static uint64_t alike(const uint8_t *buf, uint64_t len, uint64_t off, uint64_t align,
+		      bool *ret_is_zero)
+{
+	uint64_t at = 0;
+
+	while (at < len) {
+		uint64_t n = MIN(len - at, align - ((off + at) & (align - 1)));
+		bool is_zero = bytes_are_zero(buf + at, n);
+
+		if (at && is_zero != *ret_is_zero)
+			break;
+		*ret_is_zero = is_zero;
+		at += n;
+	}
+	return at;
+}
+
+uint64_t copy_run(const uint8_t *buf, uint64_t len, uint64_t off, uint64_t min_sparse,
+		  uint64_t align, bool *ret_is_zero)
+{
+	uint64_t end = alike(buf, len, off, align, ret_is_zero), used = end;
+	bool is_zero = false;
+
+	if (*ret_is_zero)
+		return end;
+	while (end < len) {
+		uint64_t n = alike(buf + end, len - end, off + end, align, &is_zero);
+
+		end += n;
+		if (!is_zero)
+			used = end;
+		else if (n >= min_sparse)
+			break;
+	}
+	return used;
+}
+
+/* ---- failing ---- */
+
+/* Of several pieces that fail the first counts, wherever the others are. */
+static void fail(struct copy *c, enum copy_fault fault, const struct piece *p, uint64_t off,
+		 int error)
+{
+	if (c->has_failed && p->chunk.off >= c->result.chunk_off)
+		return;
+	c->has_failed = true;
+	c->result = (struct copy_result) { .fault = fault, .chunk_off = p->chunk.off, .off = off,
+					   .error = error };
+}
+
+static bool is_over(struct copy *c)
+{
+	if (!c->has_failed && c->o->is_stopped && atomic_load(c->o->is_stopped)) {
+		c->has_failed = true;
+		c->result = (struct copy_result) { .chunk_off = UINT64_MAX, .error = -ECANCELED };
+	}
+	return c->has_failed;
+}
+
+/* ---- cutting ---- */
+
+/* Does @chunk ask for anything to be done? */
+static bool is_work(const struct copy *c, const struct copy_chunk *chunk)
+{
+	switch (chunk->status) {
+	case COPY_DATA:
+		return true;
+	case COPY_ZERO:
+		return !c->o->min_sparse || !c->o->target_is_zero;
+	case COPY_SHOWS:
+		break;
+	}
+	return false;
+}
+
+/* Bytes of it that count for progress. */
+static uint64_t progress_of(const struct copy *c, const struct copy_chunk *chunk)
+{
+	bool counts = chunk->status == COPY_DATA ||
+		      (chunk->status == COPY_ZERO && !c->o->min_sparse);
+
+	return counts ? chunk->len : 0;
+}
+
+static int next_chunk_wait(struct copy *c)
+{
+	uint64_t fault_off, n;
+	int rc = plan_next_wait(&c->plan, &c->chunk, &fault_off);
+
+	if (rc)
+		fail(c, COPY_MAP_FAILED, &(struct piece) { .chunk = c->chunk }, fault_off, rc);
+	if (rc || !c->chunk.len) {
+		c->is_ended = true;
+		return rc;
+	}
+	c->chunk_rest = is_work(c, &c->chunk) ? c->chunk.len : 0;
+	n = progress_of(c, &c->chunk);
+	c->begun_bytes += n;
+	if (n && c->o->on_progress)
+		c->o->on_progress(c->o->arg, c->begun_bytes, c->work_bytes);
+	return 0;
+}
+
+/* How much of the chunk the next piece is. Pieces end where zeros may begin. */
+static uint64_t piece_len(const struct copy *c, uint64_t off)
+{
+	bool is_whole = c->chunk.status == COPY_ZERO && c->o->min_sparse;
+	uint64_t n = c->piece_bytes - off % c->piece_bytes;
+
+	if (is_whole || c->o->cluster || c->piece_bytes == COPY_CHUNK_BYTES)
+		n = is_whole ? c->chunk_rest : (uint64_t)COPY_CHUNK_BYTES;
+	return MIN(n, c->chunk_rest);
+}
+
+/* The next piece, in @p. False: there is none, or something has failed. */
+static bool take_piece_wait(struct copy *c, struct piece *p)
+{
+	bool has_one = false;
+
+	while (c->is_cutting)
+		fiber_queue_wait(&c->changed);
+	c->is_cutting = true;
+	while (!c->is_ended && !c->chunk_rest && !is_over(c))
+		next_chunk_wait(c);
+	if (!c->is_ended && !is_over(c)) {
+		p->chunk = c->chunk;
+		p->off = c->chunk.off + c->chunk.len - c->chunk_rest;
+		p->len = piece_len(c, p->off);
+		p->seq = c->next_seq++;
+		c->chunk_rest -= p->len;
+		has_one = true;
+	}
+	c->is_cutting = false;
+	fiber_queue_wake(&c->changed);
+	return has_one;
+}
+
+/* ---- reading ---- */
+
+/* Reads [@off, @off + @len) of what the sources are together. */
+static int read_wait(const struct copy *c, uint64_t off, uint8_t *buf, uint64_t len)
+{
+	int rc = 0;
+
+	while (len && !rc) {
+		uint64_t source_off;
+		const struct plan_source *s = plan_source_at(&c->plan, off, &source_off);
+		uint64_t n = MIN(len, s->end - off);
+		struct iovec iov = { buf, n };
+		struct req req = { .kind = REQ_READ, .off = source_off, .len = n, .iov = &iov,
+				   .iovcnt = 1 };
+
+		rc = port_submit_wait(s->pc, &req);
+		off += n;
+		buf += n;
+		len -= n;
+	}
+	return rc;
+}
+
+/* What could not be read at once is read a sector at a time: to find out where it cannot be read,
+ * or, in a salvage, to get what there is. */
+static int read_sectors_wait(struct copy *c, const struct piece *p, uint8_t *buf)
+{
+	for (uint64_t at = 0; at < p->len; at += SECTOR) {
+		uint64_t n = MIN((uint64_t)SECTOR, p->len - at), source_off;
+		int rc = read_wait(c, p->off + at, buf + at, n);
+
+		if (!rc)
+			continue;
+		plan_source_at(&c->plan, p->off + at, &source_off);
+		if (!c->o->salvage) {
+			fail(c, COPY_READ_FAILED, p, p->off + at, rc);
+			return rc;
+		}
+		memset(buf + at, 0, n);
+		if (c->o->on_lost)
+			c->o->on_lost(c->o->arg, COPY_READ_FAILED, p->off + at, rc);
+	}
+	return 0;
+}
+
+static int read_piece_wait(struct copier *w)
+{
+	const struct piece *p = &w->piece;
+	int rc;
+
+	if (p->chunk.status == COPY_ZERO) {
+		memset(w->buf, 0, p->len);
+		return 0;
+	}
+	rc = read_wait(w->c, p->off, w->buf, p->len);
+	return rc ? read_sectors_wait(w->c, p, w->buf) : 0;
+}
+
+/* ---- writing ---- */
+
+static void written(struct req *req, int res)
+{
+	struct write_req *wr = container_of(req, struct write_req, req);
+	struct copier *w = wr->copier;
+
+	wr->is_busy = false;
+	w->nbusy--;
+	if (res && !w->write_error)
+		w->write_error = res;
+	fiber_wake(w->fiber);
+}
+
+static struct write_req *free_write_wait(struct copier *w)
+{
+	while (w->nbusy == WRITES_MAX)
+		fiber_park();
+	for (unsigned i = 0;; i++)
+		if (!w->writes[i].is_busy)
+			return &w->writes[i];
+}
+
+/* Waits until @len more bytes may be sent. */
+static void pace_wait(struct copy *c, uint64_t len)
+{
+	uint64_t now = loop_now(loop_current()), rate = c->o->rate;
+
+	if (!rate)
+		return;
+	if (c->may_send_ns > now)
+		fiber_sleep_wait(c->may_send_ns - now);
+	now = MAX(now, c->may_send_ns);
+	c->may_send_ns = now + (uint64_t)((double)len * (double)NS_PER_SEC / (double)rate);
+}
+
+/* Sends a write of @buf, or of zeros where it is NULL. */
+static void send_wait(struct copier *w, uint64_t off, uint8_t *buf, uint64_t len)
+{
+	const struct copy_opts *o = w->c->o;
+	struct write_req *wr;
+
+	pace_wait(w->c, len);
+	wr = free_write_wait(w);
+	wr->copier = w;
+	wr->is_busy = true;
+	wr->iov = (struct iovec) { buf, len };
+	wr->req = (struct req) {
+		.done = written, .kind = buf ? REQ_WRITE : REQ_ZERO, .off = off, .len = len,
+		.iov = buf ? &wr->iov : NULL, .iovcnt = buf ? 1 : 0,
+	};
+	if (!buf && o->min_sparse)
+		wr->req.flags = REQ_MAY_UNMAP;
+	else if (buf && o->cluster)
+		wr->req.flags = REQ_COMPRESSED;
+	w->nbusy++;
+	port_submit(o->target, &wr->req);
+}
+
+/* Sends what the buffer holds, run after run. */
+static void send_runs_wait(struct copier *w)
+{
+	const struct copy_opts *o = w->c->o;
+	const struct piece *p = &w->piece;
+
+	for (uint64_t at = 0; at < p->len && !w->write_error;) {
+		uint64_t n = p->len - at;
+		bool is_zero = false;
+
+		if (o->min_sparse && o->cluster)
+			is_zero = bytes_are_zero(w->buf + at, n);
+		else if (o->min_sparse)
+			n = copy_run(w->buf + at, n, p->off + at, o->min_sparse, o->align,
+				     &is_zero);
+		if (!is_zero)
+			send_wait(w, p->off + at, w->buf + at, n);
+		else if (!o->target_is_zero)
+			send_wait(w, p->off + at, NULL, n);
+		at += n;
+	}
+}
+
+/* True: it is there now, and nothing is left to do. */
+static bool offload_wait(struct copier *w)
+{
+	struct copy *c = w->c;
+	const struct piece *p = &w->piece;
+
+	if (!c->offloads || !p->chunk.file || p->chunk.status != COPY_DATA || c->o->cluster)
+		return false;
+	pace_wait(c, p->len);
+	if (c->o->offload_wait(c->o->arg, p->chunk.file, p->chunk.host_off + p->off - p->chunk.off,
+			       p->off, p->len))
+		c->offloads = false;
+	return c->offloads;
+}
+
+static void copy_piece_wait(struct copier *w)
+{
+	struct copy *c = w->c;
+	const struct piece *p = &w->piece;
+	bool is_zero = p->chunk.status == COPY_ZERO && c->o->min_sparse;
+	bool is_done = is_over(c) || (!is_zero && offload_wait(w));
+	int rc = is_done || is_zero ? 0 : read_piece_wait(w);
+
+	while (!c->o->out_of_order && c->turn != p->seq)
+		fiber_queue_wait(&c->changed);
+	w->write_error = 0;
+	if (!rc && !is_done && !is_over(c)) {
+		if (is_zero)
+			send_wait(w, p->off, NULL, p->len);
+		else
+			send_runs_wait(w);
+	}
+	c->turn++;
+	fiber_queue_wake(&c->changed);
+	while (w->nbusy)
+		fiber_park();
+	if (w->write_error)
+		fail(c, COPY_WRITE_FAILED, p, p->off, w->write_error);
+}
+
+/* ---- the whole ---- */
+
+static void copier_main(struct task *t)
+{
+	struct copier *w = container_of(t, struct copier, task);
+	struct copy *c = w->c;
+	struct loop *l = loop_current();
+
+	w->fiber = fiber_self();
+	w->buf = iobuf_get_wait(l, loop_iobufs(l), c->piece_bytes);
+	while (take_piece_wait(c, &w->piece))
+		copy_piece_wait(w);
+	iobuf_put(loop_iobufs(l), w->buf, c->piece_bytes);
+	if (--c->nrunning == 0)
+		fiber_wake(c->waiter);
+}
+
+/* How large pieces are. Zeros are looked for within one; so one that may hold a part of a stretch
+ * of zeros that counts is as large as a chunk. */
+static uint64_t choose_piece_bytes(const struct copy_opts *o)
+{
+	if (o->cluster)
+		return MAX(o->cluster, (uint64_t)SECTOR);
+	if (o->min_sparse > o->align || o->align > COPY_PIECE_BYTES)
+		return COPY_CHUNK_BYTES;
+	return COPY_PIECE_BYTES;
+}
+
+/* Maps all, and counts what is to be done. */
+static int survey_wait(struct copy *c)
+{
+	struct copy_chunk chunk;
+	uint64_t fault_off;
+	int rc;
+
+	do {
+		rc = plan_next_wait(&c->plan, &chunk, &fault_off);
+		c->work_bytes += rc ? 0 : progress_of(c, &chunk);
+	} while (!rc && chunk.len && !is_over(c));
+	if (rc)
+		fail(c, COPY_MAP_FAILED, &(struct piece) { .chunk = chunk }, fault_off, rc);
+	plan_restart(&c->plan);
+	return rc;
+}
+
+static void run_copiers_wait(struct copy *c, struct copier *copiers)
+{
+	c->waiter = fiber_self();
+	c->nrunning = c->o->depth;
+	for (unsigned i = 0; i < c->o->depth; i++) {
+		copiers[i].c = c;
+		copiers[i].task.fn = copier_main;
+		fiber_start(loop_current(), &copiers[i].task);
+	}
+	while (c->nrunning)
+		fiber_park();
+}
+
+int copy_run_wait(const struct copy_opts *o, struct copy_result *ret)
+{
+	struct copy c = { .o = o, .piece_bytes = choose_piece_bytes(o),
+			  .offloads = o->offload_wait };
+	struct copier *copiers = calloc(o->depth, sizeof(*copiers));
+	int rc;
+
+	assert(o->depth && o->depth <= COPY_DEPTH_MAX && is_pow2(o->align));
+	rc = copiers ? plan_init(&c.plan, o) : -ENOMEM;
+	if (!rc && !survey_wait(&c) && !is_over(&c))
+		run_copiers_wait(&c, copiers);
+	plan_fini(&c.plan);
+	free(copiers);
+	if (rc)
+		return rc;
+	*ret = c.result;
+	return c.has_failed ? c.result.error : 0;
+}

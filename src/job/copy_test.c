@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: MIT */
+/* Copies of disks in memory, whose answers come in any order, beside the bytes themselves. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/zero.h"
+#include "job/copy.h"
+#include "job/copy_plan.h"
+#include "job/test_disk.h"
+#include "loop/iobuf.h"
+
+enum { SOURCES = 2, SOURCE_GRANULES = GRANULES / 2 };
+
+struct lost {
+	unsigned nmaps, nreads;
+	uint64_t first, last;           /* reads: sectors */
+};
+
+struct seen {
+	uint64_t done, total;
+	struct lost lost;
+	size_t used_max;                /* of the loop's buffers */
+};
+
+struct trial {
+	struct prng *prng;
+	struct mem *source[SOURCES], *target;
+	struct port *port[SOURCES], *target_port;
+	struct port_chan *pcs[SOURCES];
+	struct copy_opts o;
+	struct copy_result result;
+	struct seen seen;
+	uint8_t before[GRANULES * GRANULE];     /* the target */
+};
+
+static void on_progress(void *arg, uint64_t done, uint64_t total)
+{
+	struct seen *s = arg;
+
+	assert_true(done >= s->done && done <= total);
+	s->done = done;
+	s->total = total;
+	s->used_max = MAX(s->used_max, iobuf_used(loop_iobufs(loop_current())));
+}
+
+static void on_lost(void *arg, enum copy_fault fault, uint64_t off, int error)
+{
+	struct seen *s = arg;
+
+	assert_int_equal(error, -EIO);
+	if (fault == COPY_MAP_FAILED) {
+		s->lost.nmaps++;
+		return;
+	}
+	s->lost.first = s->lost.nreads ? MIN(s->lost.first, off) : off;
+	s->lost.last = MAX(s->lost.last, off);
+	s->lost.nreads++;
+}
+
+/* Two sources that fill the target, whose content is noise. */
+static struct trial *trial_new(struct prng *prng)
+{
+	struct trial *t = calloc(1, sizeof(*t));
+
+	t->prng = prng;
+	for (unsigned i = 0; i < SOURCES; i++) {
+		t->source[i] = mem_new(prng, SOURCE_GRANULES);
+		for (unsigned k = 0; k < 100; k++)      /* zeros in the middle of data */
+			memset(t->source[i]->bytes + prng_below(prng, SOURCE_GRANULES * GRANULE -
+								20000), 0, prng_below(prng, 20000));
+		t->port[i] = port_on(t->source[i]);
+		t->pcs[i] = port_here(t->port[i]);
+	}
+	t->target = mem_new(prng, GRANULES);
+	memset(t->target->bytes, 0xee, sizeof(t->target->bytes));
+	t->target_port = port_to_write_on(t->target);
+	t->o = (struct copy_opts) {
+		.sources = t->pcs, .nsources = SOURCES, .target = port_here(t->target_port),
+		.min_sparse = SECTOR << prng_below(prng, 9), .align = SECTOR,
+		.out_of_order = prng_below(prng, 2), .depth = 1 + (unsigned)prng_below(prng, 12),
+		.on_progress = on_progress, .on_lost = on_lost, .arg = &t->seen,
+	};
+	if (prng_below(prng, 3))
+		t->o.align = t->o.min_sparse;
+	if (!prng_below(prng, 4))
+		t->o.min_sparse = 0;
+	return t;
+}
+
+static int trial_run_wait(struct trial *t)
+{
+	memcpy(t->before, t->target->bytes, sizeof(t->before));
+	return copy_run_wait(&t->o, &t->result);
+}
+
+static void trial_free_wait(struct trial *t)
+{
+	for (unsigned i = 0; i < SOURCES; i++)
+		mem_free_wait(t->source[i], t->port[i]);
+	mem_free_wait(t->target, t->target_port);
+	free(t);
+}
+
+static const uint8_t *source_bytes(const struct trial *t, uint64_t off)
+{
+	uint64_t half = SOURCE_GRANULES * GRANULE;
+
+	return t->source[off / half]->bytes + off % half;
+}
+
+/* The first sector that is not what the sources hold. */
+static uint64_t first_wrong(const struct trial *t)
+{
+	for (uint64_t off = 0; off < GRANULES * GRANULE; off += SECTOR)
+		if (memcmp(t->target->bytes + off, source_bytes(t, off), SECTOR))
+			return off;
+	return UINT64_MAX;
+}
+
+static int everything_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+
+	if (prng_below(t->prng, 2)) {
+		memset(t->target->bytes, 0, sizeof(t->target->bytes));
+		t->o.target_is_zero = t->o.min_sparse;
+	}
+	assert_int_equal(trial_run_wait(t), 0);
+	assert_int_equal(t->result.fault, 0);
+	assert_int_equal(first_wrong(t), UINT64_MAX);
+	assert_int_equal(t->seen.done, t->seen.total);
+	assert_true(t->seen.used_max <= (size_t)t->o.depth * COPY_CHUNK_BYTES);
+	assert_int_equal(iobuf_used(loop_iobufs(loop_current())), 0);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d5_d7_everything_arrives(void **state)
+{
+	for (uint64_t seed = 1; seed < 60; seed++)
+		run(seed, everything_body);
+}
+
+static bool granule_is_read(const struct mem *m, unsigned granule)
+{
+	return m->state[granule] == 2;
+}
+
+static int failed_read_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+	unsigned granule = (unsigned)prng_below(t->prng, SOURCE_GRANULES);
+	uint64_t off = (SOURCE_GRANULES + (uint64_t)granule) * GRANULE;
+	int rc;
+
+	t->source[1]->fails_at = (int)granule;
+	rc = trial_run_wait(t);
+	if (granule_is_read(t->source[1], granule)) {
+		assert_int_equal(rc, -EIO);
+		assert_int_equal(t->result.fault, COPY_READ_FAILED);
+		assert_int_equal(t->result.off, off);
+		assert_true(t->result.chunk_off <= off &&
+			    off - t->result.chunk_off < COPY_CHUNK_BYTES);
+	} else {
+		assert_int_equal(rc, 0);
+		assert_int_equal(first_wrong(t), UINT64_MAX);
+	}
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d5_a_failed_read_is_told_with_its_place(void **state)
+{
+	for (uint64_t seed = 1; seed < 40; seed++)
+		run(seed, failed_read_body);
+}
+
+static int failed_write_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+	unsigned granule = (unsigned)prng_below(t->prng, GRANULES);
+	uint64_t off = (uint64_t)granule * GRANULE;
+
+	t->target->fails_at = (int)granule;
+	assert_int_equal(trial_run_wait(t), -EIO);
+	assert_int_equal(t->result.fault, COPY_WRITE_FAILED);
+	assert_true(t->result.chunk_off <= off);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d5_a_failed_write_is_no_success(void **state)
+{
+	for (uint64_t seed = 1; seed < 40; seed++)
+		run(seed, failed_write_body);
+}
+
+static int failed_map_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+
+	t->source[1]->map_fails_at = SOURCE_GRANULES - 1;
+	assert_int_equal(trial_run_wait(t), -EIO);
+	assert_int_equal(t->result.fault, COPY_MAP_FAILED);
+	assert_int_equal(t->result.off / GRANULE, SOURCE_GRANULES - 1);
+	assert_int_equal(t->target->nwrites, 0);
+	assert_memory_equal(t->target->bytes, t->before, sizeof(t->before));
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d6_nothing_is_written_before_all_is_mapped(void **state)
+{
+	for (uint64_t seed = 1; seed < 20; seed++)
+		run(seed, failed_map_body);
+}
+
+static int salvage_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+	unsigned bad = (unsigned)prng_below(t->prng, SOURCE_GRANULES);
+
+	t->o.salvage = true;
+	t->source[1]->fails_at = t->source[1]->map_fails_at = (int)bad;
+	assert_int_equal(trial_run_wait(t), 0);
+	/* What cannot be mapped is read, and what cannot be read is zero. */
+	memset(t->source[1]->bytes + (uint64_t)bad * GRANULE, 0, GRANULE);
+	assert_int_equal(first_wrong(t), UINT64_MAX);
+	assert_int_equal(t->seen.lost.nmaps, GRANULE / SECTOR);
+	assert_int_equal(t->seen.lost.nreads, GRANULE / SECTOR);
+	assert_int_equal(t->seen.lost.first, (SOURCE_GRANULES + (uint64_t)bad) * GRANULE);
+	assert_int_equal(t->seen.lost.last, t->seen.lost.first + GRANULE - SECTOR);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d5_salvage_goes_on_and_tells(void **state)
+{
+	for (uint64_t seed = 1; seed < 20; seed++)
+		run(seed, salvage_body);
+}
+
+static int stopped_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+	atomic_bool is_stopped = true;
+
+	t->o.is_stopped = &is_stopped;
+	assert_int_equal(trial_run_wait(t), -ECANCELED);
+	assert_int_equal(t->result.fault, 0);
+	assert_int_equal(t->target->nwrites, 0);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void a_copy_can_be_stopped(void **state)
+{
+	run(1, stopped_body);
+}
+
+static int plan_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+	struct copy_chunk first, chunk;
+	struct copy_plan once, again;
+	uint64_t end = 0, fault_off;
+
+	t->o.cluster = prng_below(t->prng, 2) ? 0 : 48 * KiB;
+	assert_int_equal(plan_init(&once, &t->o), 0);
+	assert_int_equal(plan_init(&again, &t->o), 0);
+	while (again.off < again.total)
+		assert_int_equal(plan_next_wait(&again, &chunk, &fault_off), 0);
+	plan_restart(&again);
+	do {
+		assert_int_equal(plan_next_wait(&once, &first, &fault_off), 0);
+		assert_int_equal(plan_next_wait(&again, &chunk, &fault_off), 0);
+		assert_int_equal(first.off, end);
+		assert_int_equal(chunk.off, end);
+		assert_int_equal(chunk.len, first.len);
+		assert_int_equal(chunk.status, first.status);
+		assert_true(chunk.status != COPY_DATA || chunk.len <= COPY_CHUNK_BYTES);
+		if (!t->o.cluster && chunk.len)
+			assert_int_equal(chunk.off / (SOURCE_GRANULES * GRANULE),
+					 (chunk.off + chunk.len - 1) / (SOURCE_GRANULES * GRANULE));
+		end += chunk.len;
+	} while (chunk.len);
+	assert_int_equal(end, GRANULES * GRANULE);
+	plan_fini(&once);
+	plan_fini(&again);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d8_chunks_are_gapless_and_the_same_again(void **state)
+{
+	for (uint64_t seed = 1; seed < 30; seed++)
+		run(seed, plan_body);
+}
+
+/* Data before zeros that count, or zeros, by looking at each byte. */
+static void judge_run(const uint8_t *buf, uint64_t len, uint64_t off, uint64_t min, uint64_t align)
+{
+	bool is_zero;
+	uint64_t n = copy_run(buf, len, off, min, align, &is_zero), rest = 0;
+
+	assert_true(n > 0 && n <= len && (n == len || (off + n) % align == 0));
+	if (is_zero) {
+		assert_true(bytes_are_zero(buf, n));
+		return;
+	}
+	/* What follows are zeros enough, or nothing but zeros, or nothing. */
+	while (n + rest < len && !buf[n + rest])
+		rest++;
+	assert_true(n + rest == len || rest >= min);
+	/* And the run ends with a block that is not zero. */
+	assert_false(bytes_are_zero(buf + n - MIN(n, align), MIN(n, align)));
+}
+
+static void runs_are_cut_where_zeros_begin(void **state)
+{
+	static uint8_t buf[64 * SECTOR];
+	struct prng prng = { 5 };
+
+	for (unsigned i = 0; i < 20000; i++) {
+		uint64_t align = SECTOR << prng_below(&prng, 4);
+		uint64_t min = align * (1 + prng_below(&prng, 3));
+		uint64_t len = SECTOR * (1 + prng_below(&prng, 64)), off;
+
+		for (unsigned s = 0; s < 64; s++)
+			memset(buf + s * SECTOR, prng_below(&prng, 4) ? 0 : 1, SECTOR);
+		off = SECTOR * prng_below(&prng, 64);
+		judge_run(buf, len, off, min, align);
+	}
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(d5_d7_everything_arrives),
+		cmocka_unit_test(d5_a_failed_read_is_told_with_its_place),
+		cmocka_unit_test(d5_a_failed_write_is_no_success),
+		cmocka_unit_test(d6_nothing_is_written_before_all_is_mapped),
+		cmocka_unit_test(d5_salvage_goes_on_and_tells),
+		cmocka_unit_test(a_copy_can_be_stopped),
+		cmocka_unit_test(d8_chunks_are_gapless_and_the_same_again),
+		cmocka_unit_test(runs_are_cut_where_zeros_begin),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
