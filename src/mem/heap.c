@@ -312,29 +312,28 @@ void heap_flush(struct heap *h)
 	heap_post_all(h);
 }
 
+bool heap_flush_parked(struct heap *h, unsigned magazines)
+{
+	struct magazine *m = inbox_take(&h->inbox), *next;
+	unsigned n = 0;
+
+	for (; m; m = next) {
+		next = magazine_next(m);
+		park(h, magazine_class(m), m, magazine_count(m));
+	}
+	for (unsigned c = 0; c < CLASSES && h->parked_bytes; c++) {
+		for (; magazines && (m = unpark(h, c, &n)); magazines--) {
+			return_objects(h, c, m, n);
+			spare_put(h, m);
+		}
+	}
+	return h->parked_bytes;
+}
+
 void heap_trim(struct heap *h)
 {
 	for (unsigned c = 0; c < CLASSES; c++)
 		slab_trim(&h->bins[c].slabs);
-}
-
-size_t heap_thin(struct heap *h, unsigned class, size_t budget)
-{
-	struct slab_list *list = &h->bins[class].slabs;
-	size_t gone = 0;
-	uint32_t slab;
-
-	mem_lock(&h->gate.lock);
-	while (gone < budget && (slab = slab_hold(list))) {
-		uint16_t pages = slab_free_pages(slab);
-
-		mem_unlock(&h->gate.lock);
-		gone += slab_drop_pages(slab, pages);
-		mem_lock(&h->gate.lock);
-		slab_let_go(list, slab, pages);
-	}
-	mem_unlock(&h->gate.lock);
-	return gone;
 }
 
 /* The lock of the thread's own heap. */

@@ -214,14 +214,11 @@ void heap_flush(struct heap *h);
 
 /* Puts what came by the inbox into slabs. */
 void heap_drain(struct heap *h);
+/* Puts up to @magazines of parked ones, and what came by the inbox, into slabs. True: there are
+ * more. For who is not to keep the owner waiting. */
+bool heap_flush_parked(struct heap *h, unsigned magazines);
 /* Gives slabs that are free to the pages. */
 void heap_trim(struct heap *h);
-
-/* ---- heap.c: without any ---- */
-
-/* Gives pages within slabs of @class of which nothing is in use back to the kernel: up to @budget
- * bytes; returns how many. */
-size_t heap_thin(struct heap *h, unsigned class, size_t budget);
 
 /* ---- registry.c ---- */
 

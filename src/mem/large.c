@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "mem/slab.h"
+#include "mem/sweep.h"
 
 _Atomic size_t large_keep = 64 * MiB, large_dirty_max = 128 * MiB;
 static _Atomic size_t blocks, block_slices;
@@ -66,10 +67,8 @@ static void limit_dirty(void)
 		return;
 	pages_stats(&s);
 	limit = MAX(limit, s.used / 4);
-	if (s.dirty <= limit || !pages_giving_try())
-		return;
-	pages_purge(s.dirty - limit + limit / 8);
-	pages_giving_end();
+	if (s.dirty > limit)
+		sweep_round(SWEEP_SLICES, s.dirty - limit + limit / 8);
 }
 
 void large_free(void *p)

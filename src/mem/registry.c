@@ -14,6 +14,7 @@
 #include "mem/heap.h"
 #include "mem/lock.h"
 #include "mem/stock.h"
+#include "mem/sweep.h"
 
 static struct mem_lock lock;
 /* Under the lock. */
@@ -150,7 +151,6 @@ bool heap_start(void)
  * as it was between two of their stores, and there a heap is whole. */
 static void fork_begins(void)
 {
-	pages_giving_begin();
 	mem_lock(&lock);
 	for (uint32_t i = 1; i <= heap_count(); i++)
 		mem_lock(&heap_at(i)->gate.lock);
@@ -165,7 +165,6 @@ static void fork_ends_parent(void)
 	for (uint32_t i = heap_count(); i; i--)
 		mem_unlock(&heap_at(i)->gate.lock);
 	mem_unlock(&lock);
-	pages_giving_end();
 }
 
 static void fork_ends_child(void)
@@ -184,6 +183,7 @@ static void fork_ends_child(void)
 		idle = i;
 	}
 	mem_lock_init(&lock);
+	sweep_reset();
 }
 
 /* Before a thread could be forking, not when the first one allocates: that may be within
