@@ -128,7 +128,7 @@ static void empty(struct heap *h, bool hot, void *arg)
 		heap_flush_parked(h, FLUSH_STEP);
 }
 
-static void empty_heaps(uint32_t from, uint32_t to)
+void census_empty(uint32_t from, uint32_t to)
 {
 	for (uint32_t i = from; i < to; i++)
 		empty_parked(heap_at(i));
@@ -155,7 +155,7 @@ size_t census_release(size_t budget, size_t keep)
 		if (seen < heaps && budget - gone > dirty) {
 			from = atomic_load_explicit(&next, memory_order_relaxed);
 			from = from < heaps ? from : 0;
-			empty_heaps(1 + from, 1 + MIN(heaps, from + group));
+			census_empty(1 + from, 1 + MIN(heaps, from + group));
 			seen += MIN(heaps - from, group);
 			atomic_store_explicit(&next, from + group, memory_order_relaxed);
 			dirty = pages_dirty();

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "mem/decay.h"
 #include "mem/stock.h"
 
 _Static_assert(sizeof(struct heap) <= HEAP_STRIDE, "heaps lie that far apart");
@@ -336,6 +337,13 @@ void heap_trim(struct heap *h)
 		slab_trim(&h->bins[c].slabs);
 }
 
+/* With no lock; @h is the thread's own. */
+static void decay_now_and_then(const struct heap *h)
+{
+	if (h->slow_paths % HEAP_DECAY_EVERY == 0)
+		decay_poll();
+}
+
 /* The lock of the thread's own heap. */
 static void lock_own(struct heap *h)
 {
@@ -434,6 +442,7 @@ void *heap_alloc(unsigned class)
 	lock_own(h);
 	p = alloc_locked(h, class);
 	handover_unlock(&h->gate);
+	decay_now_and_then(h);
 	return p;
 }
 
@@ -515,6 +524,7 @@ static void free_slow(void *p, uint32_t word)
 	handover_unlock(&h->gate);
 	if (!done)
 		free_direct(word, p);
+	decay_now_and_then(h);
 }
 
 void heap_free(void *p, uint32_t word)

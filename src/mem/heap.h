@@ -54,6 +54,7 @@ enum {
 	HEAPS_MAX = 1 << 17,
 	HEAP_OUT = 256,
 	HEAP_POST_EVERY = 64,           /* slow paths */
+	HEAP_DECAY_EVERY = 8,           /* the same */
 	HEAP_SPARE_MAX = 32,            /* empty magazines, given back by */
 	HEAP_SPARE_PUT = 16,
 	HEAP_SPARE_TAKE = 8,
@@ -102,6 +103,8 @@ struct heap {
 	uint32_t slow_paths;
 	size_t parked_bytes;
 	uint32_t next_idle;             /* under the registry's lock */
+	uint32_t seen_slow_paths;       /* at decay's last look */
+	bool flushed;                   /* and nothing since */
 };
 
 /* The thread's own; &heap_none if it has none. */

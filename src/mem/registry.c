@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mem/decay.h"
 #include "mem/heap.h"
 #include "mem/lock.h"
 #include "mem/stock.h"
@@ -184,6 +185,7 @@ static void fork_ends_child(void)
 	}
 	mem_lock_init(&lock);
 	sweep_reset();
+	decay_reset();
 }
 
 /* Before a thread could be forking, not when the first one allocates: that may be within
