@@ -9,6 +9,7 @@
 
 #include "base/bits.h"
 #include "blk/port.h"
+#include "job/job_end.h"
 
 enum { BUFFER_ALIGN = 4096 };
 #define BUFFERS_MAX (64 * GiB)          /* all of them together */
@@ -156,5 +157,6 @@ int bench_run_wait(struct port_chan *pc, const struct bench_opts *o, uint64_t *r
 	*ret_ns = loop_now(pc->loop) - start;
 	free(b.slots);
 	free(buf);
+	job_end_wait(pc->loop, start);
 	return b.res;
 }

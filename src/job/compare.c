@@ -8,6 +8,7 @@
 
 #include "base/bits.h"
 #include "blk/port.h"
+#include "job/job_end.h"
 #include "job/map.h"
 #include "loop/work.h"
 
@@ -330,6 +331,7 @@ int compare_run_wait(const struct compare_opts *o, struct compare_result *ret)
 {
 	struct compare *c = calloc(1, sizeof(*c));
 	struct compare_result result = { 0 };
+	uint64_t start = loop_now(o->pc[0]->loop);
 	int rc;
 
 	if (!c)
@@ -349,5 +351,6 @@ int compare_run_wait(const struct compare_opts *o, struct compare_result *ret)
 	}
 	free(c->buffers);
 	free(c);
+	job_end_wait(o->pc[0]->loop, start);
 	return rc;
 }
