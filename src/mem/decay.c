@@ -19,11 +19,13 @@
 enum {
 	TICKS = 8,                      /* of half the decay time */
 	PURGE_STEPS = 64,               /* what is owed goes in a quarter of it */
+	/* A step does one of these: half a millisecond. */
 	SLABS_A_STEP = 256,
-	HEAPS_A_STEP = 4,
+	HEAPS_A_STEP = 16,
+	MAGAZINES_A_STEP = 64,
 };
 #define PURGE_MIN (1 * MiB)             /* a step */
-#define PURGE_MAX (8 * MiB)
+#define PURGE_MAX (4 * MiB)
 #define PAUSE_MIN (UINT64_C(1000000))   /* between steps, ns */
 
 _Atomic uint64_t decay_due;
@@ -39,6 +41,7 @@ static struct {
 	size_t owed, step;              /* bytes */
 	size_t at, slab;                /* slices, where to go on; @slab is 0 between two looks */
 	uint32_t heap;                  /* the same */
+	unsigned kind;                  /* of the last step */
 } now_at = { .at = 1 };
 
 /* The thread: under the lock, but for @wanted. */
@@ -64,13 +67,15 @@ static void tick(uint64_t now, uint64_t period)
 	now_at.tick_at = now + period;
 }
 
+/* Each of these does a step and returns true, or finds nothing to do. */
+
 /* Around from where the last step has ended. */
-static void purge(void)
+static bool purge(void)
 {
 	size_t want = MIN(now_at.owed, now_at.step), gone;
 
 	if (!want)
-		return;
+		return false;
 	gone = sweep(SWEEP_SLICES, &now_at.at, SIZE_MAX, want, SIZE_MAX);
 	if (gone < want) {
 		now_at.at = 1;
@@ -78,61 +83,78 @@ static void purge(void)
 	}
 	/* If there was none, others have taken it. */
 	now_at.owed = gone ? now_at.owed - MIN(now_at.owed, gone) : 0;
+	return true;
 }
 
-/* Has the heap's thread been by since the last look? If not, and it has something, that goes. */
-static void look_at_heap(uint32_t number)
+/* Has the heap's thread been by since the last look? If not, what it has set aside goes. True: not
+ * all has; the next step goes on. */
+static bool look_at_heap(uint32_t number, bool *ret_did)
 {
 	struct heap *h = heap_at(number);
-	bool sleeps;
+	bool sleeps, more = false;
 
 	if (!mem_trylock(&h->gate.lock))
-		return;
+		return false;
 	sleeps = h->slow_paths == h->seen_slow_paths;
-	if (!sleeps)
-		h->seen_slow_paths = h->slow_paths;
-	else if (h->flushed && !inbox_bytes(&h->inbox))
+	h->seen_slow_paths = h->slow_paths;
+	if (sleeps && h->flushed && !inbox_bytes(&h->inbox))
 		sleeps = false;
-	h->flushed = sleeps;
-	mem_unlock(&h->gate.lock);
+	else
+		h->flushed = sleeps;
 	if (sleeps)
+		more = heap_flush_parked(h, MAGAZINES_A_STEP);
+	if (more)
+		h->flushed = false;
+	mem_unlock(&h->gate.lock);
+	if (sleeps && !more)
 		census_empty(number, number + 1);
+	*ret_did |= sleeps;
+	return more;
 }
 
-static void look_at_heaps(uint64_t now, uint64_t period)
+static bool look_at_heaps(void)
 {
 	uint32_t end = heap_count() + 1;
+	bool did = false;
 
-	if (!now_at.heap) {
-		if (now < now_at.heaps_at)
-			return;
-		now_at.heaps_at = now + period;
-		now_at.heap = 1;
-	}
-	for (unsigned i = 0; i < HEAPS_A_STEP && now_at.heap < end; i++)
-		look_at_heap(now_at.heap++);
+	if (!now_at.heap)
+		return false;
+	for (unsigned i = 0; i < HEAPS_A_STEP && now_at.heap < end && !did; i++)
+		if (!look_at_heap(now_at.heap, &did))
+			now_at.heap++;
 	if (now_at.heap >= end)
 		now_at.heap = 0;
+	return true;
 }
 
-static void look_at_slabs(uint64_t now, uint64_t period)
+static bool look_at_slabs(void)
 {
 	size_t end = atomic_load_explicit(&pages_end, memory_order_relaxed);
 
-	if (!now_at.slab) {
-		if (now < now_at.slabs_at)
-			return;
-		now_at.slabs_at = now + period;
-		now_at.slab = 1;
-	}
+	if (!now_at.slab)
+		return false;
 	sweep(SWEEP_SLABS | SWEEP_COLD, &now_at.slab, end, PURGE_MAX, SLABS_A_STEP);
 	if (now_at.slab >= end)
 		now_at.slab = 0;
+	return true;
+}
+
+static void begin_looks(uint64_t now, uint64_t d)
+{
+	if (!now_at.heap && now >= now_at.heaps_at) {
+		now_at.heaps_at = now + d / 4;
+		now_at.heap = 1;
+	}
+	if (!now_at.slab && now >= now_at.slabs_at) {
+		now_at.slabs_at = now + d / 2;
+		now_at.slab = 1;
+	}
 }
 
 /* Returns when the next step is due. */
 static uint64_t step(uint64_t now)
 {
+	static bool (*const kinds[])(void) = { purge, look_at_heaps, look_at_slabs };
 	uint64_t d = atomic_load_explicit(&decay_ms, memory_order_relaxed) * UINT64_C(1000000);
 
 	if (!d)
@@ -144,9 +166,10 @@ static uint64_t step(uint64_t now)
 	}
 	if (now >= now_at.tick_at)
 		tick(now, d / 2 / TICKS);
-	purge();
-	look_at_heaps(now, d / 4);
-	look_at_slabs(now, d / 2);
+	begin_looks(now, d);
+	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (kinds[now_at.kind++ % ARRAY_SIZE(kinds)]())
+			break;
 	if (now_at.owed || now_at.heap || now_at.slab)
 		return now + MAX(d / 4 / PURGE_STEPS, PAUSE_MIN);
 	return now_at.tick_at;

@@ -131,6 +131,7 @@ static void start_locked(void)
 	class_start();
 	if (pages_start() || pthread_key_create(&key, thread_ends))
 		return;
+	handover_start();
 	heap_checks = checks && !strcmp(checks, "1");
 	atomic_store_explicit(&started, true, memory_order_release);
 }
