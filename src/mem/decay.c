@@ -17,18 +17,20 @@
 #include "mem/sweep.h"
 
 enum {
-	TICKS = 8,                      /* of half the decay time */
-	PURGE_STEPS = 64,               /* what is owed goes in a quarter of it */
-	/* A step does one of these: half a millisecond. */
+	TICKS = 8,                      /* of a quarter of the decay time */
+	STEPS = 64,                     /* in a quarter, if there is much to do */
+	/* All these together are a millisecond at most. The thread, which keeps nobody waiting,
+	 * takes larger steps. */
 	SLABS_A_STEP = 256,
 	HEAPS_A_STEP = 16,
 	MAGAZINES_A_STEP = 64,
+	OF_THREAD = 8,
 };
-#define PURGE_MIN (1 * MiB)             /* a step */
-#define PURGE_MAX (4 * MiB)
+#define PURGE_A_STEP (4 * MiB)
 #define PAUSE_MIN (UINT64_C(1000000))   /* between steps, ns */
 
 _Atomic uint64_t decay_due;
+_Atomic bool decay_goes_on;
 static _Atomic unsigned decay_ms = 1000;
 
 static _Atomic bool busy;
@@ -38,10 +40,9 @@ static struct {
 	uint64_t tick_at, heaps_at, slabs_at;   /* when the next one begins; 0: never was one */
 	size_t lows[TICKS];
 	unsigned tick;
-	size_t owed, step;              /* bytes */
+	size_t owed;                    /* bytes */
 	size_t at, slab;                /* slices, where to go on; @slab is 0 between two looks */
 	uint32_t heap;                  /* the same */
-	unsigned kind;                  /* of the last step */
 } now_at = { .at = 1 };
 
 /* The thread: under the lock, but for @wanted. */
@@ -63,19 +64,16 @@ static void tick(uint64_t now, uint64_t period)
 	for (unsigned i = 0; i < TICKS; i++)
 		least = MIN(least, now_at.lows[i]);
 	now_at.owed = least;
-	now_at.step = MIN(MAX(least / PURGE_STEPS, (size_t)PURGE_MIN), (size_t)PURGE_MAX);
 	now_at.tick_at = now + period;
 }
 
-/* Each of these does a step and returns true, or finds nothing to do. */
-
 /* Around from where the last step has ended. */
-static bool purge(void)
+static void purge(unsigned scale)
 {
-	size_t want = MIN(now_at.owed, now_at.step), gone;
+	size_t want = MIN(now_at.owed, PURGE_A_STEP * scale), gone;
 
 	if (!want)
-		return false;
+		return;
 	gone = sweep(SWEEP_SLICES, &now_at.at, SIZE_MAX, want, SIZE_MAX);
 	if (gone < want) {
 		now_at.at = 1;
@@ -83,7 +81,6 @@ static bool purge(void)
 	}
 	/* If there was none, others have taken it. */
 	now_at.owed = gone ? now_at.owed - MIN(now_at.owed, gone) : 0;
-	return true;
 }
 
 /* Has the heap's thread been by since the last look? If not, what it has set aside goes. True: not
@@ -112,49 +109,47 @@ static bool look_at_heap(uint32_t number, bool *ret_did)
 	return more;
 }
 
-static bool look_at_heaps(void)
+static void look_at_heaps(void)
 {
 	uint32_t end = heap_count() + 1;
 	bool did = false;
 
 	if (!now_at.heap)
-		return false;
+		return;
 	for (unsigned i = 0; i < HEAPS_A_STEP && now_at.heap < end && !did; i++)
 		if (!look_at_heap(now_at.heap, &did))
 			now_at.heap++;
 	if (now_at.heap >= end)
 		now_at.heap = 0;
-	return true;
 }
 
-static bool look_at_slabs(void)
+static void look_at_slabs(unsigned scale)
 {
 	size_t end = atomic_load_explicit(&pages_end, memory_order_relaxed);
 
 	if (!now_at.slab)
-		return false;
-	sweep(SWEEP_SLABS | SWEEP_COLD, &now_at.slab, end, PURGE_MAX, SLABS_A_STEP);
+		return;
+	sweep(SWEEP_SLABS | SWEEP_COLD, &now_at.slab, end, PURGE_A_STEP * scale,
+	      (size_t)SLABS_A_STEP * scale);
 	if (now_at.slab >= end)
 		now_at.slab = 0;
-	return true;
 }
 
 static void begin_looks(uint64_t now, uint64_t d)
 {
 	if (!now_at.heap && now >= now_at.heaps_at) {
-		now_at.heaps_at = now + d / 4;
+		now_at.heaps_at = now + d / 8;
 		now_at.heap = 1;
 	}
 	if (!now_at.slab && now >= now_at.slabs_at) {
-		now_at.slabs_at = now + d / 2;
+		now_at.slabs_at = now + d / 4;
 		now_at.slab = 1;
 	}
 }
 
 /* Returns when the next step is due. */
-static uint64_t step(uint64_t now)
+static uint64_t step(uint64_t now, unsigned scale)
 {
-	static bool (*const kinds[])(void) = { purge, look_at_heaps, look_at_slabs };
 	uint64_t d = atomic_load_explicit(&decay_ms, memory_order_relaxed) * UINT64_C(1000000);
 
 	if (!d)
@@ -165,22 +160,24 @@ static uint64_t step(uint64_t now)
 		memset(now_at.lows, 0, sizeof(now_at.lows));
 	}
 	if (now >= now_at.tick_at)
-		tick(now, d / 2 / TICKS);
+		tick(now, d / 4 / TICKS);
 	begin_looks(now, d);
-	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
-		if (kinds[now_at.kind++ % ARRAY_SIZE(kinds)]())
-			break;
+	purge(scale);
+	look_at_heaps();
+	look_at_slabs(scale);
 	if (now_at.owed || now_at.heap || now_at.slab)
-		return now + MAX(d / 4 / PURGE_STEPS, PAUSE_MIN);
+		return now + MAX(d / 4 / STEPS, PAUSE_MIN);
 	return now_at.tick_at;
 }
 
-static uint64_t step_alone(void)
+static uint64_t step_alone(unsigned scale)
 {
 	uint64_t next = 0;
 
 	if (!atomic_exchange_explicit(&busy, true, memory_order_acquire)) {
-		next = step(os_now());
+		next = step(os_now(), scale);
+		atomic_store_explicit(&decay_goes_on, now_at.owed || now_at.heap || now_at.slab,
+				      memory_order_relaxed);
 		atomic_store_explicit(&busy, false, memory_order_release);
 	}
 	return next;
@@ -194,7 +191,7 @@ void decay_step(void)
 
 	if (due == UINT64_MAX)
 		return;
-	next = step_alone();
+	next = step_alone(1);
 	if (!atomic_load_explicit(&wanted, memory_order_relaxed))
 		atomic_store_explicit(&decay_due, next, memory_order_relaxed);
 	errno = saved;
@@ -218,7 +215,7 @@ unsigned decay_get(void)
 static void *live(void *arg)
 {
 	while (atomic_load_explicit(&wanted, memory_order_acquire)) {
-		uint64_t next = step_alone(), now = os_now(), wait = NS_PER_SEC;
+		uint64_t next = step_alone(OF_THREAD), now = os_now(), wait = NS_PER_SEC;
 		struct timespec t;
 
 		if (next <= now + wait)

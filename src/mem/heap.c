@@ -340,7 +340,8 @@ void heap_trim(struct heap *h)
 /* With no lock; @h is the thread's own. */
 static void decay_now_and_then(const struct heap *h)
 {
-	if (h->slow_paths % HEAP_DECAY_EVERY == 0)
+	if (h->slow_paths % HEAP_DECAY_EVERY == 0 ||
+	    atomic_load_explicit(&decay_goes_on, memory_order_relaxed))
 		decay_poll();
 }
 
