@@ -15,7 +15,7 @@ archive=$build/src/mem/libbyre_malloc.a
 sources="$top/tests/malloc"
 [ -x "$cases" ] || skip "there is no $cases"
 passed=0 failed=0 skipped=0
-[ "${SUITE:-}" = long ] && export MALLOC_CHURN=1000000
+[ "${SUITE:-}" = long ] && export MALLOC_CHURN=1000000 MALLOC_SECONDS=60
 
 # counted TITLE COMMAND...: the command prints TAP, whose lines are counted.
 counted()
@@ -83,7 +83,7 @@ linked()
 	mkdir -p "$W/$kind"
 	cp "$build/tests/malloc/liballocating.so" "$W/$kind/"
 	gcc "${flags[@]}" "$sources"/{behave,content,size,align,info,thread,fork,early,limit}.c \
-		"$sources"/{misuse,churn}.c -o "$W/$kind/behave" "$@" -ldl
+		"$sources"/{misuse,churn,back}.c -o "$W/$kind/behave" "$@" -ldl
 	counted "byre's, $kind" env MALLOC_IS=byre "$W/$kind/behave"
 	if command -v g++ >/dev/null; then
 		g++ -std=c++17 -O2 "$sources/new.cc" -o "$W/$kind/new" "$@"

@@ -16,7 +16,7 @@ flags=(-std=gnu17 -O2 -g -static -pthread -D_GNU_SOURCE -Itests/cross -Iinclude 
 	-ftls-model=initial-exec -mno-outline-atomics -DTEST_EMULATED)
 protocols="src/mem/handover.c src/mem/inbox.c src/mem/lock.c"
 library="$protocols src/tlsf/tlsf.c"
-for part in census class heap large os pages registry slab stock; do
+for part in census class decay heap large os pages registry slab stock sweep; do
 	library="$library src/mem/$part.c"
 done
 

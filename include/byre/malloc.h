@@ -31,6 +31,15 @@ size_t byre_malloc_release(size_t budget);
  * takes what others have freed for it. Cheap; good before waiting long. */
 void byre_malloc_idle(void);
 
+/* What nobody has needed for @milliseconds (1000 if never called) goes back by itself; 0: it stays.
+ * Threads see to it when they allocate and free, so a process that sleeps as a whole keeps it,
+ * unless byre_malloc_background() has started a thread for that. */
+void byre_malloc_decay(unsigned milliseconds);
+
+/* Starts (1) or stops (0) that thread. It is not there in the child of a fork. 0, or -1 and errno
+ * says why there is none. */
+int byre_malloc_background(int on);
+
 enum byre_malloc_format {
 	BYRE_MALLOC_TEXT,               /* for people; may change */
 	BYRE_MALLOC_JSON,               /* one object; members may be added */

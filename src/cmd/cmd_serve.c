@@ -22,6 +22,7 @@
 #include "base/size.h"
 #include "cmd/cmd.h"
 #include "cmd/serve.h"
+#include "cmd/serve_idle.h"
 #include "cmd/serve_stats.h"
 #include "ctl/systemd.h"
 
@@ -131,14 +132,16 @@ static bool is_end(struct serve *s, int signal_fd)
 	return false;
 }
 
-/* Sleeps until a signal comes to end by; shows statistics meanwhile. */
+/* Sleeps until a signal comes to end by; meanwhile shows statistics, and gives memory back. */
 static int wait_for_end(struct serve *s, int signal_fd, struct err *err)
 {
 	struct pollfd p = { .fd = signal_fd, .events = POLLIN };
 	struct serve_stats st = { 0 };
-	uint64_t next = now_ns() + NS_PER_SEC;
+	uint64_t next = now_ns() + NS_PER_SEC, wake;
+	struct serve_idle idle;
 	int n = 0;
 
+	serve_idle_init(&idle, now_ns());
 	if (s->opts->stats && serve_stats_init(&st, s, now_ns()))
 		return err_set_errno(err, ENOMEM, "statistics");
 	for (;;) {
@@ -148,8 +151,9 @@ static int wait_for_end(struct serve *s, int signal_fd, struct err *err)
 			serve_stats_show(&st, s, now);
 			next = MAX(next + NS_PER_SEC, now);
 		}
-		n = poll(&p, 1, !s->opts->stats ? -1 : next <= now ? 0 :
-			 (int)div_round_up(next - now, NS_PER_MS));
+		serve_idle_look(&idle, s, now);
+		wake = s->opts->stats ? MIN(next, idle.next_ns) : idle.next_ns;
+		n = poll(&p, 1, wake <= now ? 0 : (int)div_round_up(wake - now, NS_PER_MS));
 		if ((n > 0 && is_end(s, signal_fd)) || (n < 0 && errno != EINTR))
 			break;
 	}

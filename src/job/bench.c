@@ -10,6 +10,7 @@
 #include "base/bits.h"
 #include "base/prng.h"
 #include "blk/port.h"
+#include "job/job_end.h"
 #include "job/latency.h"
 
 enum { BUFFER_ALIGN = 4096 };
@@ -177,5 +178,6 @@ int bench_run_wait(struct port_chan *pc, const struct bench_opts *o, uint64_t *r
 	*ret_ns = loop_now(pc->loop) - start;
 	free(b.slots);
 	chan_memory_put(pc->ch, buf, bytes);
+	job_end_wait(pc->loop, start);
 	return b.res;
 }

@@ -9,6 +9,7 @@
 #include "base/bits.h"
 #include "base/zero.h"
 #include "blk/port.h"
+#include "job/job_end.h"
 #include "job/map.h"
 #include "loop/work.h"
 
@@ -326,6 +327,7 @@ int compare_run_wait(const struct compare_opts *o, struct compare_result *ret)
 {
 	struct compare *c = calloc(1, sizeof(*c));
 	struct compare_result result = { 0 };
+	uint64_t start = loop_now(o->pc[0]->loop);
 	int rc;
 
 	if (!c)
@@ -345,5 +347,6 @@ int compare_run_wait(const struct compare_opts *o, struct compare_result *ret)
 	}
 	free(c->buffers);
 	free(c);
+	job_end_wait(o->pc[0]->loop, start);
 	return rc;
 }

@@ -7,25 +7,26 @@
 #include "mem/heap.h"
 #include "mem/large.h"
 #include "mem/stock.h"
+#include "mem/sweep.h"
 
-void census_visit(census_fn *fn, void *arg)
+/* As census_visit(), for heaps @from to before @to. */
+static void visit(uint32_t from, uint32_t to, census_fn *fn, void *arg)
 {
 	struct heap *own = heap_self;
-	uint32_t n = heap_count();
 	struct handover_round round;
 
-	if (own != &heap_none) {
+	if (heap_number(own) >= from && heap_number(own) < to) {
 		handover_lock(&own->gate);
 		fn(own, true, arg);
 		handover_unlock(&own->gate);
 	}
 	handover_begin(&round);
-	for (uint32_t i = 1; i <= n; i++)
+	for (uint32_t i = from; i < to; i++)
 		if (heap_at(i) != own)
 			handover_stop(&heap_at(i)->gate, &round);
 	/* Where it fails, handover_take() takes fewer. */
 	handover_barrier(&round);
-	for (uint32_t i = 1; i <= n; i++) {
+	for (uint32_t i = from; i < to; i++) {
 		struct heap *h = heap_at(i);
 
 		if (h == own)
@@ -39,6 +40,11 @@ void census_visit(census_fn *fn, void *arg)
 			mem_unlock(&h->gate.lock);
 		}
 	}
+}
+
+void census_visit(census_fn *fn, void *arg)
+{
+	visit(1, heap_count() + 1, fn, arg);
 }
 
 /* ---- counting ---- */
@@ -97,44 +103,68 @@ void census_take(struct census *ret)
 
 /* ---- giving back ---- */
 
-struct release {
-	size_t budget;
-	size_t gone;
-};
+/* How many parked magazines go back to the slabs while a heap's owner may have to wait: some 50
+ * microseconds. */
+enum { FLUSH_STEP = 64 };
 
+/* What can be had without stopping anybody. */
+static void empty_parked(struct heap *h)
+{
+	bool more;
+
+	do {
+		mem_lock(&h->gate.lock);
+		more = heap_flush_parked(h, FLUSH_STEP);
+		mem_unlock(&h->gate.lock);
+	} while (more);
+}
+
+/* The rest, which is little by then. */
 static void empty(struct heap *h, bool hot, void *arg)
 {
 	if (hot)
 		heap_flush(h);
 	else
-		heap_drain(h);
-	heap_trim(h);
+		heap_flush_parked(h, FLUSH_STEP);
 }
 
-/* Pages within slabs; the heap's lock is free during system calls. */
-static void thin(struct release *r)
+void census_empty(uint32_t from, uint32_t to)
 {
-	for (uint32_t i = 1; i <= heap_count() && r->gone < r->budget; i++)
-		for (unsigned c = 0; c < CLASSES && r->gone < r->budget; c++)
-			r->gone += heap_thin(heap_at(i), c, r->budget - r->gone);
+	for (uint32_t i = from; i < to; i++)
+		empty_parked(heap_at(i));
+	visit(from, to, empty, NULL);
+	/* What they had for each other has been sent. */
+	for (uint32_t i = from; i < to; i++)
+		empty_parked(heap_at(i));
 }
 
+/* Heaps are emptied some at a time, and only if what is dirty already is not enough: so a call with
+ * a small budget is short, whatever there is. */
 size_t census_release(size_t budget, size_t keep)
 {
-	struct release r = { .budget = budget };
-	size_t dirty;
+	static _Atomic uint32_t next;
+	uint32_t heaps, group, seen = 0, from;
+	size_t gone = 0, dirty;
 
 	if (!heap_start())
 		return 0;
-	pages_giving_begin();
-	/* The second time for what the first has sent to heaps that it had visited. */
-	census_visit(empty, NULL);
-	census_visit(empty, NULL);
-	dirty = pages_dirty();
-	if (dirty > keep)
-		r.gone = pages_purge(MIN(budget, dirty - keep));
-	if (!keep)
-		thin(&r);
-	pages_giving_end();
-	return r.gone;
+	heaps = heap_count();
+	group = budget == SIZE_MAX ? heaps : MAX(heaps / 8, (uint32_t)8);
+	for (;;) {
+		dirty = pages_dirty();
+		if (seen < heaps && budget - gone > dirty) {
+			from = atomic_load_explicit(&next, memory_order_relaxed);
+			from = from < heaps ? from : 0;
+			census_empty(1 + from, 1 + MIN(heaps, from + group));
+			seen += MIN(heaps - from, group);
+			atomic_store_explicit(&next, from + group, memory_order_relaxed);
+			dirty = pages_dirty();
+		}
+		if (!keep)
+			gone += sweep_round(SWEEP_SLICES | SWEEP_SLABS, budget - gone);
+		else if (dirty > keep)
+			gone += sweep_round(SWEEP_SLICES, MIN(budget - gone, dirty - keep));
+		if (gone >= budget || seen >= heaps)
+			return gone;
+	}
 }

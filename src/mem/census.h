@@ -40,6 +40,9 @@ struct census {
 
 void census_take(struct census *ret);
 
+/* Puts what heaps @from to before @to have in magazines into slabs, as far as it can be had. */
+void census_empty(uint32_t from, uint32_t to);
+
 /* Gives back up to @budget bytes of what is free, but keeps @keep bytes of free slices. Returns how
  * many went. */
 size_t census_release(size_t budget, size_t keep);

@@ -79,12 +79,19 @@ void handover_begin(struct handover_round *round)
 	*round = (struct handover_round){ .ticket = ticket };
 }
 
+void handover_start(void)
+{
+	int saved = errno;
+
+	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+	errno = saved;
+}
+
 int handover_barrier(struct handover_round *round)
 {
 	int saved = errno, err = 0;
 
-	/* Registered when first needed: it is cheap then or at start, but most programs never need
-	 * it. The child of a fork may have to do it again. */
+	/* Where handover_start() came too early, or the child of a fork is not registered. */
 	MEM_STEP(membarrier);
 	if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) &&
 			(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) ||

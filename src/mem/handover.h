@@ -152,6 +152,10 @@ void handover_orphan(struct handover *h);
 
 /* ---- takers, any thread ---- */
 
+/* Once, best while there is one thread: what handover_barrier() needs takes the kernel 10 ms when
+ * there are several. */
+void handover_start(void);
+
 /* A round: handover_begin(), handover_stop() for each heap, handover_barrier(), then for each heap
  * handover_take() and, where that gave it, handover_give(). */
 void handover_begin(struct handover_round *round);

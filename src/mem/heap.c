@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "mem/decay.h"
 #include "mem/stock.h"
 
 _Static_assert(sizeof(struct heap) <= HEAP_STRIDE, "heaps lie that far apart");
@@ -348,29 +349,36 @@ void heap_flush(struct heap *h)
 	heap_post_all(h);
 }
 
+bool heap_flush_parked(struct heap *h, unsigned magazines)
+{
+	struct magazine *m = inbox_take(&h->inbox), *next;
+	unsigned n = 0;
+
+	for (; m; m = next) {
+		next = magazine_next(m);
+		park(h, magazine_class(m), m, magazine_count(m));
+	}
+	for (unsigned c = 0; c < CLASSES && h->parked_bytes; c++) {
+		for (; magazines && (m = unpark(h, c, &n)); magazines--) {
+			return_objects(h, c, m, n);
+			spare_put(h, m);
+		}
+	}
+	return h->parked_bytes;
+}
+
 void heap_trim(struct heap *h)
 {
 	for (unsigned c = 0; c < CLASSES; c++)
 		slab_trim(&h->bins[c].slabs);
 }
 
-size_t heap_thin(struct heap *h, unsigned class, size_t budget)
+/* With no lock; @h is the thread's own. */
+static void decay_now_and_then(const struct heap *h)
 {
-	struct slab_list *list = &h->bins[class].slabs;
-	size_t gone = 0;
-	uint32_t slab;
-
-	mem_lock(&h->gate.lock);
-	while (gone < budget && (slab = slab_hold(list))) {
-		uint16_t pages = slab_free_pages(slab);
-
-		mem_unlock(&h->gate.lock);
-		gone += slab_drop_pages(slab, pages);
-		mem_lock(&h->gate.lock);
-		slab_let_go(list, slab, pages);
-	}
-	mem_unlock(&h->gate.lock);
-	return gone;
+	if (h->slow_paths % HEAP_DECAY_EVERY == 0 ||
+	    atomic_load_explicit(&decay_goes_on, memory_order_relaxed))
+		decay_poll();
 }
 
 /* The lock of the thread's own heap. */
@@ -498,6 +506,7 @@ void *heap_alloc(unsigned class)
 	lock_own(h);
 	p = alloc_locked(h, class);
 	handover_unlock(&h->gate);
+	decay_now_and_then(h);
 	return p;
 }
 
@@ -581,6 +590,7 @@ static void free_slow(void *p, uint32_t word)
 	handover_unlock(&h->gate);
 	if (!done)
 		free_direct(word, p);
+	decay_now_and_then(h);
 }
 
 void heap_free(void *p, uint32_t word)

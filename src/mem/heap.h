@@ -57,6 +57,7 @@ enum {
 	HEAP_OUT = 1 << HEAP_OUT_LOG2,
 	HEAP_POST_EVERY = 64,           /* slow paths */
 	HEAP_LOOK_EVERY = 16,           /* the same: for what came by the inbox */
+	HEAP_DECAY_EVERY = 8,           /* the same */
 	HEAP_SPARE_MAX = 2 * STOCK_BATCH,       /* empty magazines */
 	/* Bytes of objects in parked magazines: a class may have CLASS_MAX, but only CLASS_MIN if
 	 * all together have more than MAX. */
@@ -107,6 +108,8 @@ struct heap {
 	uint32_t slow_paths;
 	size_t parked_bytes;
 	uint32_t next_idle;             /* under the registry's lock */
+	uint32_t seen_slow_paths;       /* at decay's last look */
+	bool flushed;                   /* and nothing since */
 };
 
 /* The thread's own; &heap_none if it has none. */
@@ -240,14 +243,11 @@ void heap_flush(struct heap *h);
 
 /* Puts what came by the inbox into slabs. */
 void heap_drain(struct heap *h);
+/* Puts up to @magazines of parked ones, and what came by the inbox, into slabs. True: there are
+ * more. For who is not to keep the owner waiting. */
+bool heap_flush_parked(struct heap *h, unsigned magazines);
 /* Gives slabs that are free to the pages. */
 void heap_trim(struct heap *h);
-
-/* ---- heap.c: without any ---- */
-
-/* Gives pages within slabs of @class of which nothing is in use back to the kernel: up to @budget
- * bytes; returns how many. */
-size_t heap_thin(struct heap *h, unsigned class, size_t budget);
 
 /* ---- registry.c ---- */
 

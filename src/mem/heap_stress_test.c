@@ -29,6 +29,7 @@
 #include "base/prng.h"
 #include "mem/api.h"
 #include "mem/census.h"
+#include "mem/decay.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define IS_SANITIZED
@@ -245,9 +246,15 @@ static void *generations(void *arg)
 static void *release(void *arg)
 {
 	const struct timespec pause = { .tv_nsec = 2000000 };
+	struct prng p = { 5 };
 
 	while (!is_over()) {
-		census_release(SIZE_MAX, 0);
+		size_t keep = prng_below(&p, 4) ? 0 : prng_below(&p, 4 * MiB);
+
+		census_release(prng_below(&p, 2) ? SIZE_MAX : prng_below(&p, MiB), keep);
+		/* Beside this one, all the time or now and then. */
+		if (prng_below(&p, 50) == 0 && decay_background(prng_below(&p, 2)))
+			is_wrong("no background thread", NULL);
 		nanosleep(&pause, NULL);
 	}
 	return NULL;
@@ -314,6 +321,8 @@ static void run(uint64_t seed, double seconds, bool forks)
 	pthread_t releaser, freer;
 	double end = now() + seconds;
 
+	/* What decay does in a second it does all the time. */
+	decay_set(8);
 	atomic_store(&stop_all, false);
 	for (unsigned i = 0; i < WORKERS; i++) {
 		threads[i] = (struct thread){ .p = { seed * WORKERS + i } };
@@ -332,6 +341,8 @@ static void run(uint64_t seed, double seconds, bool forks)
 		pthread_join(threads[i].id, NULL);
 	pthread_join(releaser, NULL);
 	pthread_join(freer, NULL);
+	assert_int_equal(decay_background(false), 0);
+	decay_set(0);
 	if (wrong)
 		fail_msg("wrong, with BYRE_MEM_SEED=%llu", (unsigned long long)seed);
 	empty_all();

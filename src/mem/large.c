@@ -4,7 +4,11 @@
 
 #include <string.h>
 
+#include "mem/decay.h"
 #include "mem/slab.h"
+#include "mem/sweep.h"
+
+enum { DECAY_EVERY = 16 };              /* frees */
 
 _Atomic size_t large_keep = 64 * MiB, large_dirty_max = 128 * MiB;
 static _Atomic size_t blocks, block_slices;
@@ -66,10 +70,20 @@ static void limit_dirty(void)
 		return;
 	pages_stats(&s);
 	limit = MAX(limit, s.used / 4);
-	if (s.dirty <= limit || !pages_giving_try())
-		return;
-	pages_purge(s.dirty - limit + limit / 8);
-	pages_giving_end();
+	if (s.dirty > limit)
+		sweep_round(SWEEP_SLICES, s.dirty - limit + limit / 8);
+}
+
+/* Asking what time it is costs as much as the rest of a free. */
+static void decay_now_and_then(void)
+{
+	static _Atomic unsigned frees;
+	unsigned n = atomic_load_explicit(&frees, memory_order_relaxed);
+
+	/* One that is not counted is no loss. */
+	atomic_store_explicit(&frees, n + 1, memory_order_relaxed);
+	if (n % DECAY_EVERY == 0)
+		decay_poll();
 }
 
 void large_free(void *p)
@@ -86,6 +100,7 @@ void large_free(void *p)
 	gone(first, clean);
 	if (!clean)
 		limit_dirty();
+	decay_now_and_then();
 }
 
 size_t large_usable(const void *p)

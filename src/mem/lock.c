@@ -30,6 +30,7 @@ void mem_lock_wait(struct mem_lock *l)
 	/* Whoever comes this way leaves a 2: it cannot know whether others wait as well. */
 	while (atomic_exchange_explicit(&l->state, 2, memory_order_acquire) != 0)
 		syscall(SYS_futex, &l->state, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
+	MEM_LOCKS_HELD(1);
 	errno = saved;
 }
 

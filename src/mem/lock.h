@@ -16,6 +16,14 @@
 
 #include "mem/step.h"
 
+/* A test compiles these files again with this, to see what is called with a lock held. */
+#ifdef MEM_LOCK_COUNT
+extern __thread int mem_locks_held;
+#define MEM_LOCKS_HELD(by) (mem_locks_held += (by))
+#else
+#define MEM_LOCKS_HELD(by) ((void)0)
+#endif
+
 struct mem_lock {
 	_Atomic uint32_t state;         /* 0 free, 1 held, 2 held and somebody may sleep on it */
 };
@@ -35,8 +43,11 @@ static inline bool mem_trylock(struct mem_lock *l)
 	uint32_t expected = 0;
 
 	MEM_STEP(lock);
-	return atomic_compare_exchange_strong_explicit(&l->state, &expected, 1,
-			memory_order_acquire, memory_order_relaxed);
+	if (!atomic_compare_exchange_strong_explicit(&l->state, &expected, 1,
+			memory_order_acquire, memory_order_relaxed))
+		return false;
+	MEM_LOCKS_HELD(1);
+	return true;
 }
 
 static inline void mem_lock(struct mem_lock *l)
@@ -48,6 +59,7 @@ static inline void mem_lock(struct mem_lock *l)
 static inline void mem_unlock(struct mem_lock *l)
 {
 	MEM_STEP(unlock);
+	MEM_LOCKS_HELD(-1);
 	if (atomic_exchange_explicit(&l->state, 0, memory_order_release) == 2)
 		mem_lock_wake(l);
 }

@@ -2,11 +2,14 @@
 /* mem/os.c - the window and its areas. */
 #include "mem/os.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,6 +44,14 @@ static const struct area {
 uintptr_t os_base;
 static size_t sizes[OS_AREAS];
 static size_t page = OS_PAGE;           /* the kernel's */
+static bool huge;                       /* the kernel may use huge pages, as it does for others */
+
+/* A kernel without huge pages does not know this, and none are needed. */
+static void no_huge_pages(void *at, size_t len)
+{
+	if (!huge)
+		madvise(at, len, MADV_NOHUGEPAGE);
+}
 
 /* Maps [@at, @at + @len), which nobody has. 0 or -errno. */
 static int map_at(uintptr_t at, size_t len, int flags)
@@ -56,6 +67,9 @@ static int map_at(uintptr_t at, size_t len, int flags)
 		munmap(got, len);
 		err = -EEXIST;
 	}
+	/* Metadata has no flags of this kind: it lies elsewhere, and is small. */
+	if (!err && !(flags & MAP_NORESERVE))
+		no_huge_pages(got, len);
 	errno = saved;
 	return err;
 }
@@ -84,8 +98,11 @@ int os_start(void)
 	 * an address lie above, or at the bottom. */
 	uint64_t top = UINT64_C(1) << log2_ceil((uintptr_t)&p);
 	uint64_t first = 3 * (top / 8), room = top / 8;
+	const char *ask = os_getenv("BYRE_MALLOC_HUGE");
 	long size = sysconf(_SC_PAGESIZE);
 	int err = -ENOMEM;
+
+	huge = ask && !strcmp(ask, "1");
 
 #if defined(__SANITIZE_THREAD__)
 	/* It keeps that for itself, but for the lowest 512 GiB. */
@@ -145,26 +162,89 @@ void os_skip(enum os_area area, size_t bytes)
 
 /* ---- giving back ---- */
 
+/* O13. */
+#ifdef MEM_LOCK_COUNT
+__thread int mem_locks_held;
+void (*os_drop_hook)(void);             /* the test's: what is held just now? */
+
+static void no_lock_held(void)
+{
+	assert(!mem_locks_held);
+	if (os_drop_hook)
+		os_drop_hook();
+}
+#define NO_LOCK_HELD() no_lock_held()
+#else
+#define NO_LOCK_HELD() ((void)0)
+#endif
+
 int os_drop(void *at, size_t len)
 {
 	uintptr_t lo = align_up((uintptr_t)at, page);
 	uintptr_t hi = align_down((uintptr_t)at + len, page);
 	int saved = errno, err = 0;
 
+	NO_LOCK_HELD();
 	if (lo < hi && madvise((void *)lo, hi - lo, MADV_DONTNEED))
 		err = -errno;
 	errno = saved;
 	return err;
 }
 
+/* Linux 6.13 and later take MADV_DONTNEED for the caller's own memory, 6.15 his own pidfd by a name
+ * of this value, and from 6.16 on all ranges of a call share their TLB flushes, which is most of
+ * what small ones cost. */
+#define PIDFD_OF_SELF (-10000)
+
+/* How many bytes of the first ranges went in one call; 0 where the kernel has no such call. */
+static size_t drop_vector(const struct iovec *ranges, unsigned n)
+{
+	long went = -1;
+
+#ifdef SYS_process_madvise
+	went = syscall(SYS_process_madvise, PIDFD_OF_SELF, ranges, (size_t)n, MADV_DONTNEED, 0);
+#endif
+	return went > 0 ? (size_t)went : 0;
+}
+
+size_t os_drop_all(const struct iovec *ranges, unsigned n)
+{
+	/* 1: the kernel has no such call. A hint, which every thread may find out for itself. */
+	static _Atomic bool singly;
+	int saved = errno;
+	size_t gone = 0, went = 0;
+	unsigned done = 0;
+
+	NO_LOCK_HELD();
+	if (n > 1 && page == OS_PAGE && !atomic_load_explicit(&singly, memory_order_relaxed)) {
+		gone = went = drop_vector(ranges, n);
+		/* All of them, or whole ones up to one that cannot be dropped. */
+		for (; done < n && went >= ranges[done].iov_len; done++)
+			went -= ranges[done].iov_len;
+	}
+	for (unsigned i = done; i < n; i++) {
+		if (os_drop(ranges[i].iov_base, ranges[i].iov_len))
+			continue;
+		gone += ranges[i].iov_len;
+		/* What failed together and works alone is the call's fault. */
+		if (n > 1 && !i)
+			atomic_store_explicit(&singly, true, memory_order_relaxed);
+	}
+	errno = saved;
+	return gone;
+}
+
 int os_renew(void *at, size_t len)
 {
 	int saved = errno, err = 0;
-	void *got = mmap(at, len, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	void *got;
 
+	NO_LOCK_HELD();
+	got = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	if (got == MAP_FAILED)
 		err = -errno;
+	else
+		no_huge_pages(at, len);
 	errno = saved;
 	return err;
 }

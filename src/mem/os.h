@@ -21,15 +21,21 @@
  * Each area has one user that grows it, under its own lock. All fits into the 128 GiB that
  * Valgrind gives to a program.
  *
+ * Slices are not for huge pages (MADV_NOHUGEPAGE) unless BYRE_MALLOC_HUGE=1 asks for them: one
+ * would cost 2 MiB where somebody touches 4 KiB, and khugepaged would fill what was given back.
+ *
  * Invariants:
  *	O11  nothing is ever mapped over what somebody else has mapped;
- *	O12  a call that fails has mapped nothing, and may be tried again. */
+ *	O12  a call that fails has mapped nothing, and may be tried again;
+ *	O13  memory is given back with no lock held: tests count them (lock.h);
+ *	O14  no slice lies on a huge page that was not asked for. */
 #ifndef MEM_OS_H
 #define MEM_OS_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "base/bits.h"
 
@@ -69,8 +75,15 @@ size_t os_size(enum os_area area);
  * be grown again. */
 void os_skip(enum os_area area, size_t bytes);
 
+#ifdef MEM_LOCK_COUNT
+extern void (*os_drop_hook)(void);
+#endif
+
 /* Gives back the memory of whole pages within; they read as zeros afterwards. 0 or -errno. */
 int os_drop(void *at, size_t len);
+/* The same for @n ranges of pages, in as few system calls as the kernel has for it. Returns how
+ * many bytes went: about the others nothing can be done. */
+size_t os_drop_all(const struct iovec *ranges, unsigned n);
 /* New memory for what was moved away or must look untouched: zeros. 0 or -errno. */
 int os_renew(void *at, size_t len);
 /* Moves the pages of [@from, @from + @len) to @to, where as much is mapped and of no use; both are

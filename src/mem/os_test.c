@@ -186,6 +186,58 @@ static void the_environment_is_found(void **state)
 	assert_null(os_getenv("BYRE_OS_TEST="));
 }
 
+/* The flags of the mapping that @p is in, as /proc/self/smaps has them. */
+static void mapping_flags(const void *p, char *ret, int size)
+{
+	FILE *f = fopen("/proc/self/smaps", "re");
+	unsigned long lo, hi;
+	bool here = false;
+	char line[512];
+
+	assert_non_null(f);
+	ret[0] = '\0';
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &lo, &hi) == 2)
+			here = (uintptr_t)p >= lo && (uintptr_t)p < hi;
+		else if (here && !strncmp(line, "VmFlags:", 8))
+			snprintf(ret, (size_t)size, "%s", line);
+	}
+	fclose(f);
+}
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* Where a kernel makes huge pages of what is touched (asked to, whatever the machine is set to), it
+ * does not do so with slices: neither new ones nor holes in them. */
+static void o14_slices_are_not_for_huge_pages(void **state)
+{
+	enum { HUGE = 2 << 20 };
+	size_t dirty, first = pages_alloc(6 * HUGE / SLICE_BYTES, HUGE / SLICE_BYTES, &dirty);
+	char flags[512], *p = slice_at(first), *other;
+
+	assert_true(first > 0);
+	memset(p, 1, 6 * HUGE);
+	mapping_flags(p, flags, sizeof(flags));
+	if (!strstr(flags, " "))
+		skip();                 /* a kernel that does not tell */
+	other = mmap(NULL, 2 * HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(other, MAP_FAILED);
+	other = (char *)align_up((uintptr_t)other, HUGE);
+	memset(other, 1, HUGE);
+	if (madvise(other, HUGE, MADV_COLLAPSE))
+		skip();                 /* none at all */
+	assert_non_null(strstr(flags, " nh"));
+	os_drop(p + HUGE, HUGE / 2);
+	assert_int_equal(madvise(p + HUGE, HUGE, MADV_COLLAPSE), -1);
+	assert_int_equal(os_renew(p + 2 * HUGE, HUGE), 0);
+	assert_int_equal(madvise(p + 2 * HUGE, HUGE, MADV_COLLAPSE), -1);
+	mapping_flags(p + 2 * HUGE, flags, sizeof(flags));
+	assert_non_null(strstr(flags, " nh"));
+	pages_free(first, false);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -194,6 +246,7 @@ int main(void)
 		cmocka_unit_test(large_blocks_keep_their_content),
 		cmocka_unit_test(the_last_block_grows_where_it_is),
 		cmocka_unit_test(free_memory_is_limited),
+		cmocka_unit_test(o14_slices_are_not_for_huge_pages),
 		cmocka_unit_test(the_environment_is_found),
 	};
 

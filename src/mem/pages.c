@@ -19,16 +19,16 @@ enum {
 	GROW_SHARE = 8,
 	SKIP_MIN = (int)(1 * GiB / SLICE_BYTES),
 	SKIPS = 12,
-	PURGE_RUN_MAX = (int)(32 * MiB / SLICE_BYTES), /* at a time */
 };
 
 _Atomic size_t pages_end;
 
-static struct mem_lock giving, lock;
-/* Under the second from here on. */
+static struct mem_lock lock;
+/* Under the lock from here on. */
 static _Alignas(16) char core_bytes[CORE_BYTES];
-static size_t dirty, peak, skipped;     /* slices */
+static size_t dirty, dirty_low, held, peak, skipped;    /* slices */
 static size_t purged;                   /* bytes */
+static size_t run_hint;                 /* where a free run began */
 
 static struct tlsf *core(void)
 {
@@ -65,7 +65,7 @@ static size_t end(void)
 /* In runs. */
 static size_t used(void)
 {
-	return (core()->used >> TLSF_FLAGS) - skipped;
+	return (core()->used >> TLSF_FLAGS) - skipped - held;
 }
 
 /* ---- growing ---- */
@@ -112,6 +112,9 @@ static int skip(size_t slices)
 		return -ENOMEM;
 	os_skip(OS_SLICES, n << SLICE_LOG2);
 	skipped += slices;
+	/* Who looks for the ends of a free run next to it stops there. */
+	map_set(end(), MAP_FOREIGN);
+	map_set(n - 1, MAP_FOREIGN);
 	append(n);
 	return 0;
 }
@@ -208,6 +211,7 @@ static size_t map_take(size_t first, size_t n)
 	}
 	map_set(first, MAP_RUN);
 	dirty -= was_dirty;
+	dirty_low = MIN(dirty_low, dirty);
 	return was_dirty;
 }
 
@@ -325,92 +329,76 @@ bool pages_resize(size_t first, size_t n)
 
 /* ---- giving back ---- */
 
-void pages_giving_begin(void)
+static bool is_free(size_t slice)
 {
-	mem_lock(&giving);
+	return map_get(slice) <= MAP_DIRTY;
 }
 
-bool pages_giving_try(void)
+/* Where the free run begins that @slice is in. What precedes a run never looks free. */
+static size_t run_start(size_t slice)
 {
-	return mem_trylock(&giving);
+	size_t at = run_hint;
+
+	if (at && at <= slice && is_free(at) && !is_free(at - 1) &&
+	    at + tlsf_granules(tag_at(at)) > slice)
+		return at;
+	for (at = slice; is_free(at - 1);)
+		at--;
+	run_hint = at;
+	return at;
 }
 
-void pages_giving_end(void)
+/* Takes @n slices from @slice on, which are part of the free run at @first, out of that. */
+static void cut_out(size_t first, size_t slice, size_t n)
 {
-	mem_unlock(&giving);
-}
+	struct tlsf_tag *t = tag_at(first), *after;
+	uint32_t whole = t->size, front = tlsf_word((uint32_t)(slice - first));
 
-/* Takes the next free run that has dirty slices, or a part of it; 0 if there is none. *@at is where
- * a run begins; below @seen all is clean. */
-static size_t take_dirty(size_t *at, size_t seen)
-{
-	for (size_t n; *at < end(); *at += n) {
-		struct tlsf_tag *t = tag_at(*at), *after;
-		size_t i = seen > *at ? seen - *at : 0;
-
-		n = tlsf_granules(t);
-		if (t->size & TLSF_USED)
-			continue;
-		while (i < n && map_get(*at + i) != MAP_DIRTY)
-			i++;
-		if (i >= n)
-			continue;
-		after = tlsf_next(TLSF_TABLE, t);
-		if (!tlsf_unlink(core(), TLSF_TABLE, t))
-			os_die("damaged records of free pages", core()->damage);
-		tlsf_cut(core(), TLSF_TABLE, t, after, t->size,
-			 tlsf_word((uint32_t)MIN(n, i + PURGE_RUN_MAX)));
-		return *at;
+	after = tlsf_after(TLSF_TABLE, t, whole);
+	if (whole & TLSF_USED || after->prev != whole || !tlsf_unlink(core(), TLSF_TABLE, t))
+		os_die("damaged records of free pages", slice_at(first));
+	if (front) {
+		t->size = front;
+		tlsf_link(core(), t, front);
+		t = tag_at(slice);
+		t->prev = front;
+		whole -= front;
 	}
-	return 0;
+	tlsf_cut(core(), TLSF_TABLE, t, after, whole, tlsf_word((uint32_t)n));
 }
 
-/* Drops what is dirty of a run that is the caller's. Its slices have the states of free ones.
- * Returns how many were dropped; what cannot be stays dirty. */
-static size_t drop_dirty(size_t first, size_t n)
+size_t pages_hold(size_t slice, size_t max, uint32_t *record)
 {
-	size_t dropped = 0, from;
-
-	for (size_t i = first; i < first + n; i++) {
-		if (map_get(i) != MAP_DIRTY)
-			continue;
-		for (from = i; i < first + n && map_get(i) == MAP_DIRTY;)
-			i++;
-		if (os_drop(slice_at(from), (i - from) << SLICE_LOG2))
-			continue;
-		for (size_t k = from; k < i; k++)
-			map_set(k, MAP_CLEAN);
-		dropped += i - from;
-	}
-	return dropped;
-}
-
-size_t pages_purge(size_t budget)
-{
-	size_t at = 1, seen = 0, gone = 0, first, n, dropped;
-	struct tlsf_tag *t;
+	size_t first, most, n = 0;
 
 	mem_lock(&lock);
-	while (gone < budget && dirty) {
-		first = take_dirty(&at, seen);
-		if (!first)
-			break;
-		n = pages_run(first);
-		mem_unlock(&lock);
-		dropped = drop_dirty(first, n);
-		mem_lock(&lock);
-		dirty -= dropped;
-		purged += dropped << SLICE_LOG2;
-		gone += dropped << SLICE_LOG2;
-		t = tlsf_free(core(), TLSF_TABLE, tag_at(first));
-		if (!t)
-			os_die("damaged records of free pages", core()->damage);
-		/* It may have joined others, of which those behind were not looked at. */
-		at = slice_of_tag(t);
-		seen = first + n;
+	if (slice < end() && map_get(slice) == MAP_DIRTY) {
+		first = run_start(slice);
+		most = first + tlsf_granules(tag_at(first)) - slice;
+		most = MIN(most, max);
+		while (n < most && map_get(slice + n) == MAP_DIRTY)
+			map_set(slice + n++, MAP_HELD);
+		cut_out(first, slice, n);
+		dirty -= n;
+		held += n;
+		*record = (uint32_t)slice;
 	}
 	mem_unlock(&lock);
-	return gone;
+	return n;
+}
+
+void pages_let_go(uint32_t *record, bool dropped)
+{
+	size_t first = *record, n;
+
+	mem_lock(&lock);
+	n = pages_run(first);
+	held -= n;
+	if (dropped)
+		purged += n << SLICE_LOG2;
+	free_locked(first, dropped ? MAP_CLEAN : MAP_DIRTY);
+	*record = 0;
+	mem_unlock(&lock);
 }
 
 /* ---- the rest ---- */
@@ -421,7 +409,7 @@ void pages_stats(struct pages_stats *ret)
 	*ret = (struct pages_stats){
 		.mapped = (end() - skipped) << SLICE_LOG2,
 		.used = used() << SLICE_LOG2,
-		.dirty = dirty << SLICE_LOG2,
+		.dirty = (dirty + held) << SLICE_LOG2,
 		.peak = peak << SLICE_LOG2,
 		.purged = purged,
 	};
@@ -434,6 +422,17 @@ size_t pages_dirty(void)
 
 	mem_lock(&lock);
 	n = dirty;
+	mem_unlock(&lock);
+	return n << SLICE_LOG2;
+}
+
+size_t pages_dirty_low(void)
+{
+	size_t n;
+
+	mem_lock(&lock);
+	n = MIN(dirty_low, dirty);
+	dirty_low = dirty;
 	mem_unlock(&lock);
 	return n << SLICE_LOG2;
 }
@@ -451,7 +450,6 @@ void pages_unlock(void)
 void pages_reset(void)
 {
 	mem_lock_init(&lock);
-	mem_lock_init(&giving);
 }
 
 static bool owns(void *arg, const struct tlsf_tag *t)
@@ -463,7 +461,8 @@ static bool owns(void *arg, const struct tlsf_tag *t)
 static const char *check_run(size_t first, size_t n, bool in_use, size_t *ndirty)
 {
 	/* Where something lay in the way, the slices are not ours, but in use as far as we care. */
-	bool foreign = in_use && map_get(first) == MAP_CLEAN;
+	bool foreign = in_use && map_get(first) == MAP_FOREIGN;
+	uint32_t inner = map_get(first) == MAP_HELD ? MAP_HELD : MAP_INNER;
 
 	for (size_t i = first; i < first + n; i++) {
 		uint32_t word = map_get(i);
@@ -471,9 +470,11 @@ static const char *check_run(size_t first, size_t n, bool in_use, size_t *ndirty
 		*ndirty += word == MAP_DIRTY;
 		if (!in_use && word != MAP_CLEAN && word != MAP_DIRTY)
 			return "a free slice has an owner";
-		if (foreign ? word != MAP_CLEAN : in_use && word <= MAP_DIRTY)
+		if (foreign && word != MAP_CLEAN && word != MAP_FOREIGN)
+			return "a slice of somebody else's is said to be ours";
+		if (in_use && !foreign && word <= MAP_DIRTY)
 			return "a slice in use is said to be free";
-		if (in_use && !foreign && i != first && word != MAP_INNER)
+		if (in_use && !foreign && i != first && word != inner)
 			return "a run's first slice is not where it should be";
 	}
 	return NULL;

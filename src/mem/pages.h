@@ -11,8 +11,8 @@
  * clean if it reads as zeros and costs no memory, dirty if it has been handed out since the
  * kernel gave it.
  *
- * One lock, below that of any heap. Memory goes back to the kernel outside of it: a run is taken
- * like any other, emptied, and freed.
+ * One lock, below that of any heap. Memory goes back to the kernel outside of it: what is dirty is
+ * taken like any other run, emptied, and freed (sweep.h).
  *
  * Invariants:
  *	P11  a slice is in one run at most, and what the map says of it agrees;
@@ -36,6 +36,8 @@ enum map_state {
 	MAP_DIRTY,                      /* free */
 	MAP_INNER,                      /* not the first of its run */
 	MAP_RUN,                        /* the first of a large block */
+	MAP_HELD,                       /* being given back */
+	MAP_FOREIGN,                    /* somebody else's: the first and the last of them */
 };
 
 /* The number of slices there are; those from 1 on can be asked about. Grows only. */
@@ -89,16 +91,16 @@ size_t pages_run(size_t first);
 /* Makes a run @n slices long where it is. False: something lies behind it, or no memory. */
 bool pages_resize(size_t first, size_t n);
 
-/* Who gives memory back does so alone, since a fork in between would leave what is under way to
- * nobody in the child. No thread that allocates or frees waits for this. */
-void pages_giving_begin(void);
-bool pages_giving_try(void);
-void pages_giving_end(void);
-/* Between those, gives free dirty slices back to the kernel, until there are no more or @budget
- * bytes are. Returns how many went. */
-size_t pages_purge(size_t budget);
-/* How many bytes it could give back. */
+/* Takes dirty slices that are free and follow each other, from @slice on, up to @max: how many; 0
+ * if that one is not dirty. The number of the first goes to *@record, and is 0 again when
+ * pages_let_go() has ended it: under the lock, so that a fork finds what is under way. */
+size_t pages_hold(size_t slice, size_t max, uint32_t *record);
+/* They are free again, and clean if they were dropped. */
+void pages_let_go(uint32_t *record, bool dropped);
+/* How many bytes are dirty. */
 size_t pages_dirty(void);
+/* The least that it was since the last call. */
+size_t pages_dirty_low(void);
 
 struct pages_stats {
 	size_t mapped;                  /* bytes of slices, whoever has them */

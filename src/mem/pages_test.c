@@ -11,6 +11,7 @@
 
 #include "base/prng.h"
 #include "mem/heap.h"
+#include "mem/sweep.h"
 
 enum { RUNS = 64, SLICES = 1 << 14, STEPS = 2000 };
 
@@ -111,7 +112,8 @@ static void p11_p12_runs_do_not_overlap_and_zeros_are_zeros(void **state)
 		unsigned i = (unsigned)prng_below(&p, RUNS);
 
 		if (prng_below(&p, 100) == 0)
-			pages_purge(prng_below(&p, 2) ? SIZE_MAX : prng_below(&p, 8 << 20));
+			sweep_round(SWEEP_SLICES,
+				    prng_below(&p, 2) ? SIZE_MAX : prng_below(&p, 8 << 20));
 		else if (!runs[i].n)
 			take(&runs[i], i + 1, &p);
 		else if (prng_below(&p, 3) == 0)
@@ -134,7 +136,7 @@ static void all_free_pages_go_back(void **state)
 	size_t dirty = pages_dirty();
 
 	assert_true(dirty > 0);
-	assert_true(pages_purge(SIZE_MAX) >= dirty);
+	assert_true(sweep_round(SWEEP_SLICES, SIZE_MAX) >= dirty);
 	assert_int_equal(pages_dirty(), 0);
 	pages_stats(&stats);
 	assert_int_equal(stats.used, 0);
@@ -149,10 +151,10 @@ static void purge_keeps_to_its_budget(void **state)
 	assert_true(first > 0);
 	pages_free(first, false);
 	assert_int_equal(pages_dirty(), 64 << SLICE_LOG2);
-	gone = pages_purge(1 << SLICE_LOG2);
+	gone = sweep_round(SWEEP_SLICES, 1 << SLICE_LOG2);
 	assert_true(gone >= 1 << SLICE_LOG2);
 	assert_int_equal(pages_dirty(), (64 << SLICE_LOG2) - gone);
-	pages_purge(SIZE_MAX);
+	sweep_round(SWEEP_SLICES, SIZE_MAX);
 	assert_int_equal(pages_dirty(), 0);
 }
 

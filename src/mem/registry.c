@@ -11,9 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mem/decay.h"
 #include "mem/heap.h"
 #include "mem/lock.h"
 #include "mem/stock.h"
+#include "mem/sweep.h"
 
 static struct mem_lock lock;
 /* Under the lock. */
@@ -129,6 +131,7 @@ static void start_locked(void)
 	class_start();
 	if (pages_start() || pthread_key_create(&key, thread_ends))
 		return;
+	handover_start();
 	heap_checks = checks && !strcmp(checks, "1");
 	atomic_store_explicit(&started, true, memory_order_release);
 }
@@ -150,7 +153,6 @@ bool heap_start(void)
  * as it was between two of their stores, and there a heap is whole. */
 static void fork_begins(void)
 {
-	pages_giving_begin();
 	mem_lock(&lock);
 	for (uint32_t i = 1; i <= heap_count(); i++)
 		mem_lock(&heap_at(i)->gate.lock);
@@ -165,7 +167,6 @@ static void fork_ends_parent(void)
 	for (uint32_t i = heap_count(); i; i--)
 		mem_unlock(&heap_at(i)->gate.lock);
 	mem_unlock(&lock);
-	pages_giving_end();
 }
 
 static void fork_ends_child(void)
@@ -184,6 +185,8 @@ static void fork_ends_child(void)
 		idle = i;
 	}
 	mem_lock_init(&lock);
+	sweep_reset();
+	decay_reset();
 }
 
 /* Before a thread could be forking, not when the first one allocates: that may be within

@@ -197,71 +197,73 @@ void slab_trim(struct slab_list *list)
 
 /* ---- pages of slabs that are partly used ---- */
 
-/* The first object at or behind @i of @s that is not free, up to @end. */
-static unsigned next_out(const struct slab *s, unsigned i, unsigned end)
+/* Are the objects from @i up to @end all free? */
+static bool are_free(const uint64_t *bits, unsigned i, unsigned end)
+{
+	while (i < end) {
+		unsigned n = MIN(64 - i % 64, end - i);
+		uint64_t mask = ~UINT64_C(0) >> (64 - n) << i % 64;
+
+		if ((bits[i / 64] & mask) != mask)
+			return false;
+		i += n;
+	}
+	return true;
+}
+
+/* The pages of @s on which nothing is in use. */
+static uint16_t free_pages(const struct slab *s)
 {
 	const uint64_t *bits = bits_at(number(s));
-
-	while (i < end && bits[i / 64] >> i % 64 & 1)
-		i++;
-	return MIN(i, end);
-}
-
-uint16_t slab_free_pages(uint32_t slab)
-{
-	const struct slab *s = slab_at(slab);
-	size_t size = class_info[s->class].size;
+	uint32_t k = class_info[s->class].mul;
 	uint16_t pages = 0;
 
-	if (s->objects == 1)
-		return 0;
-	for (unsigned page = 0; page < PAGES; page++) {
-		/* The objects that have a byte in it. */
-		unsigned first = (unsigned)(page * OS_PAGE / size);
-		unsigned end = (unsigned)div_round_up((page + 1) * (size_t)OS_PAGE, size);
+	for (uint32_t page = 0; page < PAGES; page++) {
+		/* The objects that have a byte in it, as far as they were ever handed out. */
+		unsigned first = class_index(k, page * OS_PAGE);
+		unsigned end = class_index(k, (page + 1) * OS_PAGE - 1) + 1;
 
-		end = MIN(end, (unsigned)s->begun);
-		if (first >= end || next_out(s, first, end) == end)
+		if (are_free(bits, first, MIN(end, (unsigned)s->begun)))
 			pages |= (uint16_t)(1u << page);
 	}
-	return pages & (uint16_t)~s->clean;
+	return pages;
 }
 
-uint32_t slab_hold(struct slab_list *list)
+/* Not without looking at all bits: could there be such a page that costs memory? */
+static bool has_room(const struct slab *s)
 {
-	for (uint32_t at = list->first; at; at = slab_at(at)->next) {
-		if (!slab_free_pages(at))
-			continue;
-		list_out(list, slab_at(at));
-		slab_at(at)->held = true;
-		return at;
-	}
-	return 0;
+	size_t room = (size_t)(s->objects - slab_out(s)) * class_info[s->class].size;
+
+	/* Behind the last object there may be a rest of a page. */
+	return room + OS_PAGE > (size_t)OS_PAGE * (1 + (unsigned)__builtin_popcount(s->clean));
 }
 
-size_t slab_drop_pages(uint32_t slab, uint16_t pages)
+uint16_t slab_hold(struct slab_list *list, uint32_t slab, bool cold)
 {
-	char *base = slice_at(slab);
-	size_t gone = 0;
+	struct slab *s = slab_at(slab);
+	uint32_t looked = (uint32_t)s->begun << 16 | s->free;
+	bool same = s->looked == looked;
+	uint16_t pages;
 
-	for (unsigned from = 0, to; from < PAGES; from = to) {
-		bool wanted = pages >> from & 1;
-
-		for (to = from; to < PAGES && (pages >> to & 1) == wanted;)
-			to++;
-		size_t len = (to - from) * (size_t)OS_PAGE;
-
-		if (wanted && !os_drop(base + from * (size_t)OS_PAGE, len))
-			gone += len;
+	s->looked = looked;
+	if (!s->listed || (cold && !same))
+		return 0;
+	if (s->free == s->begun) {
+		slab_free(list, s);
+		return 0;
 	}
-	return gone;
+	pages = s->objects > 1 && has_room(s) ? free_pages(s) & (uint16_t)~s->clean : 0;
+	if (pages) {
+		list_out(list, s);
+		s->held = true;
+	}
+	return pages;
 }
 
 void slab_let_go(struct slab_list *list, uint32_t slab, uint16_t pages)
 {
 	struct slab *s = slab_at(slab);
 
-	/* What could not be dropped counts as well, or it would be tried for ever. */
 	s->clean |= pages;
 	s->held = false;
 	list_in(list, s);

@@ -47,7 +47,8 @@ struct slab {
 	bool held;                      /* not listed, and stays: see slab_hold() */
 	uint16_t clean;                 /* pages that cost no memory, as far as is known */
 	size_t size;                    /* of a large block, as asked for */
-	uint64_t unused[4];
+	uint32_t looked;                /* what slab_hold() saw last: begun, free */
+	uint32_t unused[7];
 };
 
 /* The slabs of one class in one heap that have objects to give; the first is used up first. */
@@ -81,12 +82,11 @@ void slab_put(struct slab_list *list, void *p);
 void slab_trim(struct slab_list *list);
 
 /* Giving back pages of slabs that are partly used, without a lock during the system call: with the
- * lock slab_hold() takes a slab that has such pages out of the list, 0 if there is none;
- * slab_free_pages() says which. Without the lock slab_drop_pages() drops them and returns how many
- * bytes went. With the lock slab_let_go() ends it. */
-uint32_t slab_hold(struct slab_list *list);
-uint16_t slab_free_pages(uint32_t slab);
-size_t slab_drop_pages(uint32_t slab, uint16_t pages);
+ * lock slab_hold() says which pages of @slab, one of @list's, have only free objects and cost
+ * memory, a bit each, and if there are any takes it out of the list; @cold: only if nothing has
+ * happened to it since the last look. A slab that is free goes to the pages instead. Then, with
+ * no lock, the caller drops them, and with the lock slab_let_go() ends it: @pages went. */
+uint16_t slab_hold(struct slab_list *list, uint32_t slab, bool cold);
 void slab_let_go(struct slab_list *list, uint32_t slab, uint16_t pages);
 
 /* Is @p, which lies in a slab, an object of it that is in use, as far as the slab knows? */

@@ -4,18 +4,34 @@
  * Programs that were built for tcmalloc ask it by name for statistics and for memory back. The
  * names and their meaning are in gperftools' malloc_extension_c.h. */
 #include <byre/malloc.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "mem/api.h"
 #include "mem/census.h"
+#include "mem/decay.h"
 #include "mem/heap.h"
 #include "mem/large.h"
 
 EXPORT size_t byre_malloc_release(size_t budget)
 {
 	return census_release(budget, 0);
+}
+
+EXPORT void byre_malloc_decay(unsigned milliseconds)
+{
+	decay_set(milliseconds);
+}
+
+EXPORT int byre_malloc_background(int on)
+{
+	int err = decay_background(on);
+
+	if (err)
+		errno = -err;
+	return err ? -1 : 0;
 }
 
 EXPORT void byre_malloc_idle(void)

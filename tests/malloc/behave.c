@@ -18,7 +18,7 @@ enum { LIMIT_SECONDS = 600, OUTPUT_MAX = 4000 };
 
 static const struct test_case *const tables[] = {
 	cases_size, cases_align, cases_info, cases_thread, cases_fork, cases_early, cases_limit,
-	cases_misuse, cases_churn,
+	cases_misuse, cases_churn, cases_back,
 };
 
 static unsigned number, failed;

@@ -33,7 +33,7 @@ struct test_case {
 };
 
 extern const struct test_case cases_size[], cases_align[], cases_info[], cases_thread[],
-	cases_fork[], cases_early[], cases_limit[], cases_misuse[], cases_churn[];
+	cases_fork[], cases_early[], cases_limit[], cases_misuse[], cases_churn[], cases_back[];
 
 enum { SKIPPED = 77, PAGE = 4096 };
 
@@ -51,6 +51,9 @@ bool is_byre(void);
 /* A function that not every malloc has. Where it is missing the case is skipped, and fails for
  * byre, which has them all. */
 void *must_find(const char *name);
+
+/* Opens and closes a library that allocates, many times. As a thread's function. */
+void *open_and_close_libraries(void *arg);
 
 /* Sizes around all that an allocator may treat differently. */
 extern const size_t some_sizes[];

@@ -61,7 +61,7 @@ static void *open_library(void)
 
 /* What a library allocated outlives it, and its constructors, destructors and per-thread data
  * allocate as well. */
-static void *open_and_close(void *arg)
+void *open_and_close_libraries(void *arg)
 {
 	for (unsigned i = 0; i < 50; i++) {
 		void *library = open_library();
@@ -83,9 +83,9 @@ static void libraries_come_and_go(void)
 {
 	pthread_t threads[4];
 
-	open_and_close(NULL);
+	open_and_close_libraries(NULL);
 	for (unsigned i = 0; i < 4; i++)
-		CHECK(!pthread_create(&threads[i], NULL, open_and_close, NULL));
+		CHECK(!pthread_create(&threads[i], NULL, open_and_close_libraries, NULL));
 	for (unsigned i = 0; i < 4; i++)
 		CHECK(!pthread_join(threads[i], NULL));
 }
