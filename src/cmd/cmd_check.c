@@ -237,7 +237,9 @@ int cmd_check(int argc, char **argv)
 	rc = EXIT_ERROR;
 	if (!tool_start(&t, LOOP_AUTO) && !img_open(&t, a.name, &a.image, &img))
 		rc = check(&img, &a);
-	img_close(&img);
+	/* What was mended may not be on the disk. */
+	if (img_close(&img))
+		rc = EXIT_ERROR;
 	tool_stop(&t);
 	return rc;
 }

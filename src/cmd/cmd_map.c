@@ -171,7 +171,7 @@ static int walk_wait(void *arg)
 {
 	struct walk *w = arg;
 	uint64_t size = img_size(w->img), off = w->args->start;
-	uint64_t end = MAX(off, off + MIN(w->args->length, off < size ? size - off : 0));
+	uint64_t end = off + MIN(w->args->length, off < size ? size - off : 0);
 
 	return map_walk_wait(w->img->pc, off, end, take, w->lines);
 }

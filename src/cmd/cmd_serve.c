@@ -80,11 +80,13 @@ static int write_pid_file(const char *path, struct err *err)
 	char text[32];
 	int n = snprintf(text, sizeof(text), "%d\n", (int)getpid());
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), rc = 0;
+	ssize_t done;
 
 	if (fd < 0)
 		return err_set_errno(err, errno, "cannot write '%s'", path);
-	if (write(fd, text, (size_t)n) != n)
-		rc = err_set_errno(err, errno ? errno : EIO, "cannot write '%s'", path);
+	done = write(fd, text, (size_t)n);
+	if (done != n)
+		rc = err_set_errno(err, done < 0 ? errno : ENOSPC, "cannot write '%s'", path);
 	close(fd);
 	if (rc)
 		unlink(path);
