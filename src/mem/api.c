@@ -55,20 +55,25 @@ EXPORT HOT void *malloc(size_t size)
 	return api_alloc(size);
 }
 
-EXPORT void *calloc(size_t n, size_t size)
+static __attribute__((noinline)) void *calloc_large(size_t bytes)
 {
-	size_t bytes, dirty = 1;
+	size_t dirty = 1;
+	void *p = elsewhere_look() ? api_alloc(bytes) : alloc_large(bytes, 1, &dirty);
+
+	return p && dirty ? memset(p, 0, bytes) : p;
+}
+
+EXPORT HOT void *calloc(size_t n, size_t size)
+{
+	size_t bytes;
 	void *p;
 
 	if (__builtin_mul_overflow(n, size, &bytes))
 		return no_memory();
-	if (bytes <= CLASS_MAX || elsewhere_look())
-		p = api_alloc(bytes);
-	else
-		p = alloc_large(bytes, 1, &dirty);
-	if (p && dirty)
-		memset(p, 0, bytes);
-	return p;
+	if (__builtin_expect(bytes > CLASS_MAX, 0))
+		return calloc_large(bytes);
+	p = api_alloc(bytes);
+	return p ? memset(p, 0, bytes) : NULL;
 }
 
 void *api_alloc_aligned(size_t align, size_t size)

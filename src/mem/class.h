@@ -19,8 +19,9 @@
 
 enum {
 	CLASSES = 84,
-	CLASS_SMALL = 1024,             /* up to here a table has the class */
-	CLASS_SMALL_SLOTS = CLASS_SMALL / 16 + 1,
+	CLASS_SMALL = 1024,             /* up to here there are 4 for each doubling */
+	CLASS_TABLE = 4096,             /* up to here a table has the class */
+	CLASS_TABLE_SLOTS = CLASS_TABLE / 16 + 1,
 	CLASS_SHARED_MAX = 32 << 10,    /* the largest of which a slab has more than one object */
 	CLASS_MAX = 256 << 10,
 };

@@ -94,7 +94,7 @@ struct heap {
 	struct handover gate;           /* its open is the key, so one comparison tests both */
 	uint32_t key;                   /* number << MAP_HEAP_SHIFT; const */
 	uint32_t mul[CLASSES];          /* const: class_mul() */
-	uint8_t class_of[CLASS_SMALL_SLOTS];    /* const: of (size + 15) / 16 */
+	uint8_t class_of[CLASS_TABLE_SLOTS];    /* const: of (size + 15) / 16 */
 	struct outgoing out[HEAP_OUT];  /* hot */
 	/* A line of its own: who sends writes it. */
 	_Alignas(64) struct inbox inbox;
@@ -136,14 +136,14 @@ static inline bool heap_magazine_full(void **top)
 	return !((uintptr_t)(top + 1) & (MAGAZINE_BYTES - 1));
 }
 
-/* What malloc() of up to CLASS_SMALL bytes does, if there is something in the magazine; else NULL,
+/* What malloc() of up to CLASS_TABLE bytes does, if there is something in the magazine; else NULL,
  * and then the heap is still entered: the slow path follows at once. */
 static inline __attribute__((always_inline)) void *heap_alloc_fast(struct heap *h, size_t size)
 {
 	void **t, *p;
 	size_t c;
 
-	if (!handover_enter(&h->gate) || __builtin_expect(size > CLASS_SMALL, 0))
+	if (!handover_enter(&h->gate) || __builtin_expect(size > CLASS_TABLE, 0))
 		return NULL;
 	c = h->class_of[(size + 15) / 16];
 	t = h->top[c];

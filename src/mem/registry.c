@@ -44,8 +44,10 @@ static struct heap *heap_new(bool always)
 		return NULL;
 	h->key = n << MAP_HEAP_SHIFT;
 	handover_init(&h->gate, always ? HANDOVER_ALWAYS : h->key);
-	for (unsigned i = 0; i < CLASS_SMALL_SLOTS; i++)
-		h->class_of[i] = (uint8_t)class_of(i * 16);
+	for (unsigned i = 0, c = 0; i < CLASS_TABLE_SLOTS; i++) {
+		c += i * 16 > class_info[c].size;
+		h->class_of[i] = (uint8_t)c;
+	}
 	for (unsigned c = 0; c < CLASSES; c++) {
 		h->mul[c] = class_info[c].mul;
 		h->top[c] = &heap_no_magazine[63];

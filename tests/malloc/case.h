@@ -23,6 +23,9 @@ enum {
 	BYRE_ONLY = 1,                  /* others do not promise this */
 	DIES = 2,                       /* must end by SIGABRT and say something */
 	CHECKED = 4,                    /* with BYRE_MALLOC_CHECK=1 */
+	/* Not where a program emulates the processor: its memory and its limits are the
+	 * emulator's as well, and qemu's user mode cannot fork while threads run. */
+	NATIVE = 8,
 };
 
 struct test_case {

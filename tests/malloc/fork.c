@@ -166,8 +166,9 @@ static void spawn_while_others_allocate(void)
 }
 
 const struct test_case cases_fork[] = {
-	{ .name = "fork_while_others_allocate", .run = fork_while_others_allocate },
-	{ .name = "fork_from_threads", .run = fork_from_threads },
+	{ .name = "fork_while_others_allocate", .run = fork_while_others_allocate,
+	  .flags = NATIVE },
+	{ .name = "fork_from_threads", .run = fork_from_threads, .flags = NATIVE },
 	{ .name = "fork_of_forks", .run = fork_of_forks },
 	{ .name = "spawn_while_others_allocate", .run = spawn_while_others_allocate },
 	{ .name = NULL },

@@ -335,9 +335,9 @@ static void membarrier_forbidden_from_the_start(void)
 }
 
 const struct test_case cases_limit[] = {
-	{ .name = "little_address_space", .run = little_address_space },
-	{ .name = "little_data", .run = little_data },
-	{ .name = "little_for_threads", .run = little_for_threads },
+	{ .name = "little_address_space", .run = little_address_space, .flags = NATIVE },
+	{ .name = "little_data", .run = little_data, .flags = NATIVE },
+	{ .name = "little_for_threads", .run = little_for_threads, .flags = NATIVE },
 	{ .name = "one_call_refused", .run = one_call_refused },
 	{ .name = "calls_refused_from_then_on", .run = calls_refused_from_then_on },
 	{ .name = "membarrier_forbidden", .run = membarrier_forbidden },

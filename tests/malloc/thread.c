@@ -252,7 +252,7 @@ static void exit_while_others_allocate(void)
 }
 
 const struct test_case cases_thread[] = {
-	{ .name = "threads_by_the_thousand", .run = threads_by_the_thousand },
+	{ .name = "threads_by_the_thousand", .run = threads_by_the_thousand, .flags = NATIVE },
 	{ .name = "thread_that_only_frees", .run = thread_that_only_frees },
 	{ .name = "destructors_free", .run = destructors_free },
 	{ .name = "signals_interrupt", .run = signals_interrupt },
