@@ -72,6 +72,7 @@ static void start(void)
 /* What is alive has kept its content; frees it. */
 static void finish(void)
 {
+	os_drop_hook = NULL;
 	pthread_barrier_wait(&done);
 	for (unsigned t = 0; t < THREADS; t++) {
 		pthread_join(ids[t], NULL);
@@ -85,7 +86,6 @@ static void finish(void)
 			free(objects[t][i]);
 		}
 	}
-	os_drop_hook = NULL;
 }
 
 /* Bytes of slices that the kernel has memory for. */
