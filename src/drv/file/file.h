@@ -28,6 +28,8 @@ struct file_opts {
 					 * is opened. It gets O_DIRECT where @cache asks for it */
 	enum file_cache cache;
 	bool writable;
+	bool drop_pages;                /* what it brings into the page cache does not stay there
+					 * (file_pages.c) */
 	bool discard;                   /* REQ_DISCARD and REQ_MAY_UNMAP give space back */
 	bool no_lock;                   /* neither take nor look at image locks */
 	bool share_writes;              /* others may write; file_refuse_writers_wait() ends that */
