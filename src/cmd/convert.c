@@ -241,7 +241,7 @@ static int open_target(struct conversion *c, struct err *err)
 	how.writable = true;
 	how.discard = a->min_sparse;
 	how.drop_pages = !a->keeps_cache && (!how.cache || strcmp(how.cache, "unsafe"));
-	if (!how.cache && !a->keeps_cache) {
+	if (!how.cache && !a->keeps_cache && !a->is_offloaded) {
 		how.cache = "none";
 		if (!img_open_quiet(&c->tool, name, &how, &c->target, err))
 			return 0;
@@ -346,6 +346,16 @@ static void on_lost(void *arg, enum copy_fault fault, uint64_t off, int error)
 			  error_text(error));
 }
 
+/* A raw target is its file, byte for byte. */
+static int offload_wait(void *arg, const struct node *file, uint64_t off, uint64_t target_off,
+			uint64_t len)
+{
+	const struct conversion *c = arg;
+
+	return file_offload_wait(file, off, c->target.graph.top->child[CHILD_FILE], target_off,
+				 len);
+}
+
 static int copy_wait(void *arg)
 {
 	struct conversion *c = arg;
@@ -354,6 +364,9 @@ static int copy_wait(void *arg)
 
 	c->copy.on_progress = on_progress;
 	c->copy.on_lost = on_lost;
+	if (c->args->is_offloaded && !c->args->target.image_opts &&
+	    !strcmp(img_format(&c->target), "raw"))
+		c->copy.offload_wait = offload_wait;
 	c->copy.arg = c;
 	rc = copy_run_wait(&c->copy, &c->result);
 	return rc ? rc : port_submit_wait(c->target.pc, &flush);

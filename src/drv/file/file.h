@@ -4,6 +4,7 @@
 #define DRV_FILE_FILE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct err;
 struct loop;
@@ -41,6 +42,11 @@ struct file_opts {
 /* In a fiber of the home loop of @file, which was opened with share_writes: from now on nobody else
  * may write. 0, or -EBUSY where somebody does. @opts: those of its opening. */
 int file_refuse_writers_wait(struct node *file, const struct file_opts *opts, struct err *err);
+
+/* In a fiber: copies [@from_off, @from_off + @len) of @from to @to_off of @to. Nothing else may write
+ * there meanwhile. 0; -ENOTSUP: not both are regular files; or -errno, with any part copied. */
+int file_offload_wait(const struct node *from, uint64_t from_off, struct node *to, uint64_t to_off,
+		      uint64_t len);
 
 /* In a fiber of @home. On failure the caller keeps opts->fd. */
 int file_open_wait(const struct file_opts *opts, struct loop *home, struct node **ret,
