@@ -157,7 +157,7 @@ _byre_convert()
 	esac
 	_byre_image "$@" "-h --help -q --quiet -p --progress -f --source-format --image-opts
 		--source-image-opts -l --source-snapshot -T --source-cache -O --target-format
-		--target-image-opts -o --target-options -c --compress -t --target-cache -B
+		--target-image-opts -o --target-options -c --compress -t --target-cache --keep-cache -B
 		--backing -F --backing-format -n --no-create --target-is-zero -S --sparse-size
 		--bitmaps --skip-broken-bitmaps -U --force-share -r --rate -m --parallel -C
 		--copy-range-offloading --salvage -W --oob-writes --object --untrusted"

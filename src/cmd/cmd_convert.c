@@ -16,7 +16,7 @@ enum {
 	OPT_TARGET_FORMAT = OPT_OWN, OPT_OPTIONS, OPT_TARGET_CACHE, OPT_TARGET_IMAGE_OPTS,
 	OPT_SNAPSHOT, OPT_BACKING, OPT_BACKING_FORMAT, OPT_COMPRESS, OPT_NO_CREATE,
 	OPT_TARGET_IS_ZERO, OPT_SPARSE_SIZE, OPT_BITMAPS, OPT_SKIP_BROKEN_BITMAPS, OPT_RATE,
-	OPT_PARALLEL, OPT_OFFLOAD, OPT_SALVAGE, OPT_OUT_OF_ORDER,
+	OPT_PARALLEL, OPT_OFFLOAD, OPT_SALVAGE, OPT_OUT_OF_ORDER, OPT_KEEP_CACHE,
 };
 
 enum { SECTOR = 512, SPARSE_DEFAULT = 4096, PARALLEL_MAX = 16 };
@@ -40,8 +40,10 @@ static const struct opt opts[] = {
 	{ 'o', "target-options", "OPTIONS", "of the target: key=value,...; 'help' shows them",
 	  OPT_OPTIONS },
 	{ 'c', "compress", NULL, "store the data compressed (qcow2)", OPT_COMPRESS },
-	{ 't', "target-cache", "MODE", "how the target is written; without it, through the page\n"
-	  "cache, and durable at the end", OPT_TARGET_CACHE },
+	{ 't', "target-cache", "MODE", "how the target is written; without it, past the page\n"
+	  "cache where that can be", OPT_TARGET_CACHE },
+	{ 0, "keep-cache", NULL, "leave what was read and written in the page cache",
+	  OPT_KEEP_CACHE },
 	{ 'B', "backing", "FILENAME", "the target's backing file (qcow2): what the source has in\n"
 	  "its own backing file is not copied", OPT_BACKING },
 	{ 'F', "backing-format", "FMT", "its format", OPT_BACKING_FORMAT },
@@ -144,6 +146,8 @@ static bool take_switch(struct convert_args *a, int id)
 		return a->is_salvage = true;
 	case OPT_OUT_OF_ORDER:
 		return a->is_out_of_order = true;
+	case OPT_KEEP_CACHE:
+		return a->keeps_cache = true;
 	case OPT_QUIET:
 		return a->is_quiet = true;
 	case OPT_PROGRESS:

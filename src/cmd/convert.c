@@ -5,6 +5,7 @@
  * is half of one, goes away with any error, and with a signal. A file that was there before is
  * emptied, for its name may be somebody's link. (qemu-img leaves what it has.) */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -221,24 +222,33 @@ static int make_target(struct conversion *c, struct err *err)
 
 	cr->is_quiet = cr->is_backing_given = true;
 	rc = create_image(&c->tool, cr, err);
-	if (rc)
-		return err_wrap(err, rc, "%s: error while converting %s", cr->filename,
-				cr->format);
-	c->is_made = true;
-	return 0;
+	c->is_made = !rc || cr->is_new;
+	return rc ? err_wrap(err, rc, "%s: error while converting %s", cr->filename, cr->format) :
+		    0;
 }
 
 /* ---- the target, open ---- */
 
+/* Unless something else is asked for, past the page cache: nobody reads the target at once, and
+ * what is not copied there need not be dropped again. */
 static int open_target(struct conversion *c, struct err *err)
 {
 	struct convert_args *a = c->args;
+	const char *name = a->names[a->nnames - 1];
 	struct img_opts how = a->target;
 
 	how.cache_what = "cache";
 	how.writable = true;
 	how.discard = a->min_sparse;
-	return img_open_quiet(&c->tool, a->names[a->nnames - 1], &how, &c->target, err);
+	how.drop_pages = !a->keeps_cache && (!how.cache || strcmp(how.cache, "unsafe"));
+	if (!how.cache && !a->keeps_cache && !a->is_offloaded) {
+		how.cache = "none";
+		if (!img_open_quiet(&c->tool, name, &how, &c->target, err))
+			return 0;
+		how.cache = NULL;
+		*err = (struct err) { 0 };
+	}
+	return img_open_quiet(&c->tool, name, &how, &c->target, err);
 }
 
 static int info_wait(void *arg)
@@ -336,6 +346,16 @@ static void on_lost(void *arg, enum copy_fault fault, uint64_t off, int error)
 			  error_text(error));
 }
 
+/* A raw target is its file, byte for byte. */
+static int offload_wait(void *arg, const struct node *file, uint64_t off, uint64_t target_off,
+			uint64_t len)
+{
+	const struct conversion *c = arg;
+
+	return file_offload_wait(file, off, c->target.graph.top->child[CHILD_FILE], target_off,
+				 len);
+}
+
 static int copy_wait(void *arg)
 {
 	struct conversion *c = arg;
@@ -344,6 +364,9 @@ static int copy_wait(void *arg)
 
 	c->copy.on_progress = on_progress;
 	c->copy.on_lost = on_lost;
+	if (c->args->is_offloaded && !c->args->target.image_opts &&
+	    !strcmp(img_format(&c->target), "raw"))
+		c->copy.offload_wait = offload_wait;
 	c->copy.arg = c;
 	rc = copy_run_wait(&c->copy, &c->result);
 	return rc ? rc : port_submit_wait(c->target.pc, &flush);
@@ -394,6 +417,22 @@ static int fill_target(struct conversion *c)
 	return rc;
 }
 
+/* Making the target has left a few pages. */
+static void forget_pages(const struct conversion *c)
+{
+	struct image_name name = { 0 };
+	int fd;
+
+	if (image_name_parse(c->args->create.filename, &name, NULL))
+		return;
+	fd = open(name.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd >= 0) {
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		close(fd);
+	}
+	image_name_fini(&name);
+}
+
 /* Half an image is none. */
 static void take_away(const struct conversion *c)
 {
@@ -427,6 +466,8 @@ static int run(struct conversion *c)
 		rc = -EIO;
 	if (rc && c->is_made)
 		take_away(c);
+	else if (c->is_made && !a->keeps_cache)
+		forget_pages(c);
 	progress_end(&c->progress, !rc);
 	for (unsigned i = 0; i < c->nsources; i++)
 		img_close(&c->sources[i]);
@@ -439,6 +480,7 @@ int convert(struct convert_args *a)
 	int rc = -ENOMEM;
 
 	a->source.no_writers = true;
+	a->source.drop_pages = !a->keeps_cache;
 	c.sources = calloc(c.nsources, sizeof(*c.sources));
 	c.source_pcs = calloc(c.nsources, sizeof(struct port_chan *));
 	catch_signals();

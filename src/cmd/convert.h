@@ -25,6 +25,7 @@ struct convert_args {
 	bool is_compressed, is_offloaded, is_out_of_order, is_salvage;
 	bool has_bitmaps, skips_broken_bitmaps;
 	bool has_sparse;
+	bool keeps_cache;
 	uint64_t min_sparse, rate;
 	unsigned depth;                 /* 0: not said */
 	bool is_quiet, is_progress;

@@ -134,6 +134,7 @@ static int open_named(struct img *img, const char *name, const struct image_name
 	go->any_file = !opts->untrusted;
 	go->share_raw = !opts->no_writers;
 	go->discard = opts->discard;
+	go->drop_pages = opts->drop_pages;
 	go->no_backing = opts->no_backing;
 	go->metadata_only = opts->metadata_only;
 	go->for_check = opts->for_check;

@@ -165,6 +165,7 @@ struct img_opts {
 	bool for_check;                 /* it may be damaged: its tables are not looked at */
 	bool writable;
 	bool discard;                   /* what is written as zeros may lose its space */
+	bool drop_pages;                /* what it brings into the page cache does not stay */
 	bool no_writers;                /* others do not write meanwhile, unless it is shared by
 					 * force */
 	size_t cache_bytes;             /* of mapping cache; 0: the default */

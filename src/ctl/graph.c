@@ -177,6 +177,7 @@ static struct file_opts file_opts(const struct opening *o, const char *path, int
 		.cache = cache_mode(o, image),
 		.writable = writable,
 		.discard = writable && o->opts->discard,
+		.drop_pages = o->opts->drop_pages,
 		.no_lock = o->opts->no_lock,
 		.share_writes = o->opts->share_raw && !writable,
 		.qemu_words = o->opts->qemu_words,

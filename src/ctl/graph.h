@@ -47,6 +47,7 @@ struct graph_opts {
 	enum file_cache cache;
 	bool read_only;
 	bool discard;                   /* discards reach the file */
+	bool drop_pages;                /* files do not fill the page cache */
 	enum graph_zeroes detect_zeroes;
 	bool no_lock;                   /* no image locks; only with read_only */
 	size_t cache_bytes;             /* of mapping cache, for all layers together */

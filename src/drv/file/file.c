@@ -134,6 +134,8 @@ static void rw_end(struct file_chan *fc, struct req *req, int res)
 		fr->cut = NULL;
 		cut_put(fc, cut);
 	}
+	if (file_node(&fc->chan)->pages && !res)
+		file_pages_touch(fc, req->off, req->len);
 	if (req->kind == REQ_READ) {
 		req_complete(req, res);
 		return;
@@ -423,6 +425,7 @@ void file_chan_close_wait(struct chan *ch)
 
 	assert(list_is_empty(&fc->in_flight) && !fc->is_syncing && !fc->starved);
 	assert(!fc->end.is_looking);
+	file_pages_idle_wait(fc);
 	assert(!fc->batch.ngathered && !fc->batch.is_due && !fc->batch.is_running);
 	if (file_node(ch)->is_direct)
 		file_range_unregister_wait(fc);

@@ -4,6 +4,7 @@
 #define DRV_FILE_FILE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct err;
 struct loop;
@@ -28,6 +29,8 @@ struct file_opts {
 					 * is opened. It gets O_DIRECT where @cache asks for it */
 	enum file_cache cache;
 	bool writable;
+	bool drop_pages;                /* what it brings into the page cache does not stay there
+					 * (file_pages.c) */
 	bool discard;                   /* REQ_DISCARD and REQ_MAY_UNMAP give space back */
 	bool no_lock;                   /* neither take nor look at image locks */
 	bool share_writes;              /* others may write; file_refuse_writers_wait() ends that */
@@ -39,6 +42,11 @@ struct file_opts {
 /* In a fiber of the home loop of @file, which was opened with share_writes: from now on nobody else
  * may write. 0, or -EBUSY where somebody does. @opts: those of its opening. */
 int file_refuse_writers_wait(struct node *file, const struct file_opts *opts, struct err *err);
+
+/* In a fiber: copies [@from_off, @from_off + @len) of @from to @to_off of @to. Nothing else may write
+ * there meanwhile. 0; -ENOTSUP: not both are regular files; or -errno, with any part copied. */
+int file_offload_wait(const struct node *from, uint64_t from_off, struct node *to, uint64_t to_off,
+		      uint64_t len);
 
 /* In a fiber of @home. On failure the caller keeps opts->fd. */
 int file_open_wait(const struct file_opts *opts, struct loop *home, struct node **ret,

@@ -104,6 +104,7 @@ struct file_node {
 	bool is_sim;
 	bool is_direct;
 	bool is_dsync;                  /* every write durable */
+	struct file_pages *pages;       /* owned; NULL: they stay */
 	bool leave_lock_out;            /* tests: shows that K1's test can fail */
 
 	/* Written once, by any loop, with relaxed stores: a late reader only tries in vain. */
@@ -265,5 +266,18 @@ void file_lock_release(int fd);
 void file_lock_qemu_words(int fd, const char *name, bool writable, struct err *err);
 
 extern const struct node_ops file_ops;
+
+/* ---- file_pages.c ---- */
+
+/* Is next to nothing of the file in the page cache? On a worker. */
+bool file_pages_is_cold(const struct file_node *fn);
+/* On a worker, before anything is read. */
+int file_pages_new(const struct file_node *fn, struct file_pages **ret);
+/* [@off, @off + @len) was read or written, by the chan's node, which has pages. */
+void file_pages_touch(struct file_chan *fc, uint64_t off, uint64_t len);
+/* In a fiber: no worker is at it any more. */
+void file_pages_idle_wait(struct file_chan *fc);
+/* Drops what is left. NULL is fine. */
+void file_pages_free(struct file_pages *p);
 
 #endif

@@ -231,6 +231,31 @@ static int inspect(const struct file_opts *o, struct file_node *fn, int fd, stru
 	return fn->is_direct ? file_align_find(fn, fd, err) : 0;
 }
 
+/* O_DIRECT for what is open without it. False: it cannot be. */
+static bool go_direct(struct file_node *fn)
+{
+	int flags = fcntl(fn->fd, F_GETFL);
+
+	if (flags < 0 || fcntl(fn->fd, F_SETFL, flags | O_DIRECT) < 0)
+		return false;
+	fn->is_direct = true;
+	if (!file_align_find(fn, fn->fd, NULL))
+		return true;
+	fn->is_direct = false;
+	fn->block = fn->mem_align = 1;
+	(void)fcntl(fn->fd, F_SETFL, flags);
+	return false;
+}
+
+/* The page cache stays as it is where it is not used at all; but what is there is read from it. */
+static void spare_page_cache(struct file_node *fn)
+{
+	if (fn->node.read_only && !fn->is_block_device && file_pages_is_cold(fn) && go_direct(fn))
+		return;
+	/* Without memory for it, the pages stay. */
+	(void)file_pages_new(fn, &fn->pages);
+}
+
 static void open_job(void *arg)
 {
 	struct open_job *j = arg;
@@ -254,6 +279,8 @@ static void open_job(void *arg)
 	if (flags >= 0 && (flags & O_NONBLOCK))
 		(void)fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 	fn->fd = fd;
+	if (o->drop_pages && !fn->is_direct)
+		spare_page_cache(fn);
 }
 
 struct refuse_job {
@@ -365,6 +392,7 @@ static void file_free(struct node *n)
 {
 	struct file_node *fn = container_of(n, struct file_node, node);
 
+	file_pages_free(fn->pages);
 	if (fn->owns_fd) {
 		if (fn->is_locked)
 			file_lock_release(fn->fd);

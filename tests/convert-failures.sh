@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# suites: quick default long
+# limit: 60
+# A conversion that fails says why and where, and leaves nothing that could be taken for an image:
+# a full disk, damage in the source, signals. Progress can be asked for.
+. "$(dirname "$0")/lib.sh"
+need qemu-img qemu-io python3
+cd "$W"
+
+random_file source.raw $((8 << 20))
+qemu-img convert -O qcow2 source.raw source.qcow2
+
+# fails TEXT ARGUMENTS...: byre convert ends with status 1 and says TEXT.
+fails()
+{
+	local text=$1 status=0
+	shift
+	timeout 30 "$BYRE" convert "$@" >log 2>&1 </dev/null || status=$?
+	[ $status = 1 ] || { cat log >&2; fail "convert $*: status $status"; }
+	grep -qF -- "$text" log || { cat log >&2; fail "convert $*: does not say '$text'"; }
+}
+
+# ---- a file that cannot become long enough ----
+
+(
+	trap '' XFSZ
+	ulimit -f 4096
+	for options in "" "-O qcow2" "-O qcow2 -t writeback" "-t writeback" "-O qcow2 -W"; do
+		# shellcheck disable=SC2086  # words
+		fails "too large" $options source.raw new
+		[ ! -e new ] || fail "$options: half an image is left"
+		: >new
+		ln new link
+		# shellcheck disable=SC2086
+		fails "too large" $options source.raw new
+		[ "$(stat -c %s link)" = 0 ] || fail "$options: half an image is left in a file"
+		rm new link
+	done
+)
+[ "$(id -u)" != 0 ] || ! mkdir small || ! mount -t tmpfs -o size=4m none small 2>/dev/null || {
+	status=0
+	for options in "" "-O qcow2" "-O qcow2 -t none"; do
+		# shellcheck disable=SC2086
+		"$BYRE" convert $options source.raw small/new 2>log && status=1
+		grep -q 'No space left' log || status=1
+		[ ! -e small/new ] || status=1
+		[ $status = 0 ] || break
+	done
+	umount small
+	[ $status = 0 ] || { cat log >&2; fail "a full file system $options"; }
+}
+
+# ---- damage in the source ----
+
+python3 - <<'END_PYTHON'
+with open("source.qcow2", "r+b") as f:
+    f.seek(40)
+    f.seek(int.from_bytes(f.read(8), "big"))
+    f.seek((int.from_bytes(f.read(8), "big") & 0xfffffffffffe00) + 8 * 53)
+    f.write((0x8000000000050200).to_bytes(8, "big"))    # not on a cluster's start
+END_PYTHON
+fails "error while reading block status at offset $((53 * 65536))" source.qcow2 new
+[ ! -e new ] || fail "half an image is left"
+"$BYRE" convert --salvage source.qcow2 new.raw 2>log || { cat log >&2; fail "--salvage"; }
+grep -q "warning: error while reading offset $((53 * 65536)): " log ||
+	{ cat log >&2; fail "--salvage does not tell what is lost"; }
+[ "$(grep -c 'while reading offset' log)" = 128 ] || fail "--salvage tells of other sectors"
+cp source.raw wanted.raw
+dd if=/dev/zero of=wanted.raw bs=64k count=1 seek=53 conv=notrunc status=none
+cmp wanted.raw new.raw || fail "--salvage: not what there is"
+"$BYRE" convert -q --salvage source.qcow2 new.raw 2>log || fail "-q --salvage"
+! grep -q warning log || fail "-q --salvage is not quiet"
+qemu-img create -q -f qcow2 packed.qcow2 1M
+qemu-io -c 'write -c -P 7 0 64k' -c 'write -c -P 7 640k 64k' packed.qcow2 >/dev/null
+python3 - <<'END_PYTHON'
+with open("packed.qcow2", "r+b") as f:
+    f.seek(40)
+    f.seek(int.from_bytes(f.read(8), "big"))
+    f.seek((int.from_bytes(f.read(8), "big") & 0xfffffffffffe00) + 8 * 10)
+    f.seek(int.from_bytes(f.read(8), "big") & 0x3fffffffffffff)
+    f.write(b"\xff" * 20)
+END_PYTHON
+fails "error while reading at byte 655360: Input/output error" packed.qcow2 new
+[ ! -e new ] || fail "half an image is left"
+
+# ---- signals ----
+
+# runs_slowly ARGUMENTS...: starts one that takes long, and waits until it writes.
+runs_slowly()
+{
+	"$BYRE" convert -r 4M "$@" >log 2>&1 </dev/null &
+	pid=$!
+	others+=("$pid")
+	wait_for 20 test -e new || fail "convert $* does not start"
+	sleep 0.3
+}
+
+for signal in INT TERM HUP; do
+	rm -f new
+	python3 -c '
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+' "$BYRE" convert -r 4M -O qcow2 source.raw new >log 2>&1 &
+	pid=$!
+	others+=("$pid")
+	wait_for 20 test -e new || fail "convert does not start"
+	sleep 0.3
+	kill -USR1 $pid
+	kill -$signal $pid
+	status=0
+	wait $pid || status=$?
+	[ $status = $((128 + $(kill -l $signal))) ] || fail "SIG$signal: status $status"
+	[ ! -e new ] || fail "SIG$signal: half an image is left"
+done
+runs_slowly source.raw new
+kill -USR1 "$pid"
+wait "$pid" || fail "SIGUSR1 ends it"
+grep -qE '^    \([0-9.]+/100%\)$' log || { cat log >&2; fail "SIGUSR1: no progress"; }
+cmp source.raw new || fail "after SIGUSR1: other content"
+
+# An image that is in use is left alone, and so is one that is its own source.
+cp source.raw copy.raw
+fails 'Failed to get "write" lock' copy.raw copy.raw
+cmp source.raw copy.raw || fail "a source was overwritten"
