@@ -20,6 +20,7 @@
 #include "cmd/info_print.h"
 #include "cmd/tool.h"
 #include "ctl/image_name.h"
+#include "ctl/nbd_name.h"
 #include "fmt/qcow2/qcow2.h"
 
 enum { OPT_BACKING_CHAIN = OPT_OWN };
@@ -94,7 +95,7 @@ static void look_at_file(const char *path, struct file_facts *f)
 	if (fd < 0)
 		return;
 	if (!fstat(fd, &st) && !S_ISREG(st.st_mode)) {
-		f->is_device = true;
+		f->protocol = "host_device";
 		f->allocated = (uint64_t)st.st_blocks * 512;
 	} else if (!ioctl(fd, FS_IOC_FSGETXATTR, &x) && (x.fsx_xflags & FS_XFLAG_EXTSIZE)) {
 		f->extent_hint = x.fsx_extsize;
@@ -117,6 +118,8 @@ static int look_at_qcow2_wait(struct node *n, struct found *f, struct err *err)
 	if (copy_text(&f->backing, backing) ||
 	    copy_text(&f->backing_format, qcow2_backing_format(n)))
 		return -ENOMEM;
+	if (nbd_name_is(n->name) && backing[0] != '/' && !image_name_protocol_len(backing))
+		return 0;                       /* relative to what? */
 	if (image_name_protocol_len(backing))
 		return copy_text(&f->backing_path, backing);
 	return graph_resolve_name("backing file", n->name, backing, &f->backing_path, err);
@@ -137,9 +140,11 @@ static int look_wait(struct node *n, struct found *f, struct err *err)
 		return err_set_errno(err, ENOMEM, "'%s'", file->name);
 	facts->file.size = align_up(atomic_load(&file->size), 512);
 	facts->file.allocated = allocated;
-	look_at_file(file->name, &facts->file);
+	facts->file.has_allocated = file->ops->allocated_wait;
+	facts->file.protocol = file->ops->name;
+	if (!strcmp(file->ops->name, "file"))
+		look_at_file(file->name, &facts->file);
 	facts->size = n == file ? facts->file.size : atomic_load(&n->size);
-	facts->allocated = facts->file.allocated;
 	if (!strcmp(n->ops->name, "qcow2"))
 		rc = look_at_qcow2_wait(n, f, err);
 	if (rc == -ENOMEM)
@@ -241,6 +246,11 @@ static int collect(struct tool *t, const struct args *a, struct chain *c)
 	while (!rc && a->is_chain && c->found[c->n - 1].backing) {
 		struct found *last = &c->found[c->n - 1];
 
+		if (!last->backing_path) {
+			tool_error("Could not determine absolute backing filename, but backing "
+				   "filename '%s' present", last->backing);
+			return -EINVAL;
+		}
 		if (is_loop(c, last->backing_path)) {
 			tool_error("Backing file '%s' creates an infinite loop.",
 				   last->backing_path);

@@ -185,7 +185,7 @@ static void print_size(FILE *out, const char *what, uint64_t bytes, const char *
 }
 
 static void print_sizes(FILE *out, const char *indent, const char *what, uint64_t size,
-			uint64_t allocated)
+			const struct file_facts *file)
 {
 	char exact[48];
 
@@ -193,7 +193,10 @@ static void print_sizes(FILE *out, const char *indent, const char *what, uint64_
 	snprintf(exact, sizeof(exact), " (%" PRIu64 " bytes)\n", size);
 	print_size(out, what, size, exact);
 	fputs(indent, out);
-	print_size(out, "disk size", allocated, "\n");
+	if (file->has_allocated)
+		print_size(out, "disk size", file->allocated, "\n");
+	else
+		fputs("disk size: unavailable\n", out);
 }
 
 static void print_snapshot(FILE *out, const struct qcow2_snapshot_info *s)
@@ -229,7 +232,9 @@ static void print_backing(FILE *out, const struct image_facts *f)
 	if (!f->backing)
 		return;
 	fprintf(out, "backing file: %s", f->backing);
-	if (strcmp(f->backing, f->backing_path))
+	if (!f->backing_path)
+		fputs(" (cannot determine actual path)", out);
+	else if (strcmp(f->backing, f->backing_path))
 		fprintf(out, " (actual path: %s)", f->backing_path);
 	fputc('\n', out);
 	if (f->backing_format)
@@ -249,8 +254,8 @@ static void print_file(FILE *out, const struct file_facts *file)
 
 	fprintf(out, "Child node '/file':\n");
 	fprintf(out, "%sfilename: %s\n", indent, file->name);
-	fprintf(out, "%sprotocol type: %s\n", indent, file->is_device ? "host_device" : "file");
-	print_sizes(out, indent, "file length", file->size, file->allocated);
+	fprintf(out, "%sprotocol type: %s\n", indent, file->protocol);
+	print_sizes(out, indent, "file length", file->size, file);
 	print_file_hint(out, indent, file);
 }
 
@@ -260,7 +265,7 @@ void info_print_text(FILE *out, const struct image_facts *f)
 	struct tree t = { .out = out, .depth = 1 };
 
 	fprintf(out, "image: %s\nfile format: %s\n", f->name, f->format);
-	print_sizes(out, "", "virtual size", f->size, f->allocated);
+	print_sizes(out, "", "virtual size", f->size, &f->file);
 	if (q && q->is_encrypted)
 		fprintf(out, "encrypted: yes\n");
 	if (q)
@@ -299,10 +304,13 @@ static void json_file(struct json_out *j, const char *key, const struct file_fac
 	json_end_array(j);
 	json_number(j, "virtual-size", (int64_t)file->size);
 	json_string(j, "filename", file->name);
-	json_string(j, "format", file->is_device ? "host_device" : "file");
-	json_number(j, "actual-size", (int64_t)file->allocated);
-	json_file_specific(j, file);
-	json_bool(j, "dirty-flag", false);
+	json_string(j, "format", file->protocol);
+	if (file->has_allocated)
+		json_number(j, "actual-size", (int64_t)file->allocated);
+	if (strcmp(file->protocol, "nbd")) {
+		json_file_specific(j, file);
+		json_bool(j, "dirty-flag", false);
+	}
 	json_end_object(j);
 }
 
@@ -365,16 +373,18 @@ static void json_image(struct json_out *j, const struct image_facts *f)
 	if (q)
 		json_number(j, "cluster-size", (int64_t)q->cluster_size);
 	json_string(j, "format", f->format);
-	json_number(j, "actual-size", (int64_t)f->allocated);
+	if (f->file.has_allocated)
+		json_number(j, "actual-size", (int64_t)f->file.allocated);
 	if (q)
 		json_qcow2_specific(j, f);
-	if (f->backing)
+	if (f->backing_path)
 		json_string(j, "full-backing-filename", f->backing_path);
 	if (q && q->is_encrypted)
 		json_bool(j, "encrypted", true);
 	if (f->backing)
 		json_string(j, "backing-filename", f->backing);
-	json_bool(j, "dirty-flag", q && q->is_dirty);
+	if (q || strcmp(f->file.protocol, "nbd"))
+		json_bool(j, "dirty-flag", q && q->is_dirty);
 	json_end_object(j);
 }
 

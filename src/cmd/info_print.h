@@ -12,20 +12,20 @@
 /* A file below a format. */
 struct file_facts {
 	const char *name;
+	const char *protocol;           /* "file", "host_device", "nbd" */
 	uint64_t size;                  /* whole sectors */
 	uint64_t allocated;
+	bool has_allocated;             /* else nobody can tell */
 	uint64_t extent_hint;           /* XFS: bytes; 0: none */
-	bool is_device;
 };
 
 /* An image. */
 struct image_facts {
 	const char *name;
-	const char *format;             /* "file": @file alone */
+	const char *format;             /* @file's protocol: @file alone */
 	uint64_t size;
-	uint64_t allocated;
 	const char *backing;            /* as the image says it; NULL: none */
-	const char *backing_path;       /* what that means */
+	const char *backing_path;       /* what that means; NULL: nobody can tell */
 	const char *backing_format;     /* NULL: not said */
 	const char *data_file;          /* NULL: none */
 	const struct qcow2_info *qcow2; /* NULL: another format */

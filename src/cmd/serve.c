@@ -8,6 +8,8 @@
 #include "base/bits.h"
 #include "base/err.h"
 #include "blk/port.h"
+#include "ctl/image_name.h"
+#include "ctl/nbd_name.h"
 #include "export/nbd/nbd.h"
 #include "export/vub/vub.h"
 #include "loop/fiber.h"
@@ -64,6 +66,7 @@ static int open_graph_wait(void *arg)
 	struct disk_call *c = arg;
 	struct serve_disk *d = c->disk;
 	const struct serve_opts *o = c->serve->opts;
+	struct image_name name = { 0 };
 	struct graph_opts go = {
 		.path = d->image->path,
 		.format = d->image->format,
@@ -77,8 +80,16 @@ static int open_graph_wait(void *arg)
 		.allow = o->allow,
 		.nallow = o->nallow,
 	};
-	int rc = graph_open_wait(&go, d->home, &d->graph, c->err);
+	int rc = 0;
 
+	if (nbd_name_is(go.path)) {
+		rc = image_name_parse(go.path, &name, c->err);
+		go.path = name.path;
+		go.image = &name;
+	}
+	if (!rc)
+		rc = graph_open_wait(&go, d->home, &d->graph, c->err);
+	image_name_fini(&name);
 	if (rc)
 		return rc;
 	rc = port_new(graph_head(&d->graph), d->image->read_only || d->graph.top->read_only,

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/size.h"
 #include "cmd/opts.h"
+#include "ctl/nbd_name.h"
 #include "export/vub/vub.h"
 
 enum {
@@ -230,8 +231,13 @@ static int add_image(struct serve_opts *o, struct serve_image *next, const char 
 	const char *slash = strrchr(path, '/');
 	struct serve_image *grown;
 
-	if (!path[0] || (slash && !slash[1]))
+	if (!path[0] || (slash && !slash[1] && !nbd_name_is(path)))
 		return err_set(err, EINVAL, "'%s' is not the name of an image", path);
+	if (!next->has_name && nbd_name_is(path)) {
+		err_set(err, EINVAL, "'%s' needs a name under which it is served", path);
+		err_hint(err, "give it one: --name NAME before it");
+		return -EINVAL;
+	}
 	if (o->nimages == SERVE_IMAGES_MAX)
 		return err_set(err, EINVAL, "more than %d images", SERVE_IMAGES_MAX);
 	grown = realloc(o->images, (o->nimages + 1) * sizeof(*grown));

@@ -13,6 +13,7 @@
 #include "blk/blk.h"
 #include "ctl/confine.h"
 #include "ctl/image_name.h"
+#include "ctl/nbd_name.h"
 #include "drv/vub/vfe.h"
 #include "drv/zeroes/zeroes.h"
 #include "fmt/qcow2/qcow2.h"
@@ -24,6 +25,7 @@
 struct file_id {
 	dev_t dev, rdev;
 	ino_t ino;
+	char *export;                   /* owned; an NBD server's, and the rest is 0 */
 };
 
 /* A graph in the making. */
@@ -57,6 +59,8 @@ int graph_resolve_name(const char *what, const char *asker, const char *name, ch
 
 	if (!strncmp(name, "file:", 5))
 		name += 5;
+	else if (nbd_name_is(name))
+		folder = 0;
 	else if (image_name_protocol_len(name)) {
 		err_set(err, ENOTSUP, "%s '%s' of '%s' is no file: '%.*s:' is not supported", what,
 			name, asker, (int)image_name_protocol_len(name), name);
@@ -66,6 +70,8 @@ int graph_resolve_name(const char *what, const char *asker, const char *name, ch
 		return err_set(err, EINVAL, "'%s' names a %s without a name", asker, what);
 	if (name[0] == '/')
 		folder = 0;
+	else if (nbd_name_is(asker) && !nbd_name_is(name))
+		return err_set(err, EINVAL, "Cannot generate a base directory for NBD nodes");
 	path = malloc(folder + strlen(name) + 1);
 	if (!path)
 		return err_set_errno(err, ENOMEM, "%s '%s'", what, name);
@@ -92,14 +98,19 @@ static int wrap_named(const struct opening *o, const char *what, const char *ask
 
 /* ---- G1 ---- */
 
-static int note_file(struct opening *o, const struct stat *st, const char *path, struct err *err)
+static bool is_same_file(const struct file_id *a, const struct file_id *b)
 {
-	struct file_id id = { .dev = st->st_dev, .rdev = st->st_rdev, .ino = st->st_ino };
+	if (a->export || b->export)
+		return a->export && b->export && !strcmp(a->export, b->export);
+	return a->dev == b->dev && a->ino == b->ino && a->rdev == b->rdev;
+}
+
+static int note_id(struct opening *o, const struct file_id *id, const char *path, struct err *err)
+{
 	struct file_id *grown;
 
 	for (size_t i = 0; i < o->nseen; i++)
-		if (o->seen[i].dev == id.dev && o->seen[i].ino == id.ino &&
-		    o->seen[i].rdev == id.rdev)
+		if (is_same_file(&o->seen[i], id))
 			return err_set(err, ELOOP, "the backing chain leads back to '%s'", path);
 	if (o->nseen == GRAPH_LAYERS_MAX)
 		return err_set(err, ELOOP, "the backing chain of '%s' is longer than %d images",
@@ -108,8 +119,35 @@ static int note_file(struct opening *o, const struct stat *st, const char *path,
 	if (!grown)
 		return cannot_open(o, ENOMEM, path, err);
 	o->seen = grown;
-	o->seen[o->nseen++] = id;
+	o->seen[o->nseen++] = *id;
 	return 0;
+}
+
+static int note_file(struct opening *o, const struct stat *st, const char *path, struct err *err)
+{
+	struct file_id id = { .dev = st->st_dev, .rdev = st->st_rdev, .ino = st->st_ino };
+
+	return note_id(o, &id, path, err);
+}
+
+static int note_export(struct opening *o, const struct nbdc_server *nbd, struct err *err)
+{
+	struct file_id id = { .export = nbd_name_show(nbd) };
+	int rc;
+
+	if (!id.export)
+		return cannot_open(o, ENOMEM, "NBD", err);
+	rc = note_id(o, &id, id.export, err);
+	if (rc)
+		free(id.export);
+	return rc;
+}
+
+static void forget_files(struct opening *o)
+{
+	for (size_t i = 0; i < o->nseen; i++)
+		free(o->seen[i].export);
+	free(o->seen);
 }
 
 /* ---- files ---- */
@@ -189,6 +227,36 @@ static struct file_opts file_opts(const struct opening *o, const char *path, int
 	return fo;
 }
 
+static int open_export_wait(struct opening *o, const char *name, const struct image_name *image,
+			    enum file_cache cache, bool writable, struct node **ret,
+			    struct err *err)
+{
+	struct nbdc_opts no = {
+		.name = name,
+		.server = image->nbd,
+		.writable = writable,
+		.discard = writable && o->opts->discard,
+		.writethrough = is_writethrough(cache),
+		.no_flush = cache == FILE_CACHE_UNSAFE,
+	};
+
+	return nbdc_open_wait(&no, o->home, ret, err);
+}
+
+/* The same for an export that the image @asker names. */
+static int open_named_export_wait(struct opening *o, const char *what, const char *asker,
+				  const struct image_name *image, bool writable, bool note,
+				  struct node **ret, struct err *err)
+{
+	enum file_cache cache = cache_mode(o, image);
+	int rc = note ? note_export(o, image->nbd, err) : 0;
+
+	if (!rc)
+		rc = open_export_wait(o, image->path, image,
+				      writable ? without_sync(cache) : cache, writable, ret, err);
+	return rc ? wrap_named(o, what, asker, rc, err) : 0;
+}
+
 /* Opens the file @path that the image @asker names, @writable for that image's format. @note: it is
  * a layer of the chain. */
 static int open_named_wait(struct opening *o, const char *what, const char *asker,
@@ -202,6 +270,8 @@ static int open_named_wait(struct opening *o, const char *what, const char *aske
 	struct file_opts fo;
 	int rc;
 
+	if (image && image->nbd)
+		return open_named_export_wait(o, what, asker, image, writable, note, ret, err);
 	loop_work_wait(o->home, named_open_work, &w);
 	if (w.fd < 0)
 		return w.fd;
@@ -237,11 +307,17 @@ static int probe_wait(struct node *file, const char **ret, struct err *err)
 /* No format at all: the bytes of the file. */
 static bool is_bare(const char *format)
 {
-	return !strcmp(format, "file") || !strcmp(format, "host_device");
+	return !strcmp(format, "file") || !strcmp(format, "host_device") || !strcmp(format, "nbd");
 }
 
 static int check_format(const struct opening *o, const struct layer *l, struct err *err)
 {
+	bool is_export = l->image && l->image->nbd;
+
+	if (is_bare(l->format) && is_export && strcmp(l->format, "nbd"))
+		return cannot_open(o, ENOENT, l->path, err);
+	if (!is_export && !strcmp(l->format, "nbd"))
+		return err_set(err, EINVAL, "File name string for NBD must start with 'nbd:'");
 	if (!strcmp(l->format, "qcow2") || !strcmp(l->format, "raw") || is_bare(l->format))
 		return 0;
 	if (o->opts->qemu_words && !l->is_probed)
@@ -270,7 +346,8 @@ static int open_qcow2_wait(struct opening *o, const struct layer *l, struct node
 	};
 	/* Unlike raw bytes, tables make no sense while somebody changes them. */
 	struct file_opts fo = file_opts(o, l->path, -1, l->writable, l->image);
-	int rc = file_refuse_writers_wait(file, &fo, err);
+	bool is_file = !l->image || !l->image->nbd;
+	int rc = is_file ? file_refuse_writers_wait(file, &fo, err) : 0;
 
 	if (rc)
 		return rc;
@@ -339,32 +416,6 @@ static int open_layer_wait(struct opening *o, struct layer *l, struct node *file
 	return rc ? rc : open_format_wait(o, l, file, ret, err);
 }
 
-static int attach_data_file_wait(struct opening *o, struct node *n, const char *asker,
-				 const struct image_name *image, struct err *err)
-{
-	const struct image_name *said = image ? image->data_file : NULL;
-	const char *name = said ? said->path : qcow2_data_file_name(n);
-	struct node *data;
-	char *path;
-	int rc;
-
-	if (!name && o->opts->qemu_words)
-		return err_set(err, EINVAL, "'data-file' is required for this image");
-	if (!name)
-		return err_set(err, EINVAL, "'%s' needs a data file and does not name it", asker);
-	rc = graph_resolve_name("data file", said ? "" : asker, name, &path, err);
-	if (rc)
-		return rc;
-	rc = open_named_wait(o, "data file", asker, path, said, !n->read_only, false, &data, err);
-	free(path);
-	if (rc)
-		return rc;
-	rc = node_attach_wait(n, CHILD_DATA, data, err);
-	if (rc)
-		node_put_wait(data);
-	return rc;
-}
-
 /* A layer below the top: what it is called, and what was said of it. */
 struct below {
 	char *path;                     /* owned */
@@ -379,28 +430,97 @@ static void below_fini(struct below *b)
 	*b = (struct below) { 0 };
 }
 
+/* May an image that is not trusted name this export? Where --allow has it, or its server. */
+static int check_allowed(const struct opening *o, const char *what, const char *asker,
+			 const struct nbdc_server *nbd, struct err *err)
+{
+	struct nbdc_server any = *nbd;
+	char *name = nbd_name_show(nbd), *server;
+	bool is_allowed = o->opts->any_file;
+
+	any.export = NULL;
+	server = nbd_name_show(&any);
+	for (unsigned i = 0; i < o->opts->nallow && name && server && !is_allowed; i++) {
+		struct nbdc_server allowed;
+		char *shown = NULL;
+
+		if (!nbd_name_is(o->opts->allow[i]) ||
+		    nbd_name_parse(o->opts->allow[i], &allowed, NULL))
+			continue;
+		shown = nbd_name_show(&allowed);
+		is_allowed = shown && (!strcmp(shown, name) || !strcmp(shown, server));
+		nbdc_server_fini(&allowed);
+		free(shown);
+	}
+	if (!is_allowed) {
+		err_set(err, EPERM, "%s '%s' of '%s' is an NBD export that is not allowed", what,
+			name ? name : "", asker);
+		err_hint(err, "--allow %.200s permits it", name ? name : "");
+	}
+	free(name);
+	free(server);
+	return is_allowed ? 0 : -EPERM;
+}
+
+/* What @name means, which the image @asker has for its data or backing file. */
+static int understand_named(struct opening *o, const char *what, const char *asker,
+			    const char *name, struct below *ret, struct err *err)
+{
+	int rc;
+
+	/* With a protocol in front it is relative to nothing. */
+	if (!nbd_name_is(name) && !(o->opts->any_file && image_name_protocol_len(name)))
+		return graph_resolve_name(what, asker, name, &ret->path, err);
+	rc = image_name_parse(name, &ret->parsed, err);
+	if (!rc && ret->parsed.nbd)
+		rc = check_allowed(o, what, asker, ret->parsed.nbd, err);
+	if (rc)
+		return rc;
+	ret->image = &ret->parsed;
+	ret->path = strdup(ret->parsed.path);
+	return ret->path ? 0 : cannot_open(o, ENOMEM, name, err);
+}
+
+static int attach_data_file_wait(struct opening *o, struct node *n, const char *asker,
+				 const struct image_name *image, struct err *err)
+{
+	struct below b = { .image = image ? image->data_file : NULL };
+	const char *name = b.image ? b.image->path : qcow2_data_file_name(n);
+	struct node *data;
+	int rc;
+
+	if (!name && o->opts->qemu_words)
+		return err_set(err, EINVAL, "'data-file' is required for this image");
+	if (!name)
+		return err_set(err, EINVAL, "'%s' needs a data file and does not name it", asker);
+	if (!b.image)
+		rc = understand_named(o, "data file", asker, name, &b, err);
+	else
+		rc = graph_resolve_name("data file", "", name, &b.path, err);
+	if (!rc)
+		rc = open_named_wait(o, "data file", asker, b.path, b.image, !n->read_only, false,
+				     &data, err);
+	below_fini(&b);
+	if (rc)
+		return rc;
+	rc = node_attach_wait(n, CHILD_DATA, data, err);
+	if (rc)
+		node_put_wait(data);
+	return rc;
+}
+
 /* Finds out what the backing file of @n is, which is called @asker and described by @image. */
 static int find_backing(struct opening *o, struct node *n, const char *asker,
 			const struct image_name *image, struct below *ret, struct err *err)
 {
 	const char *name = qcow2_backing_name(n);
-	int rc;
 
 	if (image && image->backing) {
 		ret->image = image->backing;
 		ret->path = strdup(image->backing->path);
 		return ret->path ? 0 : cannot_open(o, ENOMEM, image->backing->path, err);
 	}
-	/* With a protocol in front it is relative to nothing. */
-	if (o->opts->any_file && image_name_protocol_len(name)) {
-		rc = image_name_parse(name, &ret->parsed, err);
-		if (rc)
-			return rc;
-		ret->image = &ret->parsed;
-		ret->path = strdup(ret->parsed.path);
-		return ret->path ? 0 : cannot_open(o, ENOMEM, name, err);
-	}
-	return graph_resolve_name("backing file", asker, name, &ret->path, err);
+	return understand_named(o, "backing file", asker, name, ret, err);
 }
 
 /* Opens @b, which @n, called @asker, has as its backing file, as a layer of its own. */
@@ -444,6 +564,8 @@ static int attach_below_wait(struct opening *o, struct node *n, const struct bel
 	    (!qcow2_backing_name(n) && !(image && image->backing)))
 		return rc;
 	rc = find_backing(o, n, asker->path, image, ret_below, err);
+	if (rc && nbd_name_is(asker->path))
+		return rc;
 	if (!rc)
 		rc = open_backing_wait(o, n, asker->path, ret_below, &backing, err);
 	if (!rc) {
@@ -494,6 +616,8 @@ static int open_top_file_wait(struct opening *o, const struct layer *l, struct n
 
 	if (l->writable && !strcmp(l->format, "qcow2"))
 		fo.cache = without_sync(fo.cache);
+	if (l->image && l->image->nbd)
+		return open_export_wait(o, l->path, l->image, fo.cache, l->writable, ret, err);
 	rc = file_open_wait(&fo, o->home, ret, err);
 	/* The image tools have no such option. */
 	if (l->writable && !o->opts->qemu_words &&
@@ -574,9 +698,8 @@ fail:
 	return rc;
 }
 
-/* The roots below which named files may lie, and the first file of the chain. Blocks a little: the
- * names are the operator's own. */
-static int prepare(struct opening *o, struct err *err)
+/* The first file of the chain, and its folder, below which others may lie. */
+static int prepare_file(struct opening *o, struct err *err)
 {
 	const char *path = o->opts->path, *slash = strrchr(path, '/');
 	size_t n = slash ? (size_t)(slash - path) : 0;
@@ -584,8 +707,7 @@ static int prepare(struct opening *o, struct err *err)
 	struct stat st;
 	int rc;
 
-	o->roots = confine_new();
-	if (!o->roots || !folder)
+	if (!folder)
 		rc = cannot_open(o, ENOMEM, path, err);
 	else if (image_name_is_vhost_user(path))
 		rc = 0;
@@ -595,12 +717,28 @@ static int prepare(struct opening *o, struct err *err)
 		rc = note_file(o, &st, path, err);
 	if (!rc && !image_name_is_vhost_user(path))
 		rc = confine_allow(o->roots, folder, err);
+	free(folder);
+	return rc;
+}
+
+/* The roots below which named files may lie, and the first file of the chain. Blocks a little: the
+ * names are the operator's own. An export has no folder. */
+static int prepare(struct opening *o, struct err *err)
+{
+	const struct nbdc_server *nbd = o->opts->image ? o->opts->image->nbd : NULL;
+	int rc;
+
+	o->roots = confine_new();
+	if (!o->roots)
+		return cannot_open(o, ENOMEM, o->opts->path, err);
+	rc = nbd ? note_export(o, nbd, err) : prepare_file(o, err);
 	for (unsigned i = 0; i < o->opts->nallow && !rc; i++) {
+		if (nbd_name_is(o->opts->allow[i]))
+			continue;               /* check_allowed() */
 		rc = confine_allow(o->roots, o->opts->allow[i], err);
 		if (rc)
 			err_wrap(err, rc, "--allow");
 	}
-	free(folder);
 	return rc;
 }
 
@@ -633,7 +771,7 @@ int graph_open_wait(const struct graph_opts *opts, struct loop *home, struct gra
 	if (!rc && opts->detect_zeroes != GRAPH_ZEROES_OFF && !o.g.top->read_only)
 		rc = add_filter_wait(&o, err);
 	confine_free(o.roots);
-	free(o.seen);
+	forget_files(&o);
 	if (rc) {
 		graph_close_wait(&o.g, NULL);
 		return rc;

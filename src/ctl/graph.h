@@ -6,10 +6,10 @@
  * for, so neither the depth of a chain nor a failure in its middle needs recursion.
  *
  * Names in images follow QEMU: a relative name is relative to the folder of the image that says it
- * (by that image's own name, not by what its links lead to); "file:" in front is dropped; other
- * protocols are refused, for what an image names is a file. The image itself may be a disk over
- * vhost-user ("vhost-user:SOCK"), which is raw. Where such files may lie is confine.h's
- * business, unless @any_file is set: then they may lie anywhere, and be described by "json:" too.
+ * (by that image's own name, not by what its links lead to); "file:" in front is dropped; NBD is
+ * the only other protocol. Where such files may lie is confine.h's business, and an export has to
+ * be allowed by name, unless @any_file is set: then they may be anywhere, and be described by
+ * "json:" too. The image itself may be a disk over vhost-user ("vhost-user:SOCK"), which is raw.
  *
  * Invariants:
  *	G1  a chain that comes back to a file it has passed is an error that names the file;
@@ -51,7 +51,8 @@ struct graph_opts {
 	enum graph_zeroes detect_zeroes;
 	bool no_lock;                   /* no image locks; only with read_only */
 	size_t cache_bytes;             /* of mapping cache, for all layers together */
-	const char *const *allow;       /* folders where named files may lie, besides the image's */
+	const char *const *allow;       /* folders where named files may lie, besides the image's;
+					 * and NBD exports, or servers, that may be named */
 	unsigned nallow;
 	/* The image tools'. */
 	const struct image_name *image; /* what was said of the image besides @path; borrowed */
@@ -81,8 +82,9 @@ struct node *graph_head(const struct graph *g);
  * writing back; closed it is all the same. A zeroed graph is fine. */
 int graph_close_wait(struct graph *g, struct err *err);
 
-/* What the name @name means in the image @asker: a path, returned owned in @ret. @what
- * ("backing file") is for messages. Pure. 0, -ENOTSUP (not a file) or -ENOMEM. */
+/* What the name @name means in the image @asker: a path, or the name of an NBD export, returned
+ * owned in @ret. @what ("backing file") is for messages. Pure. 0, -ENOTSUP (another protocol),
+ * -EINVAL or -ENOMEM. */
 int graph_resolve_name(const char *what, const char *asker, const char *name, char **ret,
 		       struct err *err);
 

@@ -220,12 +220,16 @@ static void names_are_relative_to_who_says_them(void **state)
 	expect_name("d/a", "file:///b", "///b");
 	expect_name("d/a", "./x:y", "d/./x:y");
 	expect_name("d/a", "/x:y", "/x:y");
+	expect_name("d/a", "nbd://h/x", "nbd://h/x");
+	expect_name("nbd://h/x", "/b", "/b");
+	expect_name("nbd://h/x", "nbd://h/y", "nbd://h/y");
 }
 
 static void names_that_are_no_files_are_refused(void **state)
 {
 	static const char *const names[] = {
-		"nbd://host/x", "rbd:pool/image", "json:{\"driver\":\"file\"}", "ssh://h/x", "x:y",
+		"nbd+x://host/x", "rbd:pool/image", "json:{\"driver\":\"file\"}", "ssh://h/x",
+		"x:y",
 	};
 	char *path = NULL;
 
@@ -237,6 +241,8 @@ static void names_that_are_no_files_are_refused(void **state)
 		assert_non_null(strstr(err.text, "'top'"));
 	}
 	assert_int_equal(graph_resolve_name("backing file", "top", "file:", &path, &err), -EINVAL);
+	assert_int_equal(graph_resolve_name("backing file", "nbd://h/x", "a", &path, &err),
+			 -EINVAL);
 	assert_null(path);
 }
 

@@ -9,13 +9,14 @@
 #include "base/bits.h"
 #include "base/err.h"
 #include "base/json_text.h"
+#include "ctl/nbd_name.h"
 #include "ctl/option_list.h"
 
 /* What QEMU knows and byre does not open: told apart from what nobody knows. */
 static const char *const foreign_drivers[] = {
 	"blkdebug", "blklogwrites", "blkverify", "bochs", "cloop", "compress",
 	"copy-before-write", "copy-on-read", "dmg", "ftp", "ftps", "gluster", "host_cdrom", "http",
-	"https", "iscsi", "iser", "luks", "nbd", "nfs", "null-aio", "null-co", "nvme", "parallels",
+	"https", "iscsi", "iser", "luks", "nfs", "null-aio", "null-co", "nvme", "parallels",
 	"preallocate", "qcow", "qed", "quorum", "rbd", "replication", "snapshot-access", "ssh",
 	"throttle", "vdi", "vhdx", "vmdk", "vpc", "vvfat",
 };
@@ -39,8 +40,11 @@ void image_name_fini(struct image_name *n)
 		image_name_fini(n->backing);
 	if (n->data_file)
 		image_name_fini(n->data_file);
+	if (n->nbd)
+		nbdc_server_fini(n->nbd);
 	free(n->backing);
 	free(n->data_file);
+	free(n->nbd);
 	free(n->path);
 	free(n->format);
 	free(n->shown);
@@ -73,7 +77,7 @@ static bool is_foreign(const char *name, size_t n)
 static bool is_known_format(const char *name)
 {
 	return !strcmp(name, "qcow2") || !strcmp(name, "raw") || !strcmp(name, "file") ||
-	       !strcmp(name, "host_device");
+	       !strcmp(name, "host_device") || !strcmp(name, "nbd");
 }
 
 int image_name_check_format(const char *name, struct err *err)
@@ -178,12 +182,53 @@ static bool is_direct(const struct image_name *n)
 	return n->has_cache && (n->cache == FILE_CACHE_NONE || n->cache == FILE_CACHE_DIRECTSYNC);
 }
 
+/* What @n calls its server from now on. */
+static int set_nbd(struct image_name *n, const struct nbdc_server *server, struct err *err)
+{
+	n->nbd = malloc(sizeof(*n->nbd));
+	n->path = nbd_name_show(server);
+	if (!n->nbd || !n->path) {
+		free(n->nbd);
+		n->nbd = NULL;
+		return err_set_errno(err, ENOMEM, "NBD");
+	}
+	*n->nbd = *server;
+	return 0;
+}
+
+static int refuse_unused(struct describing *d, const char *driver)
+{
+	const struct option_item *unused = option_list_unused(d->list, d->prefix);
+
+	if (!unused)
+		return 0;
+	return err_set(d->err, EINVAL, "Block protocol '%s' doesn't support the option '%s'",
+		       driver, unused->key + strlen(d->prefix));
+}
+
+/* The options of an NBD export; d->prefix leads to them. */
+static int take_nbd(struct describing *d)
+{
+	struct nbdc_server server;
+	int rc = nbd_name_take(d->list, d->prefix, &server, d->err);
+
+	if (rc)
+		return rc;
+	rc = set_nbd(d->name, &server, d->err);
+	if (rc) {
+		nbdc_server_fini(&server);
+		return rc;
+	}
+	rc = take_common(d);
+	return rc ? rc : refuse_unused(d, "nbd");
+}
+
 /* The options of a file; d->prefix leads to them. */
 static int take_file(struct describing *d)
 {
 	static const char *const lockings[] = { "auto", "on", "off" };
 	static const char *const aios[] = { "threads", "native", "io_uring" };
-	const struct option_item *filename = take(d, "filename"), *locking, *aio, *unused;
+	const struct option_item *filename = take(d, "filename"), *locking, *aio;
 	uint64_t ignored_number;
 	bool ignored;
 	int rc;
@@ -212,11 +257,7 @@ static int take_file(struct describing *d)
 		return err_set(d->err, EINVAL, "aio=native was specified, but it requires "
 			       "cache.direct=on, which was not specified.");
 	d->name->no_lock = locking && !strcmp(locking->value, "off");
-	unused = option_list_unused(d->list, d->prefix);
-	if (unused)
-		return err_set(d->err, EINVAL, "Block protocol 'file' doesn't support the option "
-			       "'%s'", unused->key + strlen(d->prefix));
-	return 0;
+	return refuse_unused(d, "file");
 }
 
 /* Appends @key and a dot to the prefix. *@ret_len is the length to go back to. */
@@ -249,6 +290,8 @@ static int take_child_file(struct describing *d)
 	driver = take_text(d, "driver");
 	if (!driver && !take_text(d, "filename")) {
 		rc = err_set(d->err, EINVAL, "Must specify either driver or file");
+	} else if (driver && !strcmp(driver->value, "nbd")) {
+		rc = take_nbd(d);
 	} else if (driver && strcmp(driver->value, "file") &&
 		   strcmp(driver->value, "host_device")) {
 		rc = is_known_format(driver->value) ?
@@ -274,6 +317,34 @@ static void print_json_member(FILE *f, const char *key, const struct option_item
 	fputs(", ", f);
 }
 
+static void print_text_member(FILE *f, const char *key, const char *value)
+{
+	if (!value)
+		return;
+	fprintf(f, "\"%s\": ", key);
+	json_text_print(f, value);
+	fputs(", ", f);
+}
+
+static void print_file(FILE *f, const struct image_name *n)
+{
+	const struct nbdc_server *s = n->nbd;
+
+	fputc('{', f);
+	if (s) {
+		print_text_member(f, "server.path", s->path);
+		print_text_member(f, "server.host", s->host);
+		print_text_member(f, "driver", "nbd");
+		print_text_member(f, "export", s->export);
+		print_text_member(f, "server.port", s->port);
+		fprintf(f, "\"server.type\": \"%s\"}", s->path ? "unix" : "inet");
+	} else {
+		fputs("\"driver\": \"file\", \"filename\": ", f);
+		json_text_print(f, n->path);
+		fputc('}', f);
+	}
+}
+
 /* A part of a file has no file name, so QEMU shows it by a description. */
 static int describe_range(struct describing *d, const struct option_item *offset,
 			  const struct option_item *size)
@@ -287,9 +358,9 @@ static int describe_range(struct describing *d, const struct option_item *offset
 	print_json_member(f, "offset", offset);
 	fputs("\"driver\": \"raw\", ", f);
 	print_json_member(f, "size", size);
-	fputs("\"file\": {\"driver\": \"file\", \"filename\": ", f);
-	json_text_print(f, d->name->path);
-	fputs("}}", f);
+	fputs("\"file\": ", f);
+	print_file(f, d->name);
+	fputs("}", f);
 	return fclose(f) ? err_set_errno(d->err, ENOMEM, "'%s'", d->name->path) : 0;
 }
 
@@ -474,7 +545,9 @@ static int describe(struct describing *d)
 		if (!d->name->format)
 			return err_set_errno(d->err, ENOMEM, "'%s'", driver->value);
 	}
-	if (driver && strcmp(driver->value, "qcow2") && strcmp(driver->value, "raw"))
+	if (driver && !strcmp(driver->value, "nbd"))
+		rc = take_nbd(d);
+	else if (driver && strcmp(driver->value, "qcow2") && strcmp(driver->value, "raw"))
 		rc = take_file(d);
 	else
 		rc = take_format(d, driver ? driver->value : NULL);
@@ -511,6 +584,24 @@ int image_name_parse_options(const char *text, struct image_name *ret, char **re
 	return rc;
 }
 
+static int parse_nbd(const char *text, struct image_name *ret, struct err *err)
+{
+	struct image_name name = { 0 };
+	struct nbdc_server server;
+	int rc = nbd_name_parse(text, &server, err);
+
+	if (rc)
+		return rc;
+	rc = set_nbd(&name, &server, err);
+	if (rc) {
+		nbdc_server_fini(&server);
+		image_name_fini(&name);
+	} else {
+		*ret = name;
+	}
+	return rc;
+}
+
 int image_name_parse(const char *text, struct image_name *ret, struct err *err)
 {
 	struct option_list list = { 0 };
@@ -527,6 +618,8 @@ int image_name_parse(const char *text, struct image_name *ret, struct err *err)
 		option_list_fini(&list);
 		return rc;
 	}
+	if (nbd_name_is(text))
+		return parse_nbd(text, ret, err);
 	if (image_name_is_vhost_user(text)) {
 		name.path = strdup(text);
 		if (!name.path)

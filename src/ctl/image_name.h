@@ -2,9 +2,10 @@
 /* ctl/image_name.h - an image as somebody names it: a file name, json:{...}, or (--image-opts)
  * driver=qcow2,file.filename=... Pure; the words of errors are QEMU's.
  *
- * byre opens files, and "vhost-user:SOCK" (drv/vub/vfe.h), which an image_name has in its path as
- * it is: other protocols, and formats over formats, are refused by name. Options of
- * QEMU's that change nothing here (cache sizes, aio, node names) are taken and checked.
+ * byre opens files, exports of NBD servers (nbd_name.h), and "vhost-user:SOCK" (drv/vub/vfe.h), which
+ * an image_name has in its path as it is: other protocols, and formats over formats, are refused by
+ * name. Options of QEMU's that change nothing here (cache sizes, aio, node names) are taken and
+ * checked.
  *
  * Invariants:
  *	O4  an option that nobody understands is an error: nothing is silently different from what
@@ -20,12 +21,14 @@
 #include "drv/file/file.h"
 
 struct err;
+struct nbdc_server;
 
 enum { IMAGE_NAME_DEPTH_MAX = 32 };
 
 struct image_name {
-	char *path;                     /* owned: the file */
-	char *format;                   /* owned; "file": the file itself; NULL: not said */
+	char *path;                     /* owned: the file, or what the export is called */
+	struct nbdc_server *nbd;        /* owned; NULL: it is a file */
+	char *format;                   /* owned; "file", "nbd": the file itself; NULL: not said */
 	char *shown;                    /* owned: what listings call the image; NULL: path */
 	/* Owned; where the format was not said: the first option that makes no sense to it. */
 	char *unknown_to_raw, *unknown_to_qcow2;

@@ -48,7 +48,8 @@ static void names_of_files_and_protocols(void **state)
 	assert_false(image_name_is_vhost_user(n.path));
 	image_name_fini(&n);
 	must_refuse(":x", -EINVAL, "Unknown protocol ''");
-	must_refuse("nbd:x", -ENOTSUP, "'nbd' is not supported");
+	must_refuse("nbd:x", -EINVAL, "error parsing address 'x'");
+	must_refuse("rbd:x", -ENOTSUP, "'rbd' is not supported");
 	must_refuse("foo:x", -EINVAL, "Unknown protocol 'foo'");
 	must_refuse("", -EINVAL, "requires a file name");
 	must_refuse("json:", -EINVAL, "Expecting a JSON value");
