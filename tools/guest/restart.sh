@@ -81,7 +81,7 @@ for _ in $(seq 600); do
 done
 for _ in $(seq "$times"); do
 	sleep 1.$((RANDOM % 10))
-	kill "-$signal" "$byre"
+	kill "-$signal" "$byre" || fail "byre has ended by itself"
 	wait "$byre" || true
 	sleep 3
 	serve
