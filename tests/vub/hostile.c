@@ -4,8 +4,8 @@
  *
  *	hostile VICTIM OTHER SEED ROUNDS
  *
- * Both sockets serve at least 1 MiB, and the same if VICTIM is read-only. Says what it does before it does it; the
- * first thing that goes wrong ends it with status 1. */
+ * Both sockets serve at least 1 MiB, and the same if VICTIM is read-only. Says what it does before
+ * it does it; the first thing that goes wrong ends it with status 1. */
 #include "hostile.h"
 
 #include <stdio.h>
@@ -35,7 +35,12 @@ static void die(const struct run *r, const char *what, int rc)
 /* The layouts in turn. */
 static struct vfe_want want(unsigned i)
 {
-	return (struct vfe_want){ .packed = i & 1, .no_event_idx = i & 2, .no_inflight = i & 4 };
+	return (struct vfe_want){
+		.packed = i & 1, .no_event_idx = i & 2, .no_inflight = i & 4,
+		.protocol = 1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD |
+			    1ULL << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS |
+			    1ULL << VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+	};
 }
 
 /* A front end that behaves can read, and reads what the other disk has. */

@@ -158,8 +158,10 @@ static void odd_files(struct peer *p, struct prng *prng)
 		.guest_addr = VFE_MEM_GUEST, .size = PEER_MEMORY, .user_addr = (uintptr_t)p->at,
 	};
 	int fds[] = { eventfd(0, EFD_CLOEXEC), open("/dev/null", O_RDWR | O_CLOEXEC),
-		      open("/proc/self/maps", O_RDONLY | O_CLOEXEC), memfd_create("empty", MFD_CLOEXEC),
-		      memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING), dup(p->link.sock) };
+		      open("/proc/self/maps", O_RDONLY | O_CLOEXEC),
+		      memfd_create("empty", MFD_CLOEXEC),
+		      memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING),
+		      dup(p->link.sock) };
 
 	if (!ftruncate(fds[4], PEER_MEMORY))
 		fcntl(fds[4], F_ADD_SEALS, F_SEAL_WRITE);

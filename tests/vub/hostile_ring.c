@@ -22,6 +22,7 @@ struct raw {
 #define HEAD(n) { G(PEER_HEAD), 16, NEXT, n }
 #define DATA(n) { G(PEER_DATA), 4096, NEXT | IN, n }
 #define STATUS { G(PEER_STATUS), 1, IN, 0 }
+#define NONE { { 0 } }
 
 /* A chain in the ring, from descriptor 0 on, and a table for an indirect one. */
 struct chain {
@@ -32,83 +33,81 @@ struct chain {
 };
 
 static const struct chain chains[] = {
-	{ "a chain that is right", 0, 0, { HEAD(1), DATA(2), STATUS }, { { 0 } } },
-	{ "a loop of one", 0, 0, { { G(PEER_HEAD), 16, NEXT, 0 } }, { { 0 } } },
-	{ "a loop of two", 0, 0, { HEAD(1), DATA(0) }, { { 0 } } },
-	{ "next is out of range", 0, 0, { HEAD(1), { G(PEER_DATA), 512, NEXT, 9999 } }, { { 0 } } },
-	{ "a header alone", 0, 0, { { G(PEER_HEAD), 16, 0, 0 } }, { { 0 } } },
-	{ "a header of 15 bytes", 0, 0, { { G(PEER_HEAD), 15, NEXT, 1 }, STATUS }, { { 0 } } },
-	{ "a header to be written", 0, 0, { { G(PEER_HEAD), 16, NEXT | IN, 1 }, STATUS },
-	  { { 0 } } },
-	{ "nothing to be written", 0, 0, { HEAD(1), { G(PEER_STATUS), 1, 0, 0 } }, { { 0 } } },
-	{ "a status of no bytes", 0, 0, { HEAD(1), DATA(2), { G(PEER_STATUS), 0, IN, 0 } },
-	  { { 0 } } },
+	{ "a chain that is right", 0, 0, { HEAD(1), DATA(2), STATUS }, NONE },
+	{ "a loop of one", 0, 0, { { G(PEER_HEAD), 16, NEXT, 0 } }, NONE },
+	{ "a loop of two", 0, 0, { HEAD(1), DATA(0) }, NONE },
+	{ "next is out of range", 0, 0, { HEAD(1), { G(PEER_DATA), 512, NEXT, 9999 } }, NONE },
+	{ "a header alone", 0, 0, { { G(PEER_HEAD), 16, 0, 0 } }, NONE },
+	{ "a header of 15 bytes", 0, 0, { { G(PEER_HEAD), 15, NEXT, 1 }, STATUS }, NONE },
+	{ "a header to be written", 0, 0, { { G(PEER_HEAD), 16, NEXT | IN, 1 }, STATUS }, NONE },
+	{ "nothing to be written", 0, 0, { HEAD(1), { G(PEER_STATUS), 1, 0, 0 } }, NONE },
+	{ "a status of no bytes", 0, 0, { HEAD(1), DATA(2), { G(PEER_STATUS), 0, IN, 0 } }, NONE },
 	{ "no length at all", 0, 0, { { G(PEER_HEAD), 0, NEXT, 1 }, { G(PEER_DATA), 0, 0, 0 } },
-	  { { 0 } } },
-	{ "reading after writing", 0, 0, { HEAD(1), DATA(2), { G(PEER_DATA), 512, NEXT, 3 }, STATUS },
-	  { { 0 } } },
-	{ "address 0", 0, 0, { HEAD(1), { 0, 4096, NEXT | IN, 2 }, STATUS }, { { 0 } } },
+	  NONE },
+	{ "reading after writing", 0, 0, { HEAD(1), DATA(2), { G(PEER_DATA), 512, NEXT, 3 },
+	  STATUS }, NONE },
+	{ "address 0", 0, 0, { HEAD(1), { 0, 4096, NEXT | IN, 2 }, STATUS }, NONE },
 	{ "our own address space", 0, 0, { HEAD(1), { 1ULL << 47, 4096, NEXT | IN, 2 }, STATUS },
-	  { { 0 } } },
-	{ "the last address", 0, 0, { HEAD(1), { UINT64_MAX, 1, NEXT | IN, 2 }, STATUS }, { { 0 } } },
+	  NONE },
+	{ "the last address", 0, 0, { HEAD(1), { UINT64_MAX, 1, NEXT | IN, 2 }, STATUS }, NONE },
 	{ "an end that wraps", 0, 0, { HEAD(1), { UINT64_MAX - 511, 4096, NEXT | IN, 2 }, STATUS },
-	  { { 0 } } },
+	  NONE },
 	{ "across the end of memory", 0, 0, { HEAD(1), { END - 512, 1024, NEXT | IN, 2 }, STATUS },
-	  { { 0 } } },
+	  NONE },
 	{ "before the start of memory", 0, 0, { HEAD(1), { G(-512), 1024, NEXT | IN, 2 }, STATUS },
-	  { { 0 } } },
+	  NONE },
 	{ "4 GiB of data", 0, 0, { HEAD(1), { G(PEER_DATA), UINT32_MAX, NEXT | IN, 2 }, STATUS },
-	  { { 0 } } },
+	  NONE },
 	{ "4 GiB to be written", 1, 0, { HEAD(1), { G(PEER_DATA), UINT32_MAX, NEXT, 2 }, STATUS },
-	  { { 0 } } },
-	{ "half a sector", 0, 0, { HEAD(1), { G(PEER_DATA), 256, NEXT | IN, 2 }, STATUS }, { { 0 } } },
-	{ "no data", 0, 0, { HEAD(1), STATUS }, { { 0 } } },
-	{ "a read to write from", 1, 0, { HEAD(1), DATA(2), STATUS }, { { 0 } } },
-	{ "a write to read into", 0, 0, { HEAD(1), { G(PEER_DATA), 4096, NEXT, 2 }, STATUS },
-	  { { 0 } } },
-	{ "behind the end of the disk", 0, 1ULL << 40, { HEAD(1), DATA(2), STATUS }, { { 0 } } },
+	  NONE },
+	{ "half a sector", 0, 0, { HEAD(1), { G(PEER_DATA), 256, NEXT | IN, 2 }, STATUS }, NONE },
+	{ "no data", 0, 0, { HEAD(1), STATUS }, NONE },
+	{ "a read to write from", 1, 0, { HEAD(1), DATA(2), STATUS }, NONE },
+	{ "a write to read into", 0, 0, { HEAD(1), { G(PEER_DATA), 4096, NEXT, 2 }, STATUS }, NONE
+	  },
+	{ "behind the end of the disk", 0, 1ULL << 40, { HEAD(1), DATA(2), STATUS }, NONE },
 	{ "a sector that wraps", 1, UINT64_MAX / 512, { HEAD(1), { G(PEER_DATA), 4096, NEXT, 2 },
-	  STATUS }, { { 0 } } },
-	{ "the last sector", 0, UINT64_MAX, { HEAD(1), DATA(2), STATUS }, { { 0 } } },
-	{ "an unknown type", 0x1234, 0, { HEAD(1), DATA(2), STATUS }, { { 0 } } },
-	{ "SCSI", VIRTIO_BLK_T_SCSI_CMD, 0, { HEAD(1), DATA(2), STATUS }, { { 0 } } },
+	  STATUS }, NONE },
+	{ "the last sector", 0, UINT64_MAX, { HEAD(1), DATA(2), STATUS }, NONE },
+	{ "an unknown type", 0x1234, 0, { HEAD(1), DATA(2), STATUS }, NONE },
+	{ "SCSI", VIRTIO_BLK_T_SCSI_CMD, 0, { HEAD(1), DATA(2), STATUS }, NONE },
 	{ "secure erase", VIRTIO_BLK_T_SECURE_ERASE, 0, { HEAD(1), { G(PEER_RANGE), 16, NEXT, 2 },
-	  STATUS }, { { 0 } } },
-	{ "a serial number of no bytes", VIRTIO_BLK_T_GET_ID, 0, { HEAD(1), STATUS }, { { 0 } } },
-	{ "a serial number of 1 byte", VIRTIO_BLK_T_GET_ID, 0, { HEAD(1), { G(PEER_DATA), 1,
-	  NEXT | IN, 2 }, STATUS }, { { 0 } } },
+	  STATUS }, NONE },
+	{ "a serial number of no bytes", VIRTIO_BLK_T_GET_ID, 0, { HEAD(1), STATUS }, NONE },
+	{ "a serial number of 1 byte", VIRTIO_BLK_T_GET_ID, 0, { HEAD(1), { G(PEER_DATA), 1, NEXT
+	  | IN, 2 }, STATUS }, NONE },
 	{ "a serial number of 1 MiB", VIRTIO_BLK_T_GET_ID, 0, { HEAD(1), { G(PEER_DATA), 1 << 20,
-	  NEXT | IN, 2 }, STATUS }, { { 0 } } },
-	{ "a range of 15 bytes", VIRTIO_BLK_T_DISCARD, 0, { HEAD(1), { G(PEER_RANGE), 15, NEXT, 2 },
-	  STATUS }, { { 0 } } },
-	{ "no range", VIRTIO_BLK_T_WRITE_ZEROES, 0, { HEAD(1), STATUS }, { { 0 } } },
+	  NEXT | IN, 2 }, STATUS }, NONE },
+	{ "a range of 15 bytes", VIRTIO_BLK_T_DISCARD, 0, { HEAD(1), { G(PEER_RANGE), 15, NEXT, 2
+	  }, STATUS }, NONE },
+	{ "no range", VIRTIO_BLK_T_WRITE_ZEROES, 0, { HEAD(1), STATUS }, NONE },
 	{ "a range behind the end", VIRTIO_BLK_T_DISCARD, 0, { HEAD(1), { G(PEER_RANGE), 16, NEXT,
-	  2 }, STATUS }, { { 0 } } },
+	  2 }, STATUS }, NONE },
 	{ "zeros behind the end", VIRTIO_BLK_T_WRITE_ZEROES, 0, { HEAD(1), { G(PEER_RANGE), 16,
-	  NEXT, 2 }, STATUS }, { { 0 } } },
+	  NEXT, 2 }, STATUS }, NONE },
 	{ "65536 ranges", VIRTIO_BLK_T_DISCARD, 0, { HEAD(1), { G(PEER_DATA), 1 << 20, NEXT, 2 },
-	  STATUS }, { { 0 } } },
-	{ "a flush with data", VIRTIO_BLK_T_FLUSH, 7, { HEAD(1), DATA(2), STATUS }, { { 0 } } },
-	{ "data over the ring", 0, 0, { HEAD(1), { G(0), 4096, NEXT | IN, 2 }, STATUS }, { { 0 } } },
-	{ "status in the ring", 0, 0, { HEAD(1), DATA(2), { G(16), 1, IN, 0 } }, { { 0 } } },
-	{ "a table that is right", 0, 0, { { G(PEER_TABLE), 48, TABLE, 0 } },
-	  { HEAD(1), DATA(2), STATUS } },
+	  STATUS }, NONE },
+	{ "a flush with data", VIRTIO_BLK_T_FLUSH, 7, { HEAD(1), DATA(2), STATUS }, NONE },
+	{ "data over the ring", 0, 0, { HEAD(1), { G(0), 4096, NEXT | IN, 2 }, STATUS }, NONE },
+	{ "status in the ring", 0, 0, { HEAD(1), DATA(2), { G(16), 1, IN, 0 } }, NONE },
+	{ "a table that is right", 0, 0, { { G(PEER_TABLE), 48, TABLE, 0 } }, { HEAD(1), DATA(2),
+	  STATUS } },
 	{ "a table of no bytes", 0, 0, { { G(PEER_TABLE), 0, TABLE, 0 } }, { HEAD(1) } },
 	{ "a table of 17 bytes", 0, 0, { { G(PEER_TABLE), 17, TABLE, 0 } }, { HEAD(1) } },
 	{ "a table of 4 GiB", 0, 0, { { G(PEER_TABLE), UINT32_MAX - 15, TABLE, 0 } }, { HEAD(1) } },
-	{ "a table that is nowhere", 0, 0, { { 16, 48, TABLE, 0 } }, { { 0 } } },
-	{ "a table across the end", 0, 0, { { END - 16, 48, TABLE, 0 } }, { { 0 } } },
-	{ "a table in a table", 0, 0, { { G(PEER_TABLE), 48, TABLE, 0 } },
-	  { { G(PEER_TABLE), 48, TABLE, 0 } } },
+	{ "a table that is nowhere", 0, 0, { { 16, 48, TABLE, 0 } }, NONE },
+	{ "a table across the end", 0, 0, { { END - 16, 48, TABLE, 0 } }, NONE },
+	{ "a table in a table", 0, 0, { { G(PEER_TABLE), 48, TABLE, 0 } }, { { G(PEER_TABLE), 48,
+	  TABLE, 0 } } },
 	{ "a table with a loop", 0, 0, { { G(PEER_TABLE), 48, TABLE, 0 } }, { HEAD(1), DATA(0) } },
-	{ "a table that leaves itself", 0, 0, { { G(PEER_TABLE), 32, TABLE, 0 } },
-	  { HEAD(1), DATA(2), STATUS } },
+	{ "a table that leaves itself", 0, 0, { { G(PEER_TABLE), 32, TABLE, 0 } }, { HEAD(1),
+	  DATA(2), STATUS } },
 	{ "a table with a chain behind", 0, 0, { { G(PEER_TABLE), 48, TABLE | NEXT, 1 }, STATUS },
 	  { HEAD(1), DATA(2), STATUS } },
-	{ "a table to be written", 0, 0, { { G(PEER_TABLE), 48, TABLE | IN, 0 } },
-	  { HEAD(1), DATA(2), STATUS } },
-	{ "a table that is the ring", 0, 0, { { G(0), 1024, TABLE, 0 } }, { { 0 } } },
-	{ "flags of all kinds", 0, 0, { { G(PEER_HEAD), 16, 0x7f78, 0 }, DATA(2), STATUS }, { { 0 } } },
+	{ "a table to be written", 0, 0, { { G(PEER_TABLE), 48, TABLE | IN, 0 } }, { HEAD(1),
+	  DATA(2), STATUS } },
+	{ "a table that is the ring", 0, 0, { { G(0), 1024, TABLE, 0 } }, NONE },
+	{ "flags of all kinds", 0, 0, { { G(PEER_HEAD), 16, 0x7f78, 0 }, DATA(2), STATUS }, NONE },
 };
 
 static void put_packed(struct peer *p, const struct raw *raw, unsigned n)
@@ -157,10 +156,14 @@ static void fill_scratch(struct peer *p, const struct chain *c)
 
 static void fill_ring(struct peer *p, const struct chain *c)
 {
+	unsigned n = 0;
+
+	while (n < ARRAY_SIZE(c->ring) && (c->ring[n].addr || c->ring[n].len))
+		n++;
 	if (p->q.ring.is_packed)
-		put_packed(p, c->ring, ARRAY_SIZE(c->ring));
+		put_packed(p, c->ring, n);
 	else
-		put_split(p, c->ring, ARRAY_SIZE(c->ring));
+		put_split(p, c->ring, n);
 	vfe_signal(p->q.kick);
 }
 
