@@ -5,7 +5,8 @@
 #
 # Four disks, each with an ext4 of its own: `chain` (a qcow2 that holds what differs from its
 # backing qcow2), `compressed` (qcow2, zlib), `subclusters` (qcow2 with extended L2 entries, zstd)
-# and `raw`, which the guest writes to for good; QEMU keeps the writes to the others to itself.
+# and `raw`, which the guest writes to for good, over vhost-user with two queues; the others it
+# has over NBD, and QEMU keeps the writes to them to itself.
 # The sums are those of the raw files that the images were made of, so byre and the tools that
 # made the images have to agree with them, not with each other.
 # --flip changes one byte of DISK's image (default: chain) behind byre's back, and succeeds if the
@@ -124,7 +125,8 @@ serve()
 	"$BYRE" serve --nbd "unix:$W/sock" --read-only --name chain "$W/chain.image" \
 		--read-only --name compressed "$W/compressed.image" \
 		--read-only --name subclusters "$W/subclusters.image" \
-		-f raw --name raw "$W/raw.image" >"$W/byre.log" 2>&1 </dev/null &
+		-f raw --vhost-user "$W/raw.sock" --queues 2 --name raw "$W/raw.image" --loops 2 \
+		>"$W/byre.log" 2>&1 </dev/null &
 	byre=$!
 	for _ in $(seq 200); do
 		! grep -q " 00010000 .* $W/sock\$" /proc/net/unix || return 0
@@ -167,7 +169,7 @@ uri()
 	echo "nbd+unix:///$1?socket=$W/sock"
 }
 "$here/boot.sh" -j "$W/job" -l "$W/console" "$(uri chain)" "$(uri compressed)" \
-	"$(uri subclusters)" "rw:$(uri raw)" | tee "$W/output" || status=$?
+	"$(uri subclusters)" "vub:$W/raw.sock,num-queues=2" | tee "$W/output" || status=$?
 end_byre
 if [ -n "$flip" ]; then
 	[ "$status" = 1 ] && grep -q "^WRONG $flip" "$W/output" && noticed=1

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# tools/guest/writes.sh [-v] - a real Linux writes to qcow2 disks that byre serves.
+# tools/guest/writes.sh [--nbd] [-v] - a real Linux writes to qcow2 disks that byre serves, over
+# vhost-user with two queues each, or over NBD.
 #
 # Two disks that byre made: one over a qcow2 backing file with an ext4, one empty. In the guest fio
 # writes and verifies, on the bare disk and in a file; files are made and removed, with discards.
@@ -11,11 +12,14 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$here/../.." && pwd)
 BYRE=${BYRE:-$top/build/src/cmd/byre}
 PATH=$PATH:/usr/sbin:/sbin
-verbose=${1:-}
-case $verbose in
-'' | -v) ;;
-*) awk 'NR > 2 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" >&2; exit 2 ;;
-esac
+verbose='' over=vhost-user
+for arg in "$@"; do
+	case $arg in
+	--nbd) over=nbd ;;
+	-v) verbose=1 ;;
+	*) awk 'NR > 2 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" >&2; exit 2 ;;
+	esac
+done
 
 W=$(mktemp -d "${TMPDIR:-/tmp}/byre-writes.XXXXXX")
 byre=
@@ -28,24 +32,13 @@ finish()
 trap finish EXIT
 trap 'exit 143' INT TERM
 
+# shellcheck source=tools/guest/fio.sh
+. "$here/fio.sh"
+
 fail()
 {
 	echo "writes.sh: $*" >&2
 	exit 1
-}
-
-# fio, what it is linked with, and what loads that.
-take_fio()
-{
-	local fio loader
-	fio=$(command -v fio) || fail "fio is not installed"
-	mkdir -p "$W/job/fio"
-	cp "$fio" "$W/job/fio/fio"
-	ldd "$fio" | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | while read -r library; do
-		cp -L "$library" "$W/job/fio/"
-	done
-	loader=$(ldd "$fio" | awk '$1 ~ /^\/.*ld-/ { print $1 }')
-	cp -L "$loader" "$W/job/fio/loader"
 }
 
 make_disks()
@@ -61,8 +54,11 @@ make_disks()
 
 serve()
 {
-	"$BYRE" serve --nbd "unix:$W/sock" --loops 2 --name system "$W/system.qcow2" \
-		--name empty "$W/empty.qcow2" >"$W/byre.log" 2>&1 </dev/null &
+	local -a how=(--nbd "unix:$W/sock" --name system "$W/system.qcow2" --name empty
+		"$W/empty.qcow2")
+	[ $over = nbd ] || how=(--vhost-user "$W/system" --queues 2 "$W/system.qcow2"
+		--vhost-user "$W/sock" --queues 2 "$W/empty.qcow2")
+	"$BYRE" serve --loops 2 "${how[@]}" >"$W/byre.log" 2>&1 </dev/null &
 	byre=$!
 	for _ in $(seq 200); do
 		! grep -q " 00010000 .* $W/sock\$" /proc/net/unix || return 0
@@ -110,9 +106,11 @@ uri()
 
 turn()
 {
+	local -a disks=("vub:$W/system,num-queues=2" "vub:$W/sock,num-queues=2")
+	[ $over = vhost-user ] || disks=("$(uri system)" "$(uri empty)")
 	echo "$1" >"$W/job/turn"
 	serve
-	"$here/boot.sh" -t 300 -m 1024 -j "$W/job" -l "$W/console" "$(uri system)" "$(uri empty)" ||
+	"$here/boot.sh" -t 300 -m 1024 -j "$W/job" -l "$W/console" "${disks[@]}" ||
 		fail "turn $1: the guest is not content"
 	end_byre
 	judge "turn $1"
@@ -120,7 +118,7 @@ turn()
 
 mkdir "$W/job"
 cp "$here/writes-job.sh" "$W/job/run.sh"
-take_fio
+take_fio "$W/job"
 make_disks
 turn 1
 # Behind what fio verifies in the second turn.
