@@ -5,12 +5,12 @@
 # 4 KiB reads and writes in place of an allocated qcow2, 32 under way, through the page cache and
 # past it (cache=none); one at a time for the latency; two queues with 32 each. CPU is the daemon's,
 # user and system. bare-ring is a loop over io_uring that does the same to the same file, with
-# nobody in between. -s is used for the number of requests: 30,000 for each second.
+# nobody in between. -s gives the number of requests: 60,000 for each second.
 # shellcheck source=bench/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 programs=$(cd "$(dirname "$BYRE")/../../bench" && pwd)
-count=$((seconds * 30000))
+count=$((seconds * 60000))
 peers=(byre qemu-storage-daemon qemu-storage-daemon-uring)
 [ ! -x "$qemu10" ] || peers+=(qemu10-storage-daemon qemu10-storage-daemon-uring)
 hz=$(getconf CLK_TCK)
@@ -18,17 +18,19 @@ hz=$(getconf CLK_TCK)
 # vub_command PEER IMAGE CACHE: the command that serves IMAGE on $sock with two queues.
 vub_command()
 {
-	local newer=() aio=threads direct=false
+	local newer=() aio=threads direct=false node how
 	[ "${1#qemu10}" = "$1" ] || newer=("$qemu10")
 	[ "${1%-uring}" = "$1" ] || aio=io_uring
 	[ "$3" = writeback ] || direct=true
+	node='{"driver":"qcow2","node-name":"d","cache":{"direct":'$direct'},"file":{'
+	node+='"driver":"file","filename":"'$2'","aio":"'$aio'","cache":{"direct":'$direct'}}}'
+	how=type=vhost-user-blk,id=e,node-name=d,writable=on,num-queues=2
+	how+=,addr.type=unix,addr.path=$sock
 	case $1 in
-	byre) set -- "$BYRE" serve --vhost-user "$sock" --queues 2 --cache "$3" -f qcow2 "$2" ;;
-	*) set -- qemu-storage-daemon --blockdev "$(printf '%s' '{"driver":"qcow2","node-name":"d",' \
-		"\"cache\":{\"direct\":$direct},\"file\":{\"driver\":\"file\",\"filename\":\"$2\"," \
-		"\"aio\":\"$aio\",\"cache\":{\"direct\":$direct}}}")" --export \
-		"type=vhost-user-blk,id=e,node-name=d,writable=on,num-queues=2,addr.type=unix,addr.path=$sock"
-		;;
+	byre)
+		set -- "$BYRE" serve --loops 2 --vhost-user "$sock" --queues 2 --cache "$3" \
+			-f qcow2 "$2" ;;
+	*) set -- qemu-storage-daemon --blockdev "$node" --export "$how" ;;
 	esac
 	printf '%s\n' "${newer[@]}" "$@"
 }
@@ -75,7 +77,7 @@ measure_latency()
 {
 	local peer=$1 what=$2
 	shift 2
-	"$BYRE" bench -c $((count / 4)) -d 1 --random 1 --latency "$@" "vhost-user:$sock,queues=1" |
+	"$BYRE" bench -c $((count / 6)) -d 1 --random 1 --latency "$@" "vhost-user:$sock,queues=1" |
 		sed -n "s/^Latency: p50 \([0-9.]*\) us, p99 \([0-9.]*\) us.*/$peer \1 \2/p" \
 		>>"$W/results.$what"
 }

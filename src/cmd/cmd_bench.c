@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "blk/port.h"
 #include "cmd/tool.h"
+#include "ctl/image_name.h"
 #include "job/bench.h"
 #include "job/latency.h"
 
@@ -216,7 +217,8 @@ static int check_image(const struct bench_args *a, const struct img *img)
 	if (a->o.writes && img->port->read_only)
 		return tool_error("Could not open '%s': Block node is read-only", a->name);
 	if (a->o.writes && !strcmp(img_format(img), "raw") && !a->img.format &&
-	    !a->img.image_opts && strncmp(a->name, "json:", 5))
+	    !a->img.image_opts && strncmp(a->name, "json:", 5) &&
+	    !image_name_is_vhost_user(a->name))
 		fprintf(stderr, "WARNING: Image format was not specified for '%s' and probing "
 			"guessed raw.\n         Automatically detecting the format is dangerous "
 			"for raw images, write operations on block 0 will be restricted.\n"
