@@ -18,17 +18,19 @@ hz=$(getconf CLK_TCK)
 # vub_command PEER IMAGE CACHE: the command that serves IMAGE on $sock with two queues.
 vub_command()
 {
-	local newer=() aio=threads direct=false
+	local newer=() aio=threads direct=false node how
 	[ "${1#qemu10}" = "$1" ] || newer=("$qemu10")
 	[ "${1%-uring}" = "$1" ] || aio=io_uring
 	[ "$3" = writeback ] || direct=true
+	node='{"driver":"qcow2","node-name":"d","cache":{"direct":'$direct'},"file":{'
+	node+='"driver":"file","filename":"'$2'","aio":"'$aio'","cache":{"direct":'$direct'}}}'
+	how=type=vhost-user-blk,id=e,node-name=d,writable=on,num-queues=2
+	how+=,addr.type=unix,addr.path=$sock
 	case $1 in
-	byre) set -- "$BYRE" serve --vhost-user "$sock" --queues 2 --cache "$3" --format qcow2 "$2" ;;
-	*) set -- qemu-storage-daemon --blockdev "$(printf '%s' '{"driver":"qcow2","node-name":"d",' \
-		"\"cache\":{\"direct\":$direct},\"file\":{\"driver\":\"file\",\"filename\":\"$2\"," \
-		"\"aio\":\"$aio\",\"cache\":{\"direct\":$direct}}}")" --export \
-		"type=vhost-user-blk,id=e,node-name=d,writable=on,num-queues=2,addr.type=unix,addr.path=$sock"
-		;;
+	byre)
+		set -- "$BYRE" serve --loops 2 --vhost-user "$sock" --queues 2 --cache "$3" \
+			-f qcow2 "$2" ;;
+	*) set -- qemu-storage-daemon --blockdev "$node" --export "$how" ;;
 	esac
 	printf '%s\n' "${newer[@]}" "$@"
 }

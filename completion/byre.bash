@@ -22,13 +22,13 @@ _byre_serve()
 	--nbd)
 		compopt -o nospace
 		mapfile -t COMPREPLY < <(compgen -W "unix: tcp:" -- "$cur") ;;
-	--name | --snapshot | --loops | --cache-size)
+	--name | --snapshot | --loops | --cache-size | --queues | --poll-us)
 		;;
 	*)
 		if [[ $cur == -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -W "-f --format --name -r --read-only --cache
-				--discard --detect-zeroes --snapshot -U --force-share --nbd --loops
-				--allow --cache-size --stats --backend --pid-file -h --help" -- "$cur")
+				--discard --detect-zeroes --snapshot -U --force-share --vhost-user --queues
+				--nbd --loops --allow --cache-size --poll-us --stats --backend --pid-file -h --help" -- "$cur")
 		else
 			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		fi ;;

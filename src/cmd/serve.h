@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* cmd/serve.h - the running daemon behind `byre serve`: loops on threads of their own, disks, one
- * NBD server, a device for each virtual machine. Control thread (main) only; it reaches the loops by loop_call().
+ * NBD server, a vhost-user device for each disk that has a socket of its own. Control thread (main)
+ * only; it reaches the loops by loop_call().
  *
- * Order, and the reverse at the end: loops; disks (a graph, and a port that is open on
- * every loop); sockets; server and devices. Sockets come after the disks, so that nobody connects to what
- * cannot be served, and a failed start leaves no socket file behind. */
+ * Order, and the reverse at the end: loops; disks (a graph, and a port that is open on every loop);
+ * sockets; server and devices. Sockets come after the disks, so that nobody connects to what cannot
+ * be served, and a failed start leaves no socket file behind. */
 #ifndef CMD_SERVE_H
 #define CMD_SERVE_H
 

@@ -115,6 +115,30 @@ static void one_bad_address_closes_the_good_ones(void **state)
 	rmdir(dir);
 }
 
+static void sockets_for_machines_are_the_owners(void **state)
+{
+	char dir[] = "/tmp/byre-listen-XXXXXX", path[64];
+	struct serve_image images[2] = { { .path = "a" }, { .path = "b" } };
+	struct serve_opts o = { .images = images, .nimages = 2, .nlisten = 1,
+				.listen = { "tcp:127.0.0.1:0" } };
+	struct serve_listen l = { 0 };
+	struct stat st;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/vm", dir);
+	images[1].vhost_user = path;
+	assert_int_equal(serve_listen_open(&o, &l, &err), 0);
+	assert_int_equal(l.n, 1);
+	assert_int_equal(l.nvub, 2);
+	assert_int_equal(l.vub_fds[0], -1);
+	assert_true(l.vub_fds[1] >= 0);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	serve_listen_close(&l);
+	assert_int_equal(stat(path, &st), -1);
+	rmdir(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -123,6 +147,7 @@ int main(void)
 		cmocka_unit_test(uris_are_escaped),
 		cmocka_unit_test(tcp_uris_have_the_port_in_use),
 		cmocka_unit_test(one_bad_address_closes_the_good_ones),
+		cmocka_unit_test(sockets_for_machines_are_the_owners),
 	};
 
 	return cmocka_run_group_tests_name("serve_listen", tests, NULL, NULL);

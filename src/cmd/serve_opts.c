@@ -294,7 +294,7 @@ bool serve_opts_need_nbd(const struct serve_opts *o)
 	for (unsigned i = 0; i < o->nimages; i++)
 		if (!o->images[i].vhost_user)
 			return true;
-	return false;
+	return !o->nimages;
 }
 
 static int check_image_opts(const struct serve_opts *o, struct err *err)

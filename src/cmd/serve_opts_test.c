@@ -139,6 +139,34 @@ static void o3_names_are_unique(void **state)
 	serve_opts_fini(&o);
 }
 
+static void vhost_user_is_instead_of_nbd(void **state)
+{
+	struct serve_opts o;
+
+	must_parse("--vhost-user /s --queues 3 a --nbd unix:/x b --poll-us 50", &o);
+	assert_string_equal(o.images[0].vhost_user, "/s");
+	assert_int_equal(o.images[0].queues, 3);
+	assert_null(o.images[1].vhost_user);
+	assert_int_equal(o.poll_ns, 50000);
+	assert_true(serve_opts_need_nbd(&o));
+	serve_opts_fini(&o);
+	must_parse("--vhost-user /s a --vhost-user /t b", &o);
+	assert_int_equal(o.images[1].queues, 0);
+	assert_false(serve_opts_need_nbd(&o));
+	serve_opts_fini(&o);
+	must_fail("--vhost-user /s a --nbd unix:/x", "no image to serve there");
+	must_fail("--nbd unix:/x --queues 2 a", "--queues");
+	must_fail("--vhost-user /s --queues 65 a", "--queues");
+	must_fail("--vhost-user /s --queues 0 a", "--queues");
+	must_fail("--vhost-user= a", "path is empty");
+	must_fail("--poll-us 1000001 --vhost-user /s a", "--poll-us");
+}
+
+static void o3_sockets_are_unique(void **state)
+{
+	must_fail("--vhost-user /s a --vhost-user /s b", "both be served at '/s'");
+}
+
 static void wrong_values_are_named(void **state)
 {
 	must_fail("", "no image");
@@ -186,6 +214,8 @@ int main(void)
 		cmocka_unit_test(o1_an_option_without_an_image_is_an_error),
 		cmocka_unit_test(o2_options_for_all_stand_anywhere),
 		cmocka_unit_test(o3_names_are_unique),
+		cmocka_unit_test(o3_sockets_are_unique),
+		cmocka_unit_test(vhost_user_is_instead_of_nbd),
 		cmocka_unit_test(wrong_values_are_named),
 		cmocka_unit_test(limits_hold),
 		cmocka_unit_test(help_wins_over_what_is_missing),

@@ -125,7 +125,8 @@ for disk in "$@"; do
 	vub:*) add_device "${#drives[@]}" "${disk#vub:}"; continue ;;
 	rw:*) snapshot=off disk=${disk#rw:} ;;
 	esac
-	drives+=(-drive "if=virtio,format=raw,snapshot=$snapshot,file=$disk")
+	drives+=(-drive "if=none,id=disk${#drives[@]},format=raw,snapshot=$snapshot,file=$disk"
+		-device "virtio-blk-pci,drive=disk${#drives[@]}")
 done
 
 wanted=$text text=

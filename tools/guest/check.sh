@@ -5,7 +5,8 @@
 #
 # Four disks, each with an ext4 of its own: `chain` (a qcow2 that holds what differs from its
 # backing qcow2), `compressed` (qcow2, zlib), `subclusters` (qcow2 with extended L2 entries, zstd)
-# and `raw`, which the guest writes to for good; QEMU keeps the writes to the others to itself.
+# and `raw`, which the guest writes to for good, over vhost-user with two queues; the others it
+# has over NBD, and QEMU keeps the writes to them to itself.
 # The sums are those of the raw files that the images were made of, so byre and the tools that
 # made the images have to agree with them, not with each other.
 # --flip changes one byte of DISK's image (default: chain) behind byre's back, and succeeds if the
@@ -113,13 +114,14 @@ check_raw()
 
 make_disks
 [ -z "$flip" ] || flip_byte "$flip"
-serve --read-only --name chain "$W/chain.image" \
+serve --loops 2 --nbd "unix:$W/sock" --read-only --name chain "$W/chain.image" \
 	--read-only --name compressed "$W/compressed.image" \
-	--read-only --name subclusters "$W/subclusters.image" -f raw --name raw "$W/raw.image"
+	--read-only --name subclusters "$W/subclusters.image" \
+	-f raw --vhost-user "$W/raw.sock" --queues 2 --name raw "$W/raw.image"
 (cd "$W" && sha256sum base.qcow2 chain.image compressed.image subclusters.image) >"$W/before"
 status=0
 "$here/boot.sh" -j "$W/job" -l "$W/console" "$(uri chain)" "$(uri compressed)" \
-	"$(uri subclusters)" "rw:$(uri raw)" | tee "$W/output" || status=$?
+	"$(uri subclusters)" "vub:$W/raw.sock,num-queues=2" | tee "$W/output" || status=$?
 end_byre
 if [ -n "$flip" ]; then
 	{ [ "$status" = 1 ] && grep -q "^WRONG $flip" "$W/output"; } ||

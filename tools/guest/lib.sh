@@ -36,10 +36,24 @@ usage()
 	exit 2
 }
 
-# serve ARGUMENTS...: byre serve on $W/sock; returns when it listens.
+# take_fio DIR: fio, what it is linked with, and what loads that, in DIR/fio.
+take_fio()
+{
+	local fio loader
+	fio=$(command -v fio) || fail "fio is not installed"
+	mkdir -p "$1/fio"
+	cp "$fio" "$1/fio/fio"
+	ldd "$fio" | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | while read -r library; do
+		cp -L "$library" "$1/fio/"
+	done
+	loader=$(ldd "$fio" | awk '$1 ~ /^\/.*ld-/ { print $1 }')
+	cp -L "$loader" "$1/fio/loader"
+}
+
+# serve ARGUMENTS...: byre serve; returns when it listens on $W/sock, one of its addresses.
 serve()
 {
-	"$BYRE" serve --nbd "unix:$W/sock" "$@" >"$W/byre.log" 2>&1 </dev/null &
+	"$BYRE" serve "$@" >>"$W/byre.log" 2>&1 </dev/null &
 	byre=$!
 	for _ in $(seq 200); do
 		! grep -q " 00010000 .* $W/sock\$" /proc/net/unix || return 0

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# tools/guest/writes.sh [-v] - a real Linux writes to qcow2 disks that byre serves.
+# tools/guest/writes.sh [--nbd] [-v] - a real Linux writes to qcow2 disks that byre serves, over
+# vhost-user with two queues each, or over NBD.
 #
 # Two disks that byre made: one over a qcow2 backing file with an ext4, one empty. In the guest fio
 # writes and verifies, on the bare disk and in a file; files are made and removed, with discards.
@@ -8,25 +9,14 @@
 # writes to an image itself, and a second guest reads what is there and goes on. -v shows the log.
 # shellcheck source=tools/guest/lib.sh
 . "$(dirname "$0")/lib.sh"
-case ${1:-} in
-'') ;;
--v) verbose=1 ;;
-*) usage ;;
-esac
-
-# fio, what it is linked with, and what loads that.
-take_fio()
-{
-	local fio loader
-	fio=$(command -v fio) || fail "fio is not installed"
-	mkdir -p "$W/job/fio"
-	cp "$fio" "$W/job/fio/fio"
-	ldd "$fio" | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | while read -r library; do
-		cp -L "$library" "$W/job/fio/"
-	done
-	loader=$(ldd "$fio" | awk '$1 ~ /^\/.*ld-/ { print $1 }')
-	cp -L "$loader" "$W/job/fio/loader"
-}
+over=vhost-user
+for arg in "$@"; do
+	case $arg in
+	--nbd) over=nbd ;;
+	-v) verbose=1 ;;
+	*) usage ;;
+	esac
+done
 
 make_disks()
 {
@@ -58,10 +48,17 @@ judge()
 
 turn()
 {
+	local -a how=(--vhost-user "$W/system" --queues 2 "$W/system.qcow2"
+		--vhost-user "$W/sock" --queues 2 "$W/empty.qcow2")
+	local -a disks=("vub:$W/system,num-queues=2" "vub:$W/sock,num-queues=2")
+	if [ $over = nbd ]; then
+		how=(--nbd "unix:$W/sock" --name system "$W/system.qcow2"
+			--name empty "$W/empty.qcow2")
+		disks=("rw:$(uri system)" "rw:$(uri empty)")
+	fi
 	echo "$1" >"$W/job/turn"
-	serve --loops 2 --name system "$W/system.qcow2" --name empty "$W/empty.qcow2"
-	"$here/boot.sh" -t 300 -m 1024 -j "$W/job" -l "$W/console" \
-		"rw:$(uri system)" "rw:$(uri empty)" ||
+	serve --loops 2 "${how[@]}"
+	"$here/boot.sh" -t 300 -m 1024 -j "$W/job" -l "$W/console" "${disks[@]}" ||
 		fail "turn $1: the guest is not content"
 	end_byre
 	judge "turn $1"
@@ -69,7 +66,7 @@ turn()
 
 mkdir "$W/job"
 cp "$here/writes-job.sh" "$W/job/run.sh"
-take_fio
+take_fio "$W/job"
 make_disks
 turn 1
 # Behind what fio verifies in the second turn.

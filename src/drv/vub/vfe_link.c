@@ -88,7 +88,7 @@ static int choose_protocol(struct vfe_link *k, const struct vfe_want *want, stru
 	rc = ask_u64(k->sock, VHOST_USER_GET_PROTOCOL_FEATURES, &protocol);
 	if (rc)
 		return fail(rc, "GET_PROTOCOL_FEATURES", err);
-	protocol &= protocol_known;
+	protocol &= protocol_known | want->protocol;
 	if (want->no_inflight)
 		protocol &= ~BIT(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 	if (!(protocol & BIT(VHOST_USER_PROTOCOL_F_CONFIG)))

@@ -30,6 +30,7 @@ struct vfe_want {
 	unsigned queue_size;            /* 0: VFE_QUEUE_SIZE_DEFAULT */
 	bool packed;                    /* must */
 	bool no_event_idx, no_indirect, no_inflight;
+	uint64_t protocol;              /* features to negotiate that are of no use here */
 };
 
 /* A queue, as both sides share it. */

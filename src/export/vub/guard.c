@@ -62,16 +62,17 @@ static void handle(int sig, siginfo_t *info, void *context)
 	errno = saved;
 }
 
+/* Once, and where somebody else has taken the signal since. */
 static void install(void)
 {
-	static bool is_installed;
-	struct sigaction sa = { .sa_sigaction = handle, .sa_flags = SA_SIGINFO };
+	struct sigaction sa = { .sa_sigaction = handle, .sa_flags = SA_SIGINFO }, now;
 
-	if (is_installed)
+	if (!sigaction(SIGBUS, NULL, &now) && now.sa_flags & SA_SIGINFO &&
+	    now.sa_sigaction == handle)
 		return;
-	is_installed = true;
+	before = now;
 	sigemptyset(&sa.sa_mask);
-	sigaction(SIGBUS, &sa, &before);
+	sigaction(SIGBUS, &sa, NULL);
 }
 
 static struct vub_guard *get(void)

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: MIT */
+/* Guests and front ends that mean ill: it is the end of their queue, and of nothing else. */
+#include <errno.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/bits.h"
+#include "drv/vub/vfe_msg.h"
+#include "export/vub/test_host.h"
+
+enum { NEXT = VRING_DESC_F_NEXT, WRITE = VRING_DESC_F_WRITE, INDIRECT = VRING_DESC_F_INDIRECT };
+
+/* A well-made read in descriptors 0 to 2, which a case then spoils. */
+static void make_read(struct guest *g)
+{
+	struct vring *r = &g->queues[0].ring.split;
+	struct virtio_blk_outhdr head = { .type = VIRTIO_BLK_T_IN };
+
+	memcpy(g->mem.map + GUEST_PAGES, &head, sizeof(head));
+	r->desc[0] = (struct vring_desc){ guest_addr(g, GUEST_PAGES), 16, NEXT, 1 };
+	r->desc[1] = (struct vring_desc){ guest_addr(g, GUEST_DATA), 512, NEXT | WRITE, 2 };
+	r->desc[2] = (struct vring_desc){ guest_addr(g, GUEST_PAGES + 512), 1, WRITE, 0 };
+}
+
+static struct vring_desc *table_of(struct guest *g)
+{
+	return (void *)(g->mem.map + GUEST_DATA);
+}
+
+static void make_indirect(struct guest *g, uint32_t len)
+{
+	struct vring *r = &g->queues[0].ring.split;
+
+	memcpy(table_of(g), r->desc, 3 * sizeof(*r->desc));
+	table_of(g)[1].addr = guest_addr(g, GUEST_DATA + 8192);
+	r->desc[0] = (struct vring_desc){ guest_addr(g, GUEST_DATA), len, INDIRECT, 0 };
+}
+
+static void spoil(struct guest *g, unsigned n)
+{
+	struct vring *r = &g->queues[0].ring.split;
+
+	switch (n) {
+	case 0: r->avail->ring[0] = RING_SIZE; return;
+	case 1: r->avail->idx = RING_SIZE + 1; return;
+	case 2: r->avail->idx = UINT16_MAX; return;
+	case 3: r->desc[2].flags |= NEXT; return;               /* 0, 1, 2, 0, ... */
+	case 4: r->desc[1].next = 1; return;                    /* 1, 1, ... */
+	case 5: r->desc[1].next = RING_SIZE; return;
+	case 6: r->desc[1].addr = 0; return;
+	case 7: r->desc[1].addr = UINT64_MAX - 100; return;
+	case 8: r->desc[1].len = UINT32_MAX; return;
+	case 9: r->desc[1].len = 0; return;
+	case 10: r->desc[0].flags |= WRITE; return;             /* no header */
+	case 11: r->desc[0].len = 15; return;
+	case 12: r->desc[0].flags = 0; return;                  /* no status */
+	case 13: r->desc[2].flags = 0; return;                  /* to read behind to write */
+	case 14: make_indirect(g, 3 * 16 - 1); return;
+	case 15: make_indirect(g, 0); return;
+	case 16: make_indirect(g, UINT32_MAX & ~15u); return;
+	case 17: make_indirect(g, 3 * 16); table_of(g)[1].flags |= INDIRECT; return;
+	case 18: make_indirect(g, 3 * 16); table_of(g)[1].next = 1; return;
+	case 19: make_indirect(g, 3 * 16); table_of(g)[1].next = 3; return;
+	case 20: make_indirect(g, 3 * 16); r->desc[0].addr = 8; return;
+	case 21: make_indirect(g, 3 * 16); r->desc[0].flags |= NEXT; return;
+	case 22: make_indirect(g, 3 * 16); r->desc[0].flags |= WRITE; return;
+	case 23: r->avail->ring[1] = 0; r->avail->idx = 2; return;      /* the same one twice */
+	default: assert_true(false);
+	}
+}
+
+enum { SPLIT_CASES = 24 };
+
+/* V17, V18, V19: each is an end of queue 0; the other goes on, and so does queue 0 when it is set
+ * up anew. */
+static void v17_v18_v19_split_rings(void **state)
+{
+	struct guest_ask other = { .queue = 1, .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA + 65536,
+				   .len = 4096 };
+	struct guest_ask first = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 512 };
+	struct host h;
+	struct guest g;
+	uint32_t base;
+
+	host_start(&h, NULL);
+	for (unsigned i = 0; i < SPLIT_CASES; i++) {
+		struct vfe_want want = { .no_inflight = i % 2 };
+
+		guest_start(&g, &h, &want);
+		atomic_store(&h.disk.is_holding, i == 23);
+		make_read(&g);
+		g.queues[0].ring.split.avail->ring[0] = 0;
+		__atomic_store_n(&g.queues[0].ring.split.avail->idx, 0, __ATOMIC_RELEASE);
+		spoil(&g, i);
+		if (!g.queues[0].ring.split.avail->idx)
+			__atomic_store_n(&g.queues[0].ring.split.avail->idx, 1, __ATOMIC_RELEASE);
+		vfe_signal(g.queues[0].kick);
+		host_await_broken(&h, i + 1);
+		host_release(&h);
+		assert_int_equal(guest_do(&g, &other), VIRTIO_BLK_S_OK);
+		assert_int_equal(vfe_link_stop_queue(&g.link, 0, &base), 0);
+		vfe_ring_reset(&g.queues[0].ring);
+		if (!want.no_inflight) {        /* as at a reset of the machine */
+			guest_stop(&g);
+			guest_start(&g, &h, &want);
+		} else {
+			assert_int_equal(vfe_link_set_queue(&g.link, 0, &g.queues[0], NULL), 0);
+		}
+		assert_int_equal(guest_do(&g, &first), VIRTIO_BLK_S_OK);
+		guest_stop(&g);
+	}
+	host_stop(&h);
+}
+
+static void make_packed(struct guest *g)
+{
+	struct vring_packed_desc *d = g->queues[0].ring.packed.desc;
+	struct virtio_blk_outhdr head = { .type = VIRTIO_BLK_T_IN };
+	uint16_t avail = 1 << VRING_PACKED_DESC_F_AVAIL;
+
+	memcpy(g->mem.map + GUEST_PAGES, &head, sizeof(head));
+	d[1] = (struct vring_packed_desc){ guest_addr(g, GUEST_DATA), 512, 9,
+					   avail | NEXT | WRITE };
+	d[2] = (struct vring_packed_desc){ guest_addr(g, GUEST_PAGES + 512), 1, 9, avail | WRITE };
+	d[0] = (struct vring_packed_desc){ guest_addr(g, GUEST_PAGES), 16, 9, avail | NEXT };
+}
+
+static void spoil_packed(struct guest *g, unsigned n)
+{
+	struct vring_packed_desc *d = g->queues[0].ring.packed.desc;
+
+	switch (n) {
+	case 0: d[1].addr = 0; return;
+	case 1: d[1].len = UINT32_MAX; return;
+	case 2: d[1].len = 0; return;
+	case 3: d[0].len = 3; return;
+	case 4: d[2].flags &= (uint16_t)~WRITE; return;
+	case 5:                                 /* no end */
+		for (unsigned i = 0; i < RING_SIZE; i++)
+			d[i].flags |= NEXT;
+		return;
+	case 6: d[0].flags = (uint16_t)((d[0].flags & ~NEXT) | INDIRECT); d[0].len = 17; return;
+	case 7: d[0].flags |= INDIRECT; d[0].len = 48; return;
+	case 8:                                 /* an indirect table in another */
+		memcpy(table_of(g), d, 48);
+		((struct vring_packed_desc *)(void *)table_of(g))[1].flags |= INDIRECT;
+		d[0] = (struct vring_packed_desc){ guest_addr(g, GUEST_DATA), 48, 9,
+			(uint16_t)(INDIRECT | 1 << VRING_PACKED_DESC_F_AVAIL) };
+		return;
+	default: assert_true(false);
+	}
+}
+
+enum { PACKED_CASES = 9 };
+
+static void v17_v18_packed_rings(void **state)
+{
+	struct guest_ask other = { .queue = 1, .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA + 65536,
+				   .len = 4096 };
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	for (unsigned i = 0; i < PACKED_CASES; i++) {
+		struct vfe_want want = { .packed = true, .no_inflight = i % 2 };
+
+		guest_start(&g, &h, &want);
+		make_packed(&g);
+		spoil_packed(&g, i);
+		vfe_signal(g.queues[0].kick);
+		host_await_broken(&h, i + 1);
+		assert_int_equal(guest_do(&g, &other), VIRTIO_BLK_S_OK);
+		guest_stop(&g);
+	}
+	host_stop(&h);
+}
+
+/* V19: a driver that makes everything available again, in the next round, while all is in
+ * flight. */
+static void v19_packed_ring_is_overrun(void **state)
+{
+	struct vfe_want want = { .packed = true };
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 512,
+			       .is_indirect = true };
+	struct vring_packed_desc *d;
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	guest_start(&g, &h, &want);
+	d = g.queues[0].ring.packed.desc;
+	atomic_store(&h.disk.is_holding, true);
+	for (a.token = 0; a.token < RING_SIZE; a.token++)
+		guest_put(&g, &a);
+	guest_kick(&g, 0);
+	for (unsigned i = 0; i < 10000 && atomic_load(&h.disk.held) < RING_SIZE; i++)
+		usleep(1000);
+	for (unsigned i = 0; i < RING_SIZE; i++)
+		d[i].flags ^= 1 << VRING_PACKED_DESC_F_AVAIL | 1 << VRING_PACKED_DESC_F_USED;
+	vfe_signal(g.queues[0].kick);
+	host_await_broken(&h, 1);
+	host_release(&h);
+	guest_stop(&g);
+	host_stop(&h);
+}
+
+/* V13, V18: the front end takes its memory away while the device runs. */
+static void v13_memory_is_taken_away(void **state)
+{
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 4096 };
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	for (unsigned i = 0; i < 2; i++) {
+		struct vfe_want want = { .packed = i };
+
+		guest_start(&g, &h, &want);
+		atomic_store(&h.disk.is_holding, true);
+		guest_put(&g, &a);
+		guest_kick(&g, 0);
+		for (unsigned n = 0; n < 10000 && !atomic_load(&h.disk.held); n++)
+			usleep(1000);
+		assert_int_equal(ftruncate(g.mem.fd, 0), 0);
+		vfe_signal(g.queues[1].kick);           /* it looks at its ring */
+		host_release(&h);                       /* the other writes to it */
+		host_await_broken(&h, 2 * i + 2);
+		assert_int_equal(ftruncate(g.mem.fd, GUEST_MEMORY), 0);
+		guest_stop(&g);
+	}
+	guest_start(&g, &h, NULL);                      /* another finds all well */
+	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+	guest_stop(&g);
+	host_stop(&h);
+}
+
+static bool is_closed(int sock)
+{
+	struct pollfd p = { .fd = sock, .events = POLLIN };
+	char c;
+
+	return poll(&p, 1, 10000) == 1 && recv(sock, &c, 1, MSG_DONTWAIT) <= 0;
+}
+
+/* What cannot be understood ends the session; the next front end is served. */
+static void v11_nonsense_ends_the_session(void **state)
+{
+	static const struct vhost_user_header heads[] = {
+		{ VHOST_USER_GET_FEATURES, 0, 0 },
+		{ VHOST_USER_GET_FEATURES, VHOST_USER_VERSION, UINT32_MAX },
+		{ VHOST_USER_GET_FEATURES, VHOST_USER_VERSION | VHOST_USER_REPLY, 0 },
+		{ VHOST_USER_SET_FEATURES, VHOST_USER_VERSION, 0 },
+		{ VHOST_USER_GET_CONFIG, VHOST_USER_VERSION, 0 },
+		{ VHOST_USER_SET_MEM_TABLE, VHOST_USER_VERSION, 8 },
+		{ 9999, VHOST_USER_VERSION, 4 },
+	};
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 4096 };
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	for (unsigned i = 0; i < ARRAY_SIZE(heads); i++) {
+		struct vhost_user_msg m = { .head = heads[i] };
+		int sock;
+
+		m.table.nregions = 3;
+		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+		send(sock, &m, VHOST_USER_HEADER_SIZE + MIN(m.head.size, 100u), MSG_NOSIGNAL);
+		assert_true(is_closed(sock));
+		close(sock);
+	}
+	guest_start(&g, &h, NULL);
+	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+	guest_stop(&g);
+	host_stop(&h);
+}
+
+/* Wrong, but understood: an answer says so, and what was there stays. */
+static void wrong_numbers_are_refused(void **state)
+{
+	static const struct {
+		uint32_t request;
+		struct vhost_user_vring_state s;
+	} cases[] = {
+		{ VHOST_USER_SET_VRING_NUM, { 99, 16 } },
+		{ VHOST_USER_SET_VRING_NUM, { 0, 32 } },        /* it runs */
+		{ VHOST_USER_SET_VRING_NUM, { 1, 0 } },
+		{ VHOST_USER_SET_VRING_NUM, { 1, 1 << 20 } },
+		{ VHOST_USER_SET_VRING_BASE, { 2, 0 } },
+		{ VHOST_USER_SET_VRING_BASE, { 0, 5 } },        /* it runs */
+		{ VHOST_USER_SET_VRING_ENABLE, { 3, 1 } },
+		{ VHOST_USER_SET_VRING_ENABLE, { 0, 7 } },
+		{ VHOST_USER_SET_FEATURES, { UINT32_MAX, UINT32_MAX } },
+		{ VHOST_USER_SET_PROTOCOL_FEATURES, { UINT32_MAX, UINT32_MAX } },
+		{ 77, { 0, 0 } },
+	};
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 4096 };
+	struct vhost_user_msg m;
+	struct host h;
+	struct guest g;
+	int fd;
+
+	host_start(&h, NULL);
+	guest_start(&g, &h, NULL);
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		m = vfe_msg(cases[i].request, 8);
+		m.state = cases[i].s;
+		assert_int_equal(vfe_msg_tell(g.link.sock, &m, NULL, 0, true), -EIO);
+	}
+	fd = memfd_create("not an eventfd", 0);         /* who reads it could be made to wait */
+	m = vfe_msg(VHOST_USER_SET_VRING_KICK, 8);
+	assert_int_equal(vfe_msg_tell(g.link.sock, &m, &fd, 1, true), -EIO);
+	close(fd);
+	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+	guest_stop(&g);
+	host_stop(&h);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(v17_v18_v19_split_rings),
+		cmocka_unit_test(v17_v18_packed_rings),
+		cmocka_unit_test(v19_packed_ring_is_overrun),
+		cmocka_unit_test(v13_memory_is_taken_away),
+		cmocka_unit_test(v11_nonsense_ends_the_session),
+		cmocka_unit_test(wrong_numbers_are_refused),
+	};
+
+	return cmocka_run_group_tests_name("vub_hostile", tests, NULL, NULL);
+}

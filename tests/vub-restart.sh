@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# suites: default long
+# limit: 600
+# A daemon that serves a guest over vhost-user is killed and started again: the guest goes on
+# without an error and without a lost write (V21), on rings of both kinds; and after a clean end.
+. "$(dirname "$0")/lib.sh"
+need qemu-system-x86_64 cpio fio
+
+export BYRE
+"$top/tools/guest/restart.sh" -n 3
+"$top/tools/guest/restart.sh" -n 2 -p packed=on,num-queues=2
+"$top/tools/guest/restart.sh" -n 1 -k TERM

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# tools/guest/restart.sh [-n TIMES] [-p DEVICE_PROPERTIES] [-k SIGNAL] - a guest writes and verifies
+# while byre, which serves its disk over vhost-user, is killed TIMES times (default: 3) and started
+# again 3 s later. The guest has to go on without an error and without a lost write.
+#
+# The disk is raw, and what was answered is in the page cache, which a kill does not touch.
+# shellcheck source=tools/guest/lib.sh
+. "$(dirname "$0")/lib.sh"
+times=3 properties=num-queues=2 signal=KILL
+while getopts n:p:k: option; do
+	case $option in
+	n) times=$OPTARG ;;
+	p) properties=$OPTARG ;;
+	k) signal=$OPTARG ;;
+	*) usage ;;
+	esac
+done
+
+boot=
+end_boot()
+{
+	[ -z "$boot" ] || kill "$boot" 2>/dev/null || true
+	finish
+}
+trap end_boot EXIT
+
+serve_disk()
+{
+	serve --loops 2 -f raw --vhost-user "$W/sock" "$W/disk"
+}
+
+mkdir "$W/job"
+# fio marks each block it writes with a counter and verifies it some writes later, and all at the
+# end. `stop` ends the writing: the host decides when.
+cat >"$W/job/run.sh" <<END
+failed=0
+for job in a b; do
+	at=\$([ \$job = a ] && echo 0 || echo 32M)
+	/job/fio/loader --library-path /job/fio /job/fio/fio --name=\$job --filename=/dev/vda \
+		--ioengine=libaio --iodepth=16 --direct=1 --rw=randwrite --bsrange=4k-64k \
+		--offset=\$at --size=24M --verify=crc32c --verify_fatal=1 --verify_backlog=64 \
+		--time_based --runtime=$((times * 6 + 6)) >/tmp/\$job 2>&1 &
+	eval \$job=\$!
+done
+wait \$a || { cat /tmp/a; failed=1; }
+wait \$b || { cat /tmp/b; failed=1; }
+grep -h 'write:' /tmp/a /tmp/b
+! dmesg | grep -E 'I/O error|blocked for more' || failed=1
+exit \$failed
+END
+take_fio "$W/job"
+truncate -s 64M "$W/disk"
+serve_disk
+"$here/boot.sh" -t $((times * 20 + 120)) -m 512 -j "$W/job" -l "$W/console" \
+	"vub:$W/sock,$properties" >"$W/output" 2>&1 &
+boot=$!
+# fio has begun when the disk is no longer empty.
+for _ in $(seq 600); do
+	[ "$(stat -c %b "$W/disk")" = 0 ] || break
+	kill -0 $boot 2>/dev/null || { cat "$W/output"; fail "the guest does not begin"; }
+	sleep 0.1
+done
+for _ in $(seq "$times"); do
+	sleep 1.$((RANDOM % 10))
+	kill "-$signal" "$byre" || fail "byre has ended by itself"
+	wait "$byre" || true
+	sleep 3
+	serve_disk
+done
+status=0
+wait $boot || status=$?
+boot=
+cat "$W/output"
+[ $status = 0 ] || fail "the guest is not content (status $status)"
+end_byre
+! grep -q "is stopped" "$W/byre.log" || fail "a queue was stopped"
+echo "$times times killed ($signal), and the guest went on"
