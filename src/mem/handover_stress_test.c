@@ -4,8 +4,9 @@
  * A few heaps, each with a magazine, a bitmap and an inbox, all in plain memory. Owners allocate,
  * free, pass objects on to other threads, send home what is not theirs, end, and come back in
  * another heap; takers empty all heaps, over and over. The code is compiled with MEM_STEP_HOOK: at
- * each access to shared memory a thread may be made to wait, for the most part at one that is
- * chosen anew every few milliseconds, so that each of them is a place where others get in between.
+ * each access to shared memory, and amid the use of a magazine, a thread may be made to wait, for
+ * the most part at one place that is chosen anew every few milliseconds, so that each of them is
+ * one where others get in between.
  *
  * Each object says who has it, in plain memory as well: two users at a time are found by what
  * they read, or by ThreadSanitizer as a race. For that nothing is annotated or kept from it: what
@@ -217,26 +218,32 @@ static unsigned allocate_slow(struct heap *h)
 
 static unsigned allocate(struct heap *h)
 {
-	unsigned object;
+	unsigned object, top;
 
 	if (!handover_enter(&h->gate) || !h->top)
 		return allocate_slow(h);
-	object = h->slots[h->top - 1];
-	h->top--;
+	top = h->top - 1;
+	object = h->slots[top];
+	mem_step("inside");
+	h->top = top;
 	handover_leave(&h->gate);
 	return object;
 }
 
 static void free_own(struct heap *h, unsigned object)
 {
+	unsigned top;
+
 	if (!handover_enter(&h->gate) || h->top == ROOM) {
 		lock_own(h);
 		put_back(h, object);
 		handover_unlock(&h->gate);
 		return;
 	}
-	h->slots[h->top] = object;
-	h->top++;
+	top = h->top;
+	h->slots[top] = object;
+	mem_step("inside");
+	h->top = top + 1;
 	handover_leave(&h->gate);
 }
 
