@@ -6,22 +6,40 @@
 #include "blk/port.h"
 #include "cmd/serve.h"
 #include "export/nbd/nbd.h"
+#include "export/vub/vub.h"
 
 void serve_idle_init(struct serve_idle *idle, uint64_t now_ns)
 {
 	*idle = (struct serve_idle){ .next_ns = now_ns + SERVE_IDLE_NS };
 }
 
+/* Clients that came, and those that went. */
+static uint64_t count_clients(const struct serve *s)
+{
+	struct nbd_server_stats server;
+	uint64_t n = 0;
+
+	if (s->server) {
+		nbd_server_get_stats(s->server, &server);
+		n = 2 * server.connections_total - server.connections;
+	}
+	for (unsigned i = 0; i < s->opts->nimages; i++) {
+		struct vub_stats machine;
+
+		if (!s->disks[i].vub)
+			continue;
+		vub_get_stats(s->disks[i].vub, &machine);
+		n += 2 * machine.sessions_total - machine.sessions;
+	}
+	return n;
+}
+
 /* Something that grows with all that is done. */
 static uint64_t count(const struct serve *s)
 {
-	struct nbd_server_stats server;
+	uint64_t n = count_clients(s);
 	struct port_stats p;
-	uint64_t n;
 
-	nbd_server_get_stats(s->server, &server);
-	/* Connections come and go. */
-	n = 2 * server.connections_total - server.connections;
 	for (unsigned i = 0; i < s->opts->nimages; i++) {
 		port_get_stats(s->disks[i].port, &p);
 		for (unsigned k = 0; k < REQ_KINDS; k++)
