@@ -50,7 +50,8 @@ int cache_setup(struct qcow2_cache *c, unsigned slice_bytes)
 		return 0;
 	assert(is_pow2(slice_bytes) && slice_bytes >= CACHE_SLICE_BYTES_MIN &&
 	       slice_bytes <= CACHE_SLICE_BYTES_MAX);
-	c->set_bits = log2_floor(c->budget / (slot_bytes * CACHE_WAYS));
+	/* The slices alone count, or a budget that is a power of two would be half used. */
+	c->set_bits = log2_floor(c->budget / ((size_t)slice_bytes * CACHE_WAYS));
 	slots = (size_t)CACHE_WAYS << c->set_bits;
 	bytes = slots * slot_bytes;
 	c->hands = calloc(slots / CACHE_WAYS, 1);

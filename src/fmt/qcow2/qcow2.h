@@ -44,8 +44,9 @@ const char *qcow2_backing_format(const struct node *n);
 const char *qcow2_data_file_name(const struct node *n);
 bool qcow2_needs_data_file(const struct node *n);
 
-/* The mapping cache of one disk, shared by all layers of its chain, within @budget bytes (at
- * least 256 KiB are used). Memory is touched as it fills. NULL: no memory. */
+/* The mapping cache of one disk, shared by all layers of its chain, within @budget bytes of
+ * tables (at least 256 KiB), and some percent to manage them. Memory is touched as it fills.
+ * NULL: no memory. */
 struct qcow2_cache *qcow2_cache_new(size_t budget, struct loop *home);
 /* After the last node that borrows it. NULL is fine. */
 void qcow2_cache_free(struct qcow2_cache *c);
