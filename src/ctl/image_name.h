@@ -2,10 +2,10 @@
 /* ctl/image_name.h - an image as somebody names it: a file name, json:{...}, or (--image-opts)
  * driver=qcow2,file.filename=... Pure; the words of errors are QEMU's.
  *
- * byre opens files, exports of NBD servers (nbd_name.h), and "vhost-user:SOCK" (drv/vub/vfe.h), which
- * an image_name has in its path as it is: other protocols, and formats over formats, are refused by
- * name. Options of QEMU's that change nothing here (cache sizes, aio, node names) are taken and
- * checked.
+ * byre opens files, exports of NBD servers (nbd_name.h), and "vhost-user:SOCK" (drv/vub/vfe.h),
+ * which an image_name has in its path as it is: other protocols, and formats over formats, are
+ * refused by name. Options of QEMU's that change nothing here (cache sizes, aio, node names) are
+ * taken and checked.
  *
  * Invariants:
  *	O4  an option that nobody understands is an error: nothing is silently different from what
