@@ -351,7 +351,7 @@ static void m13_heap_of_a_thread_that_ended_is_whole(void **state)
 	assert_true(heap_count() < 10);
 }
 
-/* What a thread keeps of objects with a slab each goes before a large block moves, and stays free. */
+/* What a thread keeps of objects with a slab each goes before a large block moves. */
 static void m13_runs_that_are_cleared_are_there(void **state)
 {
 	enum { N = 40, SIZE = 50000 };
