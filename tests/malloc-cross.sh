@@ -15,7 +15,7 @@ flags=(-std=gnu17 -O2 -g -pthread -D_GNU_SOURCE -Iinclude -Isrc -fno-builtin -fn
 	-mno-outline-atomics)
 parts=
 for part in handover inbox lock census class heap large os pages registry slab stock api cxx \
-	elsewhere report start tune; do
+	elsewhere gperftools report start tune; do
 	parts="$parts src/mem/$part.c"
 done
 # shellcheck disable=SC2086  # a list of files

@@ -10,6 +10,7 @@
  * index and looks whether somebody sleeps; a full barrier between the two on either side. */
 #include <errno.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -135,6 +136,22 @@ pthread_t thread_start(void *(*fn)(void *), void *arg)
 		die("patterns: pthread_create");
 	}
 	return t;
+}
+
+void thread_place(unsigned n)
+{
+	cpu_set_t there, one;
+
+	if (sched_getaffinity(0, sizeof(there), &there) < 0)
+		die("patterns: sched_getaffinity");
+	n %= (unsigned)CPU_COUNT(&there);
+	CPU_ZERO(&one);
+	for (unsigned i = 0; i < CPU_SETSIZE; i++) {
+		if (CPU_ISSET(i, &there) && n-- == 0)
+			CPU_SET(i, &one);
+	}
+	if (sched_setaffinity(0, sizeof(one), &one) < 0)
+		die("patterns: sched_setaffinity");
 }
 
 void thread_join(pthread_t t)

@@ -110,5 +110,7 @@ static inline void **lane_batch(struct lane *l)
 
 pthread_t thread_start(void *(*fn)(void *), void *arg);
 void thread_join(pthread_t t);
+/* The calling thread is to run on the @n-th of the processors that there are, counted round. */
+void thread_place(unsigned n);
 
 #endif

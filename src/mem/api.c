@@ -279,3 +279,29 @@ EXPORT void *reallocarray(void *p, size_t n, size_t size)
 		return no_memory();
 	return realloc(p, bytes);
 }
+
+/* ---- as gperftools has them ---- */
+
+#if __has_attribute(copy)               /* gcc insists on the same attributes */
+#define COPY(of) __attribute__((copy(of)))
+#else
+#define COPY(of)
+#endif
+
+/* Under the name @name, too, which programs built for it call. */
+#define ALSO(name, of) ALSO_EXPANDED(name, of)
+#define ALSO_EXPANDED(name, of) \
+	extern __typeof__(of) name __attribute__((alias(#of))) COPY(of) EXPORT
+
+ALSO(tc_malloc, malloc);
+ALSO(tc_malloc_skip_new_handler, malloc);
+ALSO(tc_free, free);
+ALSO(tc_cfree, free);
+ALSO(tc_free_sized, free_sized);
+ALSO(tc_calloc, calloc);
+ALSO(tc_realloc, realloc);
+ALSO(tc_memalign, memalign);
+ALSO(tc_posix_memalign, posix_memalign);
+ALSO(tc_valloc, valloc);
+ALSO(tc_pvalloc, pvalloc);
+ALSO(tc_malloc_size, malloc_usable_size);

@@ -402,6 +402,21 @@ void heap_idle(void)
 	handover_unlock(&h->gate);
 }
 
+size_t heap_cached_bytes(void)
+{
+	struct heap *h = heap_self;
+	size_t n;
+
+	if (h == &heap_none)
+		return 0;
+	lock_own(h);
+	n = h->parked_bytes;
+	for (unsigned c = 0; c < CLASSES; c++)
+		n += heap_objects_below(h->top[c], c) * (size_t)class_info[c].size;
+	handover_unlock(&h->gate);
+	return n;
+}
+
 void heap_clear_runs(void)
 {
 	struct heap *h = heap_self;

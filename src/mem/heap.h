@@ -226,6 +226,8 @@ void *heap_alloc(unsigned class);
 void heap_free(void *p, uint32_t word);
 /* Sends off what the thread has freed for others. */
 void heap_idle(void);
+/* Bytes of objects that the thread keeps for itself. */
+size_t heap_cached_bytes(void);
 /* Gives up what the thread keeps of objects that have a slab each, so that their pages join what is
  * free beside them: for who is about to move a large block. */
 void heap_clear_runs(void);

@@ -351,6 +351,56 @@ static void m13_heap_of_a_thread_that_ended_is_whole(void **state)
 	assert_true(heap_count() < 10);
 }
 
+/* What a thread keeps of objects with a slab each goes before a large block moves. */
+static void m13_runs_that_are_cleared_are_there(void **state)
+{
+	enum { N = 40, SIZE = 50000 };
+	void *p[N], *small = malloc(100);
+	size_t before, kept;
+
+	for (unsigned i = 0; i < N; i++)
+		p[i] = malloc(SIZE);
+	free(small);
+	before = heap_cached_bytes();
+	for (unsigned i = 0; i < N; i++)
+		free(p[i]);
+	kept = heap_cached_bytes();
+	assert_true(kept >= before + SIZE);
+	assert_true(kept <= before + HEAP_PARKED_SINGLE_MAX + 4 * 57344);
+	heap_clear_runs();
+	assert_true(heap_cached_bytes() <= before);
+	assert_null(pages_check());
+	for (unsigned i = 0; i < N; i++) {
+		p[i] = malloc(SIZE);
+		memset(p[i], (int)i, SIZE);
+	}
+	for (unsigned i = 0; i < N; i++) {
+		assert_int_equal(*((unsigned char *)p[i] + SIZE - 1), i);
+		free(p[i]);
+	}
+	free(realloc(malloc(3 << 20), 9 << 20));
+	assert_null(pages_check());
+}
+
+/* More empty magazines go round than a heap keeps: they go through the stock, whole batches. */
+static void m13_batches_of_the_stock_are_whole(void **state)
+{
+	enum { N = 40 * 63 };
+	static void *p[4][N];
+
+	for (unsigned round = 0; round < 6; round++) {
+		for (unsigned i = 0; i < N; i++)
+			for (unsigned k = 0; k < 4; k++)
+				p[k][i] = malloc(16 + 300 * k);
+		for (unsigned i = 0; i < N; i++)
+			for (unsigned k = 0; k < 4; k++) {
+				memset(p[k][i], (int)round, 16);
+				free(p[k][i]);
+			}
+		census_release(SIZE_MAX, 0);
+	}
+}
+
 static void free_keeps_errno(void **state)
 {
 	for (size_t size = 16; size <= 32 << 20; size *= 4) {
@@ -396,6 +446,8 @@ int main(void)
 		cmocka_unit_test(sizes_near_overflow_fail),
 		cmocka_unit_test(m12_what_a_thread_freed_for_others_arrives_when_it_ends),
 		cmocka_unit_test(m13_heap_of_a_thread_that_ended_is_whole),
+		cmocka_unit_test(m13_runs_that_are_cleared_are_there),
+		cmocka_unit_test(m13_batches_of_the_stock_are_whole),
 		cmocka_unit_test(free_keeps_errno),
 		cmocka_unit_test(all_goes_back),
 	};

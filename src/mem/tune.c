@@ -108,17 +108,21 @@ EXPORT int MallocExtension_GetNumericProperty(const char *name, size_t *ret)
 		*ret = c.pages.used + c.pages.dirty;
 	else if (!strcmp(name, "generic.total_physical_bytes"))
 		*ret = c.pages.used + c.pages.dirty + c.metadata;
+	else if (!strcmp(name, "tcmalloc.pageheap_committed_bytes"))
+		*ret = c.pages.used + c.pages.dirty;
 	else if (!strcmp(name, "tcmalloc.pageheap_free_bytes"))
 		*ret = c.pages.dirty;
 	else if (!strcmp(name, "tcmalloc.pageheap_unmapped_bytes"))
 		*ret = c.pages.mapped - c.pages.used - c.pages.dirty;
 	else if (!strcmp(name, "tcmalloc.central_cache_free_bytes"))
 		*ret = c.pages.used - MIN(c.pages.used, c.used + c.cached);
-	else if (!strcmp(name, "tcmalloc.current_total_thread_cache_bytes"))
+	else if (!strcmp(name, "tcmalloc.current_total_thread_cache_bytes") ||
+		 !strcmp(name, "tcmalloc.thread_cache_free_bytes"))
 		*ret = c.cached;
 	else if (!strcmp(name, "tcmalloc.max_total_thread_cache_bytes"))
 		*ret = c.heaps * HEAP_PARKED_MAX;
-	else if (!strcmp(name, "tcmalloc.slack_bytes"))
+	else if (!strcmp(name, "tcmalloc.slack_bytes") ||
+		 !strcmp(name, "tcmalloc.transfer_cache_free_bytes"))
 		*ret = 0;
 	else
 		return 0;

@@ -165,6 +165,53 @@ static void extension_numbers(void)
 	CHECK(get("no.such.property", &none) == 0);
 }
 
+static void extension_asks_about_blocks(void)
+{
+	int (*own)(const void *) = (int (*)(const void *))must_find("MallocExtension_GetOwnership");
+	int (*verify)(const void *) = must_find("MallocExtension_VerifyMallocMemory");
+	int (*all)(void) = must_find("MallocExtension_VerifyAllMemory");
+	int (*stats)(int *, size_t *, int *) = must_find("MallocExtension_MallocMemoryStats");
+	int n = 0, histogram[64] = { 0 }, here, sum = 0;
+	char *small = malloc(100), *big = malloc(5 << 20);
+	size_t total = 0;
+
+	CHECK(own(small) == 1 && own(big) == 1 && own(&here) == 2);
+	CHECK(verify(small) && verify(big) && all());
+	CHECK(stats(&n, &total, histogram));
+	if (is_byre()) {
+		CHECK(!verify(small + 16) && !verify(big + PAGE) && !verify(&here));
+		CHECK(n >= 2 && total >= 5 << 20);
+		for (unsigned i = 0; i < 64; i++)
+			sum += histogram[i];
+		CHECK(sum == n);
+	}
+	free(small);
+	free(big);
+}
+
+/* A program that was built for tcmalloc alone. */
+static void names_of_tcmalloc(void)
+{
+	void *(*tc_malloc)(size_t) = must_find("tc_malloc");
+	void *(*tc_realloc)(void *, size_t) = must_find("tc_realloc");
+	void (*tc_free)(void *) = must_find("tc_free");
+	size_t (*tc_malloc_size)(void *) = must_find("tc_malloc_size");
+	size_t (*tc_nallocx)(size_t, int) = must_find("tc_nallocx");
+	size_t (*cached)(void) = must_find("MallocExtension_GetThreadCacheSize");
+	const char *(*version)(int *, int *, const char **) = must_find("tc_version");
+	int major = 0, minor = -1;
+	const char *patch = NULL;
+	char *p = tc_malloc(100);
+
+	CHECK(p && tc_malloc_size(p) >= 100 && tc_nallocx(100, 0) == tc_malloc_size(p));
+	CHECK(tc_nallocx(100, 12) >= 4096);
+	p = tc_realloc(p, 3000);
+	CHECK(p && malloc_usable_size(p) >= 3000);
+	tc_free(p);
+	CHECK(cached() >= 3000);
+	CHECK(*version(&major, &minor, &patch) && major >= 2 && minor >= 0 && patch);
+}
+
 const struct test_case cases_info[] = {
 	{ .name = "mallinfo2_counts", .run = mallinfo2_counts },
 	{ .name = "mallinfo_is_mallinfo2", .run = mallinfo_is_mallinfo2 },
@@ -175,5 +222,7 @@ const struct test_case cases_info[] = {
 	{ .name = "mallopt_accepts", .run = mallopt_accepts },
 	{ .name = "extension_release", .run = extension_release },
 	{ .name = "extension_numbers", .run = extension_numbers },
+	{ .name = "extension_asks_about_blocks", .run = extension_asks_about_blocks },
+	{ .name = "names_of_tcmalloc", .run = names_of_tcmalloc },
 	{ .name = NULL },
 };
