@@ -18,7 +18,7 @@
 
 enum {
 	TICKS = 8,                      /* of a quarter of the decay time */
-	STEPS = 64,                     /* in a quarter, if there is much to do */
+	STEPS = 256,                    /* in a quarter, if there is much to do */
 	/* All these together are a millisecond at most. The thread, which keeps nobody waiting,
 	 * takes larger steps. */
 	SLABS_A_STEP = 256,
@@ -142,7 +142,7 @@ static void begin_looks(uint64_t now, uint64_t d)
 		now_at.heap = 1;
 	}
 	if (!now_at.slab && now >= now_at.slabs_at) {
-		now_at.slabs_at = now + d / 4;
+		now_at.slabs_at = now + d / 8;
 		now_at.slab = 1;
 	}
 }
