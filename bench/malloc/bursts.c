@@ -197,6 +197,8 @@ int main(int argc, char **argv)
 	base = resident();
 	for (size_t live = 0; live < LIVE; live += size)
 		allocate(&prng, &size);
+	/* What the answers hold is live, too. */
+	pause_for(SAMPLE_MS, &prng, false);
 	with_live = resident();
 	pthread_barrier_init(&begun, NULL, THREADS + 1);
 	pthread_barrier_init(&filled, NULL, THREADS + 1);

@@ -140,15 +140,12 @@ void census_empty(uint32_t from, uint32_t to)
 
 /* Heaps are emptied some at a time, and only if what is dirty already is not enough: so a call with
  * a small budget is short, whatever there is. */
-size_t census_release(size_t budget, size_t keep)
+static size_t release(size_t budget, size_t keep)
 {
 	static _Atomic uint32_t next;
-	uint32_t heaps, group, seen = 0, from;
+	uint32_t heaps = heap_count(), group, seen = 0, from;
 	size_t gone = 0, dirty;
 
-	if (!heap_start())
-		return 0;
-	heaps = heap_count();
 	group = budget == SIZE_MAX ? heaps : MAX(heaps / 8, (uint32_t)8);
 	for (;;) {
 		dirty = pages_dirty();
@@ -167,4 +164,28 @@ size_t census_release(size_t budget, size_t keep)
 		if (gone >= budget || seen >= heaps)
 			return gone;
 	}
+}
+
+static _Atomic unsigned releasing;
+
+size_t census_release(size_t budget, size_t keep)
+{
+	size_t gone;
+
+	if (!heap_start())
+		return 0;
+	atomic_fetch_add_explicit(&releasing, 1, memory_order_relaxed);
+	gone = release(budget, keep);
+	atomic_fetch_sub_explicit(&releasing, 1, memory_order_relaxed);
+	return gone;
+}
+
+bool census_is_releasing(void)
+{
+	return atomic_load_explicit(&releasing, memory_order_relaxed);
+}
+
+void census_reset(void)
+{
+	atomic_store_explicit(&releasing, 0, memory_order_relaxed);
 }

@@ -46,5 +46,9 @@ void census_empty(uint32_t from, uint32_t to);
 /* Gives back up to @budget bytes of what is free, but keeps @keep bytes of free slices. Returns how
  * many went. */
 size_t census_release(size_t budget, size_t keep);
+/* Is somebody at it? A hint. */
+bool census_is_releasing(void);
+/* In the child of a fork. */
+void census_reset(void);
 
 #endif

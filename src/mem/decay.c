@@ -18,15 +18,15 @@
 
 enum {
 	TICKS = 8,                      /* of a quarter of the decay time */
-	STEPS = 64,                     /* in a quarter, if there is much to do */
-	/* All these together are a millisecond at most. The thread, which keeps nobody waiting,
+	STEPS = 256,                    /* in a quarter, if there is much to do */
+	/* These are half a millisecond at most. The thread, which keeps nobody waiting,
 	 * takes larger steps. */
 	SLABS_A_STEP = 256,
 	HEAPS_A_STEP = 16,
 	MAGAZINES_A_STEP = 64,
-	OF_THREAD = 8,
+	OF_THREAD = 16,
 };
-#define PURGE_A_STEP (4 * MiB)
+#define PURGE_A_STEP (2 * MiB)
 #define PAUSE_MIN (UINT64_C(1000000))   /* between steps, ns */
 
 _Atomic uint64_t decay_due;
@@ -43,6 +43,7 @@ static struct {
 	size_t owed;                    /* bytes */
 	size_t at, slab;                /* slices, where to go on; @slab is 0 between two looks */
 	uint32_t heap;                  /* the same */
+	bool slabs_next;
 } now_at = { .at = 1 };
 
 /* The thread: under the lock, but for @wanted. */
@@ -142,7 +143,7 @@ static void begin_looks(uint64_t now, uint64_t d)
 		now_at.heap = 1;
 	}
 	if (!now_at.slab && now >= now_at.slabs_at) {
-		now_at.slabs_at = now + d / 4;
+		now_at.slabs_at = now + d / 8;
 		now_at.slab = 1;
 	}
 }
@@ -162,9 +163,15 @@ static uint64_t step(uint64_t now, unsigned scale)
 	if (now >= now_at.tick_at)
 		tick(now, d / 4 / TICKS);
 	begin_looks(now, d);
-	purge(scale);
+	/* System calls of one kind are enough for a step. */
+	if (now_at.slabs_next && now_at.slab)
+		look_at_slabs(scale);
+	else if (now_at.owed)
+		purge(scale);
+	else
+		look_at_slabs(scale);
+	now_at.slabs_next = !now_at.slabs_next;
 	look_at_heaps();
-	look_at_slabs(scale);
 	if (now_at.owed || now_at.heap || now_at.slab)
 		return now + MAX(d / 4 / STEPS, PAUSE_MIN);
 	return now_at.tick_at;
@@ -191,7 +198,8 @@ void decay_step(void)
 
 	if (due == UINT64_MAX)
 		return;
-	next = step_alone(1);
+	/* All goes just now, and nobody is to wait for that. */
+	next = census_is_releasing() ? os_now() + 5 * NS_PER_MS : step_alone(1);
 	if (!atomic_load_explicit(&wanted, memory_order_relaxed))
 		atomic_store_explicit(&decay_due, next, memory_order_relaxed);
 	errno = saved;

@@ -7,10 +7,10 @@
  *	                 marks (pages_dirty_low()) of the last TICKS ticks;
  *	magazines        of a heap that took no slow path between two looks, D / 8 apart: it sleeps,
  *	                 or does without what is parked;
- *	pages in slabs   to which nothing has happened between two looks, D / 4 apart.
+ *	pages in slabs   to which nothing has happened between two looks, D / 8 apart.
  *
  * So after D all is with the kernel that a burst has left: the magazines' objects become free
- * slices first. It is done in steps of a millisecond at most, by whoever comes by a slow path when
+ * slices first. It is done in steps of half a millisecond, by whoever comes by a slow path when
  * one is due; or by a thread of its own, where one was asked for. A process that sleeps as a whole
  * and has no such thread keeps what it has.
  *

@@ -91,7 +91,7 @@ int os_renew(void *at, size_t len);
  * older kernels, and those that nobody told about this. */
 int os_move(void *from, size_t len, void *to);
 
-/* Nanoseconds since some point, coarsely. */
+/* Nanoseconds since some point. */
 uint64_t os_now(void);
 
 /* As secure_getenv(), but also before libc has started. */

@@ -367,37 +367,58 @@ static void cut_out(size_t first, size_t slice, size_t n)
 	tlsf_cut(core(), TLSF_TABLE, t, after, whole, tlsf_word((uint32_t)n));
 }
 
-size_t pages_hold(size_t slice, size_t max, uint32_t *record)
+/* Clean slices before *@lo and from *@hi on, within the free run of @n at @first, up to where a
+ * page of bitmaps ends. */
+static void widen(size_t first, size_t n, size_t *lo, size_t *hi)
 {
-	size_t first, most, n = 0;
-
-	mem_lock(&lock);
-	if (slice < end() && map_get(slice) == MAP_DIRTY) {
-		first = run_start(slice);
-		most = first + tlsf_granules(tag_at(first)) - slice;
-		most = MIN(most, max);
-		while (n < most && map_get(slice + n) == MAP_DIRTY)
-			map_set(slice + n++, MAP_HELD);
-		cut_out(first, slice, n);
-		dirty -= n;
-		held += n;
-		*record = (uint32_t)slice;
-	}
-	mem_unlock(&lock);
-	return n;
+	while (*lo > first && *lo % PAGES_BITS_SLICES && map_get(*lo - 1) == MAP_CLEAN)
+		--*lo;
+	while (*hi < first + n && *hi % PAGES_BITS_SLICES && map_get(*hi) == MAP_CLEAN)
+		++*hi;
 }
 
-void pages_let_go(uint32_t *record, bool dropped)
+static void hold_locked(size_t slice, size_t max, struct pages_held *ret)
 {
-	size_t first = *record, n;
+	size_t first = run_start(slice), all = tlsf_granules(tag_at(first));
+	size_t lo = slice, hi = slice, n;
+
+	while (hi < first + all && hi - slice < max && map_get(hi) == MAP_DIRTY)
+		hi++;
+	n = hi - slice;
+	widen(first, all, &lo, &hi);
+	for (size_t i = lo; i < hi; i++)
+		map_set(i, MAP_HELD);
+	cut_out(first, lo, hi - lo);
+	dirty -= n;
+	held += hi - lo;
+	*ret = (struct pages_held){
+		.record = (uint32_t)lo,
+		.slices = (uint32_t)(hi - lo),
+		.dirty = (uint32_t)slice,
+		.dirty_slices = (uint32_t)n,
+	};
+}
+
+bool pages_hold(size_t slice, size_t max, struct pages_held *ret)
+{
+	bool is_dirty;
 
 	mem_lock(&lock);
-	n = pages_run(first);
-	held -= n;
+	is_dirty = slice < end() && map_get(slice) == MAP_DIRTY;
+	if (is_dirty)
+		hold_locked(slice, max, ret);
+	mem_unlock(&lock);
+	return is_dirty;
+}
+
+void pages_let_go(struct pages_held *h, bool dropped)
+{
+	mem_lock(&lock);
+	held -= h->slices;
 	if (dropped)
-		purged += n << SLICE_LOG2;
-	free_locked(first, dropped ? MAP_CLEAN : MAP_DIRTY);
-	*record = 0;
+		purged += (size_t)h->dirty_slices << SLICE_LOG2;
+	free_locked(h->record, dropped ? MAP_CLEAN : MAP_DIRTY);
+	h->record = 0;
 	mem_unlock(&lock);
 }
 

@@ -91,12 +91,22 @@ size_t pages_run(size_t first);
 /* Makes a run @n slices long where it is. False: something lies behind it, or no memory. */
 bool pages_resize(size_t first, size_t n);
 
-/* Takes dirty slices that are free and follow each other, from @slice on, up to @max: how many; 0
- * if that one is not dirty. The number of the first goes to *@record, and is 0 again when
- * pages_let_go() has ended it: under the lock, so that a fork finds what is under way. */
-size_t pages_hold(size_t slice, size_t max, uint32_t *record);
+/* How many slices have their bitmaps (slab.h) on one page. */
+enum { PAGES_BITS_SLICES = 8 };
+
+/* What somebody gives back. */
+struct pages_held {
+	/* The first slice; 0: nothing. Written under the lock, so that a fork finds it. */
+	uint32_t record;
+	uint32_t slices;                /* of the run that was taken */
+	uint32_t dirty, dirty_slices;   /* of it: those that are to go */
+};
+
+/* Takes dirty slices that are free and follow each other, from @slice on, up to @max, and clean
+ * ones on either side as far as they share a page of bitmaps. False if that one is not dirty. */
+bool pages_hold(size_t slice, size_t max, struct pages_held *ret);
 /* They are free again, and clean if they were dropped. */
-void pages_let_go(uint32_t *record, bool dropped);
+void pages_let_go(struct pages_held *h, bool dropped);
 /* How many bytes are dirty. */
 size_t pages_dirty(void);
 /* The least that it was since the last call. */

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mem/census.h"
 #include "mem/decay.h"
 #include "mem/heap.h"
 #include "mem/lock.h"
@@ -188,6 +189,7 @@ static void fork_ends_child(void)
 	}
 	mem_lock_init(&lock);
 	sweep_reset();
+	census_reset();
 	decay_reset();
 }
 

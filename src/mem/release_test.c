@@ -145,6 +145,38 @@ static void keeps_what_it_is_told_to_keep(void **state)
 	assert_int_equal(pages_dirty(), 0);
 }
 
+/* Bytes of bitmaps that the kernel has memory for. */
+static size_t resident_bitmaps(void)
+{
+	size_t pages = atomic_load(&pages_end) / PAGES_BITS_SLICES, n = 0;
+	unsigned char there;
+
+	for (size_t i = 0; i < pages; i++)
+		if (!mincore(slab_bits(i * PAGES_BITS_SLICES), OS_PAGE, &there))
+			n += (size_t)(there & 1) * OS_PAGE;
+	return n;
+}
+
+/* In whatever pieces the slices go. */
+static void bitmaps_of_free_slices_go(void **state)
+{
+	static void *p[1 << 15];
+	size_t before;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(p); i++) {
+		p[i] = malloc(2000);
+		memset(p[i], 1, 2000);
+	}
+	before = resident_bitmaps();
+	assert_true(before >= 64 * MiB / SLICE_BYTES * SLAB_BITS_BYTES);
+	for (unsigned i = 0; i < ARRAY_SIZE(p); i++)
+		free(p[i]);
+	while (census_release(MiB, 0))
+		;
+	assert_true(resident_bitmaps() < before / 16);
+	assert_null(pages_check());
+}
+
 /* ---- fork ---- */
 
 static size_t used_before;
@@ -221,6 +253,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(g12_o13_budget_is_kept_and_the_next_call_goes_on),
 		cmocka_unit_test(keeps_what_it_is_told_to_keep),
+		cmocka_unit_test(bitmaps_of_free_slices_go),
 		cmocka_unit_test(g11_child_of_a_fork_during_a_release_has_it_all),
 	};
 

@@ -5,12 +5,8 @@
 #include <assert.h>
 
 _Static_assert(sizeof(struct slab) == 64, "os.h gives a slice 64 bytes");
+_Static_assert(SLAB_BITS_BYTES * PAGES_BITS_SLICES == OS_PAGE, "so many on a page");
 _Static_assert(SLICE_BYTES / 16 / 8 == SLAB_BITS_BYTES, "os.h gives a slice 512 bytes");
-
-static uint64_t *bits_at(size_t slice)
-{
-	return (uint64_t *)os_area_start(OS_BITS_BELOW) + slice * (SLAB_BITS_BYTES / 8);
-}
 
 static uint32_t number(const struct slab *s)
 {
@@ -56,7 +52,7 @@ static struct slab *slab_new(struct slab_list *list, unsigned class, uint32_t ow
 		.objects = class_info[class].objects,
 		.clean = dirty ? 0 : UINT16_MAX,
 	};
-	bits = bits_at(slice);
+	bits = slab_bits(slice);
 	for (unsigned i = 0; i < div_round_up(s->objects, 64); i++)
 		bits[i] = 0;
 	/* Pairs with nothing: a pointer to an object comes after. */
@@ -90,7 +86,7 @@ static uint16_t pages_of(size_t lo, size_t hi)
 static unsigned take_freed(struct slab *s, void **end, unsigned n)
 {
 	char *base = slice_at(number(s));
-	uint64_t *bits = bits_at(number(s));
+	uint64_t *bits = slab_bits(number(s));
 	size_t size = class_info[s->class].size;
 	unsigned got = 0;
 
@@ -169,7 +165,7 @@ void slab_put(struct slab_list *list, void *p)
 {
 	struct slab *s = slab_at(slice_of(p));
 	unsigned i = index_of(s, p);
-	uint64_t *word = &bits_at(number(s))[i / 64], bit = UINT64_C(1) << i % 64;
+	uint64_t *word = &slab_bits(number(s))[i / 64], bit = UINT64_C(1) << i % 64;
 
 	if (*word & bit)
 		os_die("free(): double free of", p);
@@ -214,7 +210,7 @@ static bool are_free(const uint64_t *bits, unsigned i, unsigned end)
 /* The pages of @s on which nothing is in use. */
 static uint16_t free_pages(const struct slab *s)
 {
-	const uint64_t *bits = bits_at(number(s));
+	const uint64_t *bits = slab_bits(number(s));
 	uint32_t k = class_info[s->class].mul;
 	uint16_t pages = 0;
 
@@ -278,14 +274,14 @@ bool slab_is_out(const void *p)
 	unsigned i = class_index(k, slice_offset(p));
 
 	return class_is_object(k, slice_offset(p)) && i < s->begun &&
-	       !(bits_at(number(s))[i / 64] >> i % 64 & 1);
+	       !(slab_bits(number(s))[i / 64] >> i % 64 & 1);
 }
 
 /* ---- checking ---- */
 
 static const char *check_one(const struct slab *s, unsigned class, uint32_t owner)
 {
-	const uint64_t *bits = bits_at(number(s));
+	const uint64_t *bits = slab_bits(number(s));
 	unsigned set = 0;
 
 	if (atomic_load_explicit(map_at(number(s)), memory_order_relaxed) !=

@@ -62,6 +62,13 @@ static inline struct slab *slab_at(size_t slice)
 	return (struct slab *)os_area_start(OS_SLABS_BELOW) + slice;
 }
 
+/* A bit for each object of the slab that begins there: 1 if it is free. Without a slab they say
+ * nothing, and their memory may go. */
+static inline uint64_t *slab_bits(size_t slice)
+{
+	return (uint64_t *)os_area_start(OS_BITS_BELOW) + slice * (SLAB_BITS_BYTES / 8);
+}
+
 /* How many objects of @s are not in its bitmap: in use or in magazines. */
 static inline unsigned slab_out(const struct slab *s)
 {

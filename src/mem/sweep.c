@@ -17,8 +17,9 @@ enum {
 #define BATCH_BYTES (8 * MiB)
 
 struct held {
-	uint32_t slice;                 /* where it begins; 0: returned. See G11 */
-	uint16_t pages;                 /* of a slab; 0: a run */
+	struct pages_held run;          /* its record is 0 when it was returned. See G11 */
+	uint32_t slab;                  /* or a slab's slice, the same */
+	uint16_t pages;                 /* of the slab */
 	bool dropped;
 };
 
@@ -26,6 +27,7 @@ struct batch {
 	_Atomic bool taken;
 	unsigned ranges, things;
 	size_t bytes;
+	size_t records;                 /* of those: of bitmaps, not of slices */
 	struct iovec range[RANGES];
 	struct held held[HELD];
 };
@@ -48,6 +50,14 @@ static void batch_put(struct batch *b)
 	atomic_store_explicit(&b->taken, false, memory_order_release);
 }
 
+static void batch_clear(struct batch *b)
+{
+	b->ranges = 0;
+	b->things = 0;
+	b->bytes = 0;
+	b->records = 0;
+}
+
 /* ---- gathering ---- */
 
 static void add_range(struct batch *b, char *at, size_t len)
@@ -59,6 +69,23 @@ static void add_range(struct batch *b, char *at, size_t len)
 		last->iov_len += len;
 	else
 		b->range[b->ranges++] = (struct iovec){ at, len };
+}
+
+static size_t slices_bytes(const struct batch *b)
+{
+	return b->bytes - b->records;
+}
+
+/* Free slices need no bitmaps. */
+static void add_bitmaps(struct batch *b, const struct pages_held *run)
+{
+	size_t from = align_up((size_t)run->record, PAGES_BITS_SLICES);
+	size_t to = align_down((size_t)run->record + run->slices, PAGES_BITS_SLICES);
+
+	if (from >= to)
+		return;
+	add_range(b, (char *)slab_bits(from), (to - from) * SLAB_BITS_BYTES);
+	b->records += (to - from) * SLAB_BITS_BYTES;
 }
 
 /* Takes the lowest of @pages that follow each other out of it: what they are of a slab at @base. */
@@ -84,15 +111,14 @@ static void add_pages(struct batch *b, char *base, uint16_t pages)
 static size_t gather_run(struct batch *b, size_t slice, size_t budget)
 {
 	struct held *t = &b->held[b->things];
-	size_t room = MIN(budget, (size_t)BATCH_BYTES) - b->bytes, n;
+	size_t room = MIN(budget, (size_t)BATCH_BYTES) - slices_bytes(b);
 
-	t->pages = 0;
-	n = pages_hold(slice, div_round_up(room, SLICE_BYTES), &t->slice);
-	if (!n)
+	if (!pages_hold(slice, div_round_up(room, SLICE_BYTES), &t->run))
 		return 1;
-	add_range(b, slice_at(slice), n << SLICE_LOG2);
+	add_range(b, slice_at(t->run.dirty), (size_t)t->run.dirty_slices << SLICE_LOG2);
+	add_bitmaps(b, &t->run);
 	b->things++;
-	return n;
+	return t->run.dirty_slices;
 }
 
 static void gather_slab(struct batch *b, size_t slice, uint32_t word, bool cold)
@@ -107,7 +133,7 @@ static void gather_slab(struct batch *b, size_t slice, uint32_t word, bool cold)
 		pages = slab_hold(&h->bins[word & MAP_CLASS_MASK].slabs, (uint32_t)slice, cold);
 	if (pages) {
 		t->pages = pages;
-		t->slice = (uint32_t)slice;
+		t->slab = (uint32_t)slice;
 	}
 	mem_unlock(&h->gate.lock);
 	if (!pages)
@@ -118,7 +144,9 @@ static void gather_slab(struct batch *b, size_t slice, uint32_t word, bool cold)
 
 static bool has_room(const struct batch *b, size_t budget)
 {
-	return b->bytes < BATCH_BYTES && b->bytes < budget && b->things < HELD &&
+	size_t bytes = slices_bytes(b);
+
+	return bytes < BATCH_BYTES && bytes < budget && b->things < HELD &&
 	       b->ranges + SLAB_RANGES <= RANGES;
 }
 
@@ -149,13 +177,13 @@ static size_t gather(struct batch *b, unsigned what, size_t at, size_t end, size
 /* Where not all went: what did and what did not? What is gone already goes again. */
 static void drop_singly(struct held *t)
 {
-	char *base = slice_at(t->slice);
 	uint16_t pages = t->pages;
 
-	if (!pages)
-		t->dropped = !os_drop(base, pages_run(t->slice) << SLICE_LOG2);
-	while (pages) {
-		struct iovec r = next_pages(base, &pages);
+	if (!t->slab)
+		t->dropped = !os_drop(slice_at(t->run.dirty),
+				      (size_t)t->run.dirty_slices << SLICE_LOG2);
+	while (t->slab && pages) {
+		struct iovec r = next_pages(slice_at(t->slab), &pages);
 
 		t->dropped &= !os_drop(r.iov_base, r.iov_len);
 	}
@@ -166,16 +194,16 @@ static void let_go(struct held *t)
 	uint32_t word;
 	struct heap *h;
 
-	if (!t->pages) {
-		pages_let_go(&t->slice, t->dropped);
+	if (!t->slab) {
+		pages_let_go(&t->run, t->dropped);
 		return;
 	}
 	/* Held, it keeps its owner. */
-	word = atomic_load_explicit(map_at(t->slice), memory_order_relaxed);
+	word = atomic_load_explicit(map_at(t->slab), memory_order_relaxed);
 	h = heap_at(word >> MAP_HEAP_SHIFT);
 	mem_lock(&h->gate.lock);
-	slab_let_go(&h->bins[word & MAP_CLASS_MASK].slabs, t->slice, t->dropped ? t->pages : 0);
-	t->slice = 0;
+	slab_let_go(&h->bins[word & MAP_CLASS_MASK].slabs, t->slab, t->dropped ? t->pages : 0);
+	t->slab = 0;
 	mem_unlock(&h->gate.lock);
 }
 
@@ -189,9 +217,9 @@ static size_t give(struct batch *b)
 			drop_singly(&b->held[i]);
 		let_go(&b->held[i]);
 	}
-	b->ranges = 0;
-	b->things = 0;
-	b->bytes = 0;
+	/* Who asks for memory means the program's. */
+	gone -= MIN(gone, b->records);
+	batch_clear(b);
 	return gone;
 }
 
@@ -234,12 +262,10 @@ void sweep_reset(void)
 		/* Whether it went is not known; it may have more notes than it has counted. */
 		for (unsigned i = 0; i < HELD; i++) {
 			b->held[i].dropped = false;
-			if (b->held[i].slice)
+			if (b->held[i].run.record || b->held[i].slab)
 				let_go(&b->held[i]);
 		}
-		b->ranges = 0;
-		b->things = 0;
-		b->bytes = 0;
+		batch_clear(b);
 		batch_put(b);
 	}
 }
