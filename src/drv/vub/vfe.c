@@ -375,7 +375,8 @@ static size_t ring_bytes(const struct vfe_link *k)
 
 static size_t area_bytes(const struct vfe_link *k)
 {
-	return VFE_RINGS * ring_bytes(k) + align_up(k->queue_size * sizeof(struct vfe_place), PAGE) +
+	return VFE_RINGS * ring_bytes(k) +
+	       align_up(k->queue_size * sizeof(struct vfe_place), PAGE) +
 	       (size_t)VFE_BOUNCES * VFE_BOUNCE_BYTES + VFE_DATA_BYTES;
 }
 
