@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
-# A real Linux writes to qcow2 disks that byre serves, over NBD and over vhost-user; what it wrote is
-# there, for it and for QEMU.
+# A real Linux writes to qcow2 disks that byre serves, over NBD and over vhost-user; what it wrote
+# is there, for it and for QEMU.
 . "$(dirname "$0")/lib.sh"
 need qemu-system-x86_64 cpio debugfs e2fsck fio
 

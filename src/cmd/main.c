@@ -30,7 +30,8 @@ static const struct subcommand {
 	{ "info", cmd_info, "show what an image is", true },
 	{ "map", cmd_map, "show which parts of an image hold what", true },
 	{ "measure", cmd_measure, "work out how large a new image would be", true },
-	{ "serve", cmd_serve, "serve disk images to virtual machines over NBD and vhost-user", false },
+	{ "serve", cmd_serve, "serve disk images to virtual machines over NBD and vhost-user",
+	  false },
 };
 
 enum { OPT_VERSION = OPT_OWN };
