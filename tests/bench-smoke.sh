@@ -15,6 +15,11 @@ for bench in nbd-read nbd-compressed open-1tib; do
 	done
 done
 
+"$top/bench/vub.sh" -n 1 -s 1 --json >"$W/vub.json" || fail "bench/vub.sh"
+for peer in byre byre-2-queues qemu-storage-daemon bare-ring; do
+	grep -q "\"peer\": \"$peer\"" "$W/vub.json" || fail "bench/vub.sh says nothing of $peer"
+done
+
 build=$(dirname "$(dirname "$(dirname "$BYRE")")")
 if [ -x "$build/bench/malloc/patterns" ]; then
 	# A pattern, a program and a case; all others are run in the same way.

@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "base/fence.h"
+
 enum { AVAIL = 1 << VRING_PACKED_DESC_F_AVAIL, USED = 1 << VRING_PACKED_DESC_F_USED, WRAP = 32768 };
 
 struct dev dev_on(const struct vfe_ring *r, char *base, uint64_t base_addr)
@@ -163,7 +165,7 @@ bool dev_must_call(struct dev *d)
 {
 	bool must;
 
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	memory_fence();
 	must = d->is_packed ? must_call_packed(d) : must_call_split(d);
 	d->told = d->is_packed ? 0 : d->used;
 	return must;
@@ -182,5 +184,5 @@ void dev_arm(struct dev *d)
 		__atomic_store_n((uint16_t *)(void *)&used->ring[d->size], d->avail,
 				 __ATOMIC_RELAXED);
 	}
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	memory_fence();
 }

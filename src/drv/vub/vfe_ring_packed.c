@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "base/bits.h"
+#include "base/fence.h"
 
 enum {
 	F_AVAIL = 1 << VRING_PACKED_DESC_F_AVAIL,
@@ -91,7 +92,7 @@ static bool packed_publish(struct vfe_ring *r)
 
 	r->unpublished = 0;
 	/* The descriptors are seen before we look whether somebody waits for them. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	memory_fence();
 	flags = __atomic_load_n(&r->packed.device->flags, __ATOMIC_RELAXED) & 3;
 	if (flags != VRING_PACKED_EVENT_FLAG_DESC)
 		return flags != VRING_PACKED_EVENT_FLAG_DISABLE;
@@ -144,7 +145,7 @@ static bool packed_arm(struct vfe_ring *r)
 		__atomic_store_n(&r->packed.driver->flags, VRING_PACKED_EVENT_FLAG_DESC,
 				 __ATOMIC_RELEASE);
 	}
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	memory_fence();
 	return r->nfree != r->size && is_used(r);
 }
 

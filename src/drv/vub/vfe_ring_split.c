@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "base/bits.h"
+#include "base/fence.h"
 
 static void split_reset(struct vfe_ring *r)
 {
@@ -78,7 +79,7 @@ static bool split_publish(struct vfe_ring *r)
 	__atomic_store_n(&r->split.avail->idx, r->avail_idx, __ATOMIC_RELEASE);
 	r->unpublished = 0;
 	/* The index is seen before we look whether somebody waits for it. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	memory_fence();
 	if (r->has_event_idx)
 		return vring_need_event(__atomic_load_n(&vring_avail_event(&r->split),
 							__ATOMIC_RELAXED), r->avail_idx, old);
@@ -125,7 +126,7 @@ static bool split_arm(struct vfe_ring *r)
 {
 	if (r->has_event_idx)
 		__atomic_store_n(&vring_used_event(&r->split), r->used_idx, __ATOMIC_RELAXED);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	memory_fence();
 	return __atomic_load_n(&r->split.used->idx, __ATOMIC_RELAXED) != r->used_idx;
 }
 

@@ -10,6 +10,7 @@
  * sees that (V19). */
 #include <errno.h>
 
+#include "base/fence.h"
 #include "export/vub/vub_impl.h"
 
 enum {
@@ -188,7 +189,7 @@ bool vub_packed_arm(struct vub_queue *q)
 	}
 	__atomic_store_n(&e->flags, flags, __ATOMIC_RELEASE);
 	/* Either the driver sees what was just written, or we see what it has made available. */
-	atomic_thread_fence(memory_order_seq_cst);
+	memory_fence();
 	return is_available(q);
 }
 
@@ -257,7 +258,7 @@ bool vub_packed_wants_call(struct vub_queue *q)
 
 	q->called = 0;
 	/* As in arm(), the other way round. */
-	atomic_thread_fence(memory_order_seq_cst);
+	memory_fence();
 	flags = __atomic_load_n(&e->flags, __ATOMIC_ACQUIRE);
 	if (flags != VRING_PACKED_EVENT_FLAG_DESC || !q->has_event_idx)
 		return flags != VRING_PACKED_EVENT_FLAG_DISABLE;

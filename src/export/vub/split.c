@@ -6,6 +6,7 @@
  * is in flight cannot be taken twice (V19). */
 #include <errno.h>
 
+#include "base/fence.h"
 #include "export/vub/vub_impl.h"
 
 static uint16_t mask(const struct vub_queue *q)
@@ -169,7 +170,7 @@ bool vub_split_arm(struct vub_queue *q)
 	else
 		__atomic_store_n(&q->split.used->flags, 0, __ATOMIC_RELAXED);
 	/* Either the driver sees what was just written, or we see what it has made available. */
-	atomic_thread_fence(memory_order_seq_cst);
+	memory_fence();
 	return avail_idx(q) != q->avail;
 }
 
@@ -205,7 +206,7 @@ bool vub_split_wants_call(struct vub_queue *q)
 	uint16_t before = q->called;
 
 	/* As in arm(), the other way round. */
-	atomic_thread_fence(memory_order_seq_cst);
+	memory_fence();
 	q->called = q->used;
 	if (q->has_event_idx)
 		return vring_need_event(__atomic_load_n(used_event(q), __ATOMIC_RELAXED), q->used,

@@ -159,6 +159,16 @@ static int release_here(void *arg)
 	return 0;
 }
 
+uint8_t host_byte(struct host *h, uint64_t off)
+{
+	uint8_t byte;
+
+	pthread_mutex_lock(&h->disk.lock);
+	byte = h->disk.data[off];
+	pthread_mutex_unlock(&h->disk.lock);
+	return byte;
+}
+
 void host_release(struct host *h)
 {
 	atomic_store(&h->disk.is_holding, false);

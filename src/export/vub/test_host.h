@@ -50,6 +50,8 @@ struct host {
 void host_start(struct host *h, const struct vub_opts *opts);
 void host_stop(struct host *h);
 void host_restart(struct host *h);      /* another device for the same disk and socket */
+/* What the disk has at @off. */
+uint8_t host_byte(struct host *h, uint64_t off);
 /* Lets go of what is held. */
 void host_release(struct host *h);
 /* The same, from another thread, after a while; host_release_join() waits for that. */

@@ -33,7 +33,8 @@ static char *data_of(struct guest *g, uint64_t at)
 static void talk(struct guest *g, struct host *h, unsigned queue, bool is_indirect)
 {
 	struct guest_ask a = { .queue = queue, .token = 3, .type = VIRTIO_BLK_T_OUT, .sector = 8,
-			       .at = GUEST_DATA + 512, .len = 4096, .is_indirect = is_indirect,
+			       .at = GUEST_DATA + 512 + queue * 65536, .len = 4096,
+			       .is_indirect = is_indirect,
 			       .is_scattered = true };
 	struct virtio_blk_discard_write_zeroes ranges[2] = {
 		{ .sector = 8, .num_sectors = 1, .flags = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP },
@@ -43,7 +44,7 @@ static void talk(struct guest *g, struct host *h, unsigned queue, bool is_indire
 
 	memset(data_of(g, a.at), 0x40 + (int)queue, 4096);
 	assert_int_equal(guest_do(g, &a), VIRTIO_BLK_S_OK);
-	assert_int_equal(h->disk.data[8 * 512 + 4095], 0x40 + queue);
+	assert_int_equal(host_byte(h, 8 * 512 + 4095), 0x40 + queue);
 	a.type = VIRTIO_BLK_T_WRITE_ZEROES;
 	a.len = sizeof(ranges);
 	memcpy(data_of(g, a.at), ranges, sizeof(ranges));
@@ -271,7 +272,7 @@ static void v15_removal_of_memory_waits(void **state)
 	m.head.request = VHOST_USER_REM_MEM_REG;
 	struct vhost_user_msg rem = m;
 	assert_int_equal(vfe_msg_tell(g.link.sock, &rem, NULL, 0, true), 0);
-	assert_int_equal(h.disk.data[0], 0x77);
+	assert_int_equal(host_byte(&h, 0), 0x77);
 	assert_int_equal(atomic_load(&h.disk.writes), 1);
 	guest_take(&g, 0, &status);
 	assert_int_equal(status, VIRTIO_BLK_S_OK);
