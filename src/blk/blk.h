@@ -57,8 +57,8 @@ enum req_flags {
 	REQ_FOREIGN = 8,                /* READ, WRITE: others see and change the data's memory
 					 * meanwhile. It goes to the kernel as it is; what is read
 					 * twice is copied first */
-	REQ_COMPRESSED = 16,            /* WRITE: of one whole cluster, to be stored compressed;
-					 * -ENOTSUP where the format cannot */
+	REQ_COMPRESSED = 16,            /* WRITE: compressed, where the format can; elsewhere it is
+					 * as any other */
 };
 
 /* What REQ_MAP says of a run of bytes. */

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""byre convert beside qemu-img convert and cp: how long until a copy is on stable storage, and how
+much processor time it takes, for copies without compression.
+
+usage: plain.py [--byre PROGRAM] [--qemu10 RUNNER] [--tree FOLDER] [--mib N] [-n RUNS] [--cold]
+                [--options OPTIONS] [FOLDER]
+
+The source is a real file system: an ext4 image of N MiB (1536) with what is in FOLDER (/usr/share),
+made once in the working FOLDER (a temporary one), which also takes the copies. Second, a file that
+is all data. Tools take turns; a line each shows the medians: seconds until the copy is synced, of
+these until the tool ended, processor time of the tool and of the sync, and MiB of the copy and the
+source that are in the page cache then. The sources are cached before each run, or with --cold not
+at all. Copies are compared with the source once.
+"""
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+MIB = 1 << 20
+
+
+def make_sources(args, folder):
+    fs, data = os.path.join(folder, "fs.raw"), os.path.join(folder, "data.raw")
+    if not os.path.exists(fs):
+        with open(fs + ".part", "wb") as f:
+            f.truncate(args.mib * MIB)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-d", args.tree, fs + ".part"], check=True,
+                       stdout=subprocess.DEVNULL)
+        os.rename(fs + ".part", fs)
+    if not os.path.exists(data):
+        piece = os.urandom(16 * MIB)
+        with open(data, "wb") as f:
+            for _ in range(args.mib // 32):
+                f.write(piece)
+    packed = os.path.join(folder, "fs.qcow2")
+    if not os.path.exists(packed):
+        subprocess.run(["qemu-img", "convert", "-O", "qcow2", fs, packed], check=True)
+    os.sync()
+    return fs, data, packed
+
+
+def set_cached(path, is_cached):
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    while is_cached and os.read(fd, 4 * MIB):
+        pass
+    os.close(fd)
+
+
+def cached_mib(path):
+    out = subprocess.run(["fincore", "--bytes", "--noheadings", "-o", "RES", path],
+                         capture_output=True, text=True, check=False).stdout
+    return int(out) / MIB if out.strip() else float("nan")
+
+
+def measure(command, source, target, is_cold):
+    set_cached(source, not is_cold)
+    if os.path.exists(target):
+        os.unlink(target)
+    os.sync()
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}: status {process.returncode}")
+    ended = time.monotonic()
+    fd = os.open(target, os.O_RDWR)
+    os.fsync(fd)
+    os.close(fd)
+    synced, after = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+    cpu = used.ru_utime + used.ru_stime + after.ru_stime - before.ru_stime
+    return (synced - start, ended - start, cpu, cached_mib(target), cached_mib(source))
+
+
+def main():
+    p = argparse.ArgumentParser(usage=__doc__)
+    p.add_argument("--byre", default=os.path.join(TOP, "build/src/cmd/byre"))
+    p.add_argument("--qemu10", default=os.path.join(TOP, ".cache/qemu10/run"))
+    p.add_argument("--tree", default="/usr/share")
+    p.add_argument("--mib", type=int, default=1536)
+    p.add_argument("-n", type=int, default=5, dest="runs")
+    p.add_argument("--cold", action="store_true")
+    p.add_argument("--options", default="", help="more options of convert, for all")
+    p.add_argument("folder", nargs="?")
+    args = p.parse_args()
+    tools = {"byre": [args.byre], "qemu-img": ["qemu-img"]}
+    if os.access(args.qemu10, os.X_OK):
+        tools["qemu-img 10"] = [args.qemu10, "qemu-img"]
+    with tempfile.TemporaryDirectory() as made:
+        folder = args.folder or made
+        fs, data, packed = make_sources(args, folder)
+        target = os.path.join(folder, "copy")
+        cases = [("file system, raw to qcow2", "raw", "qcow2", fs),
+                 ("file system, qcow2 to raw", "qcow2", "raw", packed),
+                 ("file system, raw to raw", "raw", "raw", fs),
+                 ("all data, raw to raw", "raw", "raw", data),
+                 ("all data, raw to qcow2", "raw", "qcow2", data)]
+        print(f"{'':12} {'synced':>8} {'ended':>8} {'CPU':>8} {'cached: target':>15}"
+              f" {'source':>7}")
+        for name, source_format, target_format, source in cases:
+            commands = {t: [*c, "convert", "-f", source_format, "-O", target_format,
+                            *args.options.split(), source, target] for t, c in tools.items()}
+            if source_format == target_format:
+                commands["cp"] = ["cp", "--sparse=auto", source, target]
+            results = {t: [] for t in commands}
+            for run in range(args.runs):
+                for tool, command in commands.items():
+                    results[tool].append(measure(command, source, target, args.cold))
+                    if run == 0 and tool != "cp":
+                        subprocess.run(["qemu-img", "compare", "-q", "-f", source_format, "-F",
+                                        target_format, source, target], check=True)
+            print(name)
+            for tool, rows in results.items():
+                m = [statistics.median(column) for column in zip(*rows)]
+                print(f"  {tool:10} {m[0]:7.2f}s {m[1]:7.2f}s {m[2]:7.2f}s "
+                      f"{m[3]:15.0f} {m[4]:7.0f}")
+        if os.path.exists(target):
+            os.unlink(target)
+
+
+if __name__ == "__main__":
+    main()
