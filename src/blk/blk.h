@@ -54,6 +54,8 @@ enum req_flags {
 	REQ_FUA = 1,                    /* WRITE, ZERO, DISCARD: durable when done */
 	REQ_MAY_UNMAP = 2,              /* ZERO: space may be given back */
 	REQ_FAST_ONLY = 4,              /* ZERO: -ENOTSUP rather than writing zeros */
+	REQ_COMPRESSED = 8,             /* WRITE: compressed, where the format can; elsewhere it is
+					 * as any other */
 };
 
 /* What REQ_MAP says of a run of bytes. */
