@@ -27,8 +27,9 @@ _byre_serve()
 	*)
 		if [[ $cur == -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -W "-f --format --name -r --read-only --cache
-				--discard --detect-zeroes --snapshot -U --force-share --vhost-user --queues
-				--nbd --loops --allow --cache-size --poll-us --stats --backend --pid-file -h --help" -- "$cur")
+				--discard --detect-zeroes --compress --snapshot -U --force-share
+				--vhost-user --queues --nbd --loops --allow --cache-size --poll-us --stats
+				--backend --pid-file -h --help" -- "$cur")
 		else
 			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		fi ;;

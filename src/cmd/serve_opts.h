@@ -31,6 +31,7 @@ struct serve_image {
 	bool read_only;
 	bool ignore_discard;
 	enum graph_zeroes detect_zeroes;
+	bool compress;
 	bool force_share;               /* then read_only too */
 	bool has_name;                  /* --name was given */
 	const char *vhost_user;         /* the socket for a front end, instead of NBD; NULL: none */

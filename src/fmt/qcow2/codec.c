@@ -6,16 +6,27 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
+#include "base/err.h"
 #include "fmt/qcow2/format.h"
 
-enum { LONGER_MAX = 64 << 20 };         /* bytes of a stream that is longer than its cluster */
+enum {
+	LONGER_MAX = 64 << 20,          /* bytes of a stream that is longer than its cluster */
+	SMALL_WINDOW_BITS = 12, ZLIB_MEMORY = 9, DEFLATE_LEVEL_MAX = 12, ZLIB_LEVEL_MAX = 9,
+};
 
 /* A thread's contexts, made when first needed, freed when it ends. */
 struct contexts {
 	struct libdeflate_decompressor *deflate;
 	ZSTD_DCtx *zstd;
+	struct libdeflate_compressor *deflater;
+	int deflater_level;
+	ZSTD_CCtx *zstd_in;
+	z_stream zlib;
+	int zlib_level;                 /* 0: there is none */
 };
 
 static pthread_key_t contexts_key;
@@ -28,6 +39,10 @@ static void contexts_free(void *p)
 
 	libdeflate_free_decompressor(c->deflate);
 	ZSTD_freeDCtx(c->zstd);
+	libdeflate_free_compressor(c->deflater);
+	ZSTD_freeCCtx(c->zstd_in);
+	if (c->zlib_level)
+		deflateEnd(&c->zlib);
 	free(c);
 }
 
@@ -123,4 +138,98 @@ int codec_inflate(unsigned compression, const void *in, size_t in_len, void *out
 	if (compression == QCOW2_COMPRESSION_ZSTD)
 		return inflate_zstd(c, in, in_len, out, out_len);
 	return inflate_deflate(c, in, in_len, out, out_len);
+}
+
+/* ---- compressing ---- */
+
+static int level_of(const struct codec *k)
+{
+	if (k->level)
+		return k->level;
+	if (k->compression == QCOW2_COMPRESSION_ZSTD)
+		return CODEC_ZSTD_LEVEL;
+	return k->has_small_window ? CODEC_ZLIB_LEVEL : CODEC_DEFLATE_LEVEL;
+}
+
+int codec_check(const struct codec *k, struct err *err)
+{
+	bool is_zstd = k->compression == QCOW2_COMPRESSION_ZSTD;
+	int max = is_zstd ? ZSTD_maxCLevel() : k->has_small_window ? ZLIB_LEVEL_MAX :
+								     DEFLATE_LEVEL_MAX;
+
+	if (is_zstd && k->has_small_window)
+		return err_set(err, EINVAL, "a window is chosen for deflate only");
+	if (k->level < 0 || k->level > max)
+		return err_set(err, EINVAL, "compression level %d is not within 1 and %d",
+			       k->level, max);
+	return 0;
+}
+
+static long deflate_whole(struct contexts *c, int level, const void *in, size_t in_len, void *out,
+			  size_t out_len)
+{
+	if (!c->deflater || c->deflater_level != level) {
+		libdeflate_free_compressor(c->deflater);
+		c->deflater = libdeflate_alloc_compressor(level);
+		c->deflater_level = level;
+	}
+	if (!c->deflater)
+		return -ENOMEM;
+	return (long)libdeflate_deflate_compress(c->deflater, in, in_len, out, out_len);
+}
+
+/* libdeflate has one window. */
+static long deflate_small(struct contexts *c, int level, const void *in, size_t in_len, void *out,
+			  size_t out_len)
+{
+	int rc = Z_OK;
+
+	if (c->zlib_level && c->zlib_level != level) {
+		deflateEnd(&c->zlib);
+		c->zlib_level = 0;
+	}
+	if (c->zlib_level) {
+		rc = deflateReset(&c->zlib);
+	} else {
+		memset(&c->zlib, 0, sizeof(c->zlib));
+		rc = deflateInit2(&c->zlib, level, Z_DEFLATED, -SMALL_WINDOW_BITS, ZLIB_MEMORY,
+				  Z_DEFAULT_STRATEGY);
+		if (rc == Z_OK)
+			c->zlib_level = level;
+	}
+	if (rc != Z_OK)
+		return -ENOMEM;
+	c->zlib.next_in = (Bytef *)(uintptr_t)in;
+	c->zlib.avail_in = (uInt)in_len;
+	c->zlib.next_out = out;
+	c->zlib.avail_out = (uInt)out_len;
+	rc = deflate(&c->zlib, Z_FINISH);
+	return rc == Z_STREAM_END ? (long)(out_len - c->zlib.avail_out) : 0;
+}
+
+static long deflate_zstd(struct contexts *c, int level, const void *in, size_t in_len, void *out,
+			 size_t out_len)
+{
+	size_t n;
+
+	if (!c->zstd_in)
+		c->zstd_in = ZSTD_createCCtx();
+	if (!c->zstd_in)
+		return -ENOMEM;
+	n = ZSTD_compressCCtx(c->zstd_in, out, out_len, in, in_len, level);
+	if (!ZSTD_isError(n))
+		return (long)n;
+	return ZSTD_getErrorCode(n) == ZSTD_error_dstSize_tooSmall ? 0 : -ENOMEM;
+}
+
+long codec_deflate(const struct codec *k, const void *in, size_t in_len, void *out, size_t out_len)
+{
+	struct contexts *c = contexts_get();
+
+	if (!c)
+		return -ENOMEM;
+	if (k->compression == QCOW2_COMPRESSION_ZSTD)
+		return deflate_zstd(c, level_of(k), in, in_len, out, out_len);
+	return (k->has_small_window ? deflate_small : deflate_whole)(c, level_of(k), in, in_len,
+								     out, out_len);
 }

@@ -3,11 +3,32 @@
 #ifndef FMT_QCOW2_CODEC_H
 #define FMT_QCOW2_CODEC_H
 
+#include <stdbool.h>
 #include <stddef.h>
+
+struct err;
+
+/* Levels that make images no larger than QEMU's, as fast as that can be had. */
+enum { CODEC_DEFLATE_LEVEL = 2, CODEC_ZSTD_LEVEL = 3, CODEC_ZLIB_LEVEL = 6 };
+
+/* How clusters are compressed. */
+struct codec {
+	unsigned compression;           /* QCOW2_COMPRESSION_* */
+	int level;                      /* 0: as above */
+	bool has_small_window;          /* deflate looks back 4 KiB, as QEMU's does, not 32 KiB */
+};
 
 /* Fills @out with what @in decompresses to. What follows in @in, or would follow in @out, is
  * ignored: the length of compressed data is known by sectors only. @compression:
  * QCOW2_COMPRESSION_*. 0; -EIO: not a stream that fills @out; -ENOMEM. */
 int codec_inflate(unsigned compression, const void *in, size_t in_len, void *out, size_t out_len);
+
+/* Compresses @in into @out. Returns the bytes used, 0 where more than @out_len would be, or
+ * -ENOMEM. The same input gives the same bytes, on any thread. */
+long codec_deflate(const struct codec *c, const void *in, size_t in_len, void *out,
+		   size_t out_len);
+
+/* 0, or -EINVAL and @err says what levels there are. */
+int codec_check(const struct codec *c, struct err *err);
 
 #endif

@@ -9,8 +9,11 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <libdeflate.h>
+#include <zlib.h>
 #include <zstd.h>
 
+#include "base/bits.h"
+#include "base/err.h"
 #include "base/prng.h"
 #include "fmt/qcow2/codec.h"
 #include "fmt/qcow2/format.h"
@@ -104,6 +107,81 @@ static void damage_never_writes_outside(void **state)
 	}
 }
 
+static void what_is_compressed_comes_back(void **state)
+{
+	static const struct codec codecs[] = {
+		{ .compression = QCOW2_COMPRESSION_DEFLATE },
+		{ .compression = QCOW2_COMPRESSION_DEFLATE, .level = 12 },
+		{ .compression = QCOW2_COMPRESSION_DEFLATE, .level = 1 },
+		{ .compression = QCOW2_COMPRESSION_DEFLATE, .has_small_window = true },
+		{ .compression = QCOW2_COMPRESSION_DEFLATE, .has_small_window = true, .level = 9 },
+		{ .compression = QCOW2_COMPRESSION_ZSTD },
+		{ .compression = QCOW2_COMPRESSION_ZSTD, .level = 15 },
+	};
+	long first[ARRAY_SIZE(codecs)];
+
+	fill_plain();
+	for (unsigned i = 0; i < 2 * ARRAY_SIZE(codecs); i++) {
+		const struct codec *c = &codecs[i % ARRAY_SIZE(codecs)];
+		long n = codec_deflate(c, plain, CLUSTER, packed, CLUSTER - 1);
+
+		assert_true(n > 0 && n < CLUSTER);
+		if (i < ARRAY_SIZE(codecs))
+			first[i] = n;
+		else
+			assert_int_equal(n, first[i % ARRAY_SIZE(codecs)]);
+		memset(packed + n, 0xa5, 512);
+		memset(out, 0, sizeof(out));
+		assert_int_equal(codec_inflate(c->compression, packed, (size_t)n, out, CLUSTER), 0);
+		assert_memory_equal(out, plain, CLUSTER);
+		/* One byte less is too little room. */
+		assert_int_equal(codec_deflate(c, plain, CLUSTER, packed, (size_t)n - 1), 0);
+	}
+}
+
+/* A reader that keeps 4 KiB of what it has given out needs no more. */
+static void a_small_window_is_enough_for_strict_readers(void **state)
+{
+	const struct codec c = { .compression = QCOW2_COMPRESSION_DEFLATE,
+				 .has_small_window = true };
+	z_stream z = { .next_in = packed };
+	long n;
+
+	fill_plain();
+	n = codec_deflate(&c, plain, CLUSTER, packed, CLUSTER - 1);
+	assert_true(n > 0);
+	z.avail_in = (uInt)n;
+	assert_int_equal(inflateInit2(&z, -12), Z_OK);
+	for (size_t at = 0; at < CLUSTER; at += 512) {
+		uint8_t piece[512];
+
+		z.next_out = piece;
+		z.avail_out = sizeof(piece);
+		assert_true(inflate(&z, Z_SYNC_FLUSH) >= 0);
+		assert_memory_equal(piece, plain + at, sizeof(piece));
+	}
+	inflateEnd(&z);
+}
+
+static void levels_have_limits(void **state)
+{
+	static const struct { struct codec c; bool is_good; } cases[] = {
+		{ { .level = 0 }, true }, { { .level = 12 }, true }, { { .level = 13 }, false },
+		{ { .level = -1 }, false }, { { .level = 9, .has_small_window = true }, true },
+		{ { .level = 10, .has_small_window = true }, false },
+		{ { .compression = QCOW2_COMPRESSION_ZSTD, .level = 19 }, true },
+		{ { .compression = QCOW2_COMPRESSION_ZSTD, .level = 23 }, false },
+		{ { .compression = QCOW2_COMPRESSION_ZSTD, .has_small_window = true }, false },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct err err = { 0 };
+
+		assert_int_equal(codec_check(&cases[i].c, &err), cases[i].is_good ? 0 : -EINVAL);
+		assert_int_equal(!err.text[0], cases[i].is_good);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -111,6 +189,9 @@ int main(void)
 		cmocka_unit_test(a_longer_stream_gives_its_beginning),
 		cmocka_unit_test(a_short_or_cut_stream_is_an_error),
 		cmocka_unit_test(damage_never_writes_outside),
+		cmocka_unit_test(what_is_compressed_comes_back),
+		cmocka_unit_test(a_small_window_is_enough_for_strict_readers),
+		cmocka_unit_test(levels_have_limits),
 	};
 
 	return cmocka_run_group_tests_name("qcow2_codec", tests, NULL, NULL);
