@@ -36,6 +36,17 @@ struct create_hints {
 void create_give_hints(int fd, const struct create_hints *hints);
 int create_write_zeros(int fd, uint64_t len);
 
+struct err;
+struct image_name;
+struct loop;
+struct node;
+
+/* create_export.c, in fibers of @l and @n's home: opens the export that @name is; checks that an
+ * image of @size bytes fits into it, and zeroes the first @zeros. */
+int create_open_export_wait(const struct image_name *name, struct loop *l, struct node **ret,
+			    struct err *err);
+int create_zero_export_wait(struct node *n, uint64_t size, uint64_t zeros, struct err *err);
+
 /* `byre create -f qcow2`. Returns an exit code. */
 int create_qcow2(struct create_args *a);
 /* What -o may have then. */
