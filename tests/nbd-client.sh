@@ -144,6 +144,33 @@ head -c $((2000 * 8192)) /dev/zero | tr '\0' '\7' | dd of=want.raw conv=notrunc 
 "$BYRE" compare -q want.raw "nbd+unix:///exp?socket=$W/w.sock" ||
 	fail "what was written over NBD is not there"
 
+# ---- images made in an export ----
+head -c 1M /dev/urandom >new.raw
+serve_qemu n new.raw -f raw
+new="nbd+unix:///exp?socket=$W/n.sock"
+while IFS= read -r arguments; do
+	# shellcheck disable=SC2086  # words
+	[ "$qemu10" = env ] || like create $arguments
+	like info "$new"
+	like check "$new"
+done <<END
+-f raw $new 100k
+-f raw $new 10M
+-f raw nbd+unix:///exp?socket=$W/nobody 1M
+-f qcow2 $new 100k
+-f qcow2 -o preallocation=metadata $new 200k
+-f qcow2 -o preallocation=full $new 10M
+-f qcow2 -o cluster_size=512 $new 1G
+END
+"$BYRE" create -q -f qcow2 -o cluster_size=4k "$new" 2M
+"$BYRE" bench -f qcow2 -w -c 50 -d 4 -s 8192 --pattern 9 "$new" >/dev/null
+"$BYRE" check -q "$new" || fail "a qcow2 written in an export is damaged"
+if "$BYRE" bench -f qcow2 -w -c 200 -d 4 -s 8192 --pattern 9 "$new" >"$W/full" 2>&1; then
+	fail "more was written than the export has"
+fi
+grep -q "No space left" "$W/full" || fail "a full export is told otherwise"
+"$BYRE" check -q "$new" || fail "a qcow2 that filled its export is damaged"
+
 # ---- other servers ----
 start_byre mine -r --name exp d.raw
 "$BYRE" compare -q "$(uri mine exp)" d.raw || fail "byre's own server gives something else"
