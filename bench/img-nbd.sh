@@ -19,8 +19,8 @@ for _ in $(seq 200); do
 	sleep 0.05
 done
 
-# bench PEER OPTIONS...: the command of one run, a word a line.
-bench()
+# argv_of PEER OPTIONS...: the command of one run, a word a line.
+argv_of()
 {
 	img_command "$1"
 	printf '%s\n' bench -f raw -d 32 "${@:2}" "nbd+unix:///disk?socket=$sock"
@@ -31,15 +31,15 @@ calls()
 {
 	local argv
 	command -v strace >/dev/null || { echo 0; return; }
-	mapfile -t argv < <(bench "$@" -c 2000)
+	mapfile -t argv < <(argv_of "$@" -c 2000)
 	strace -f -c -o "$W/calls" "${argv[@]}" >/dev/null
 	awk '$NF == "total" { printf "%.2f\n", $4 / 2000 }' "$W/calls"
 }
 
 for run in $(seq "$runs"); do
 	for peer in byre "${qemu_imgs[@]}"; do
-		mapfile -t reading < <(bench "$peer" -c $ops)
-		mapfile -t writing < <(bench "$peer" -w -c $ops)
+		mapfile -t reading < <(argv_of "$peer" -c $ops)
+		mapfile -t writing < <(argv_of "$peer" -w -c $ops)
 		read -r rate reads < <(measure_cpu $ops "${reading[@]}")
 		read -r _ writes < <(measure_cpu $ops "${writing[@]}")
 		calls="$(calls "$peer") $(calls "$peer" -w)"

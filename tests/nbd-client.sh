@@ -197,6 +197,19 @@ fi
 grep -q "connection to .* is lost" "$W/over.log" || fail "the loss was not told"
 stop_byre over
 
+# One that comes back: requests wait for it.
+serve_qemu back d.raw -f raw -r
+start_byre waits -r --name exp "json:{\"driver\":\"raw\",\"file\":{\"driver\":\"nbd\",
+	\"path\":\"$W/back.sock\",\"export\":\"exp\",\"reconnect-delay\":60}}"
+kill -KILL "${others[-1]}"
+"$BYRE" compare -q "$(uri waits exp)" d.raw &
+compare=$!
+sleep 0.5
+rm -f back.sock
+serve_qemu back d.raw -f raw -r
+wait $compare || fail "requests did not wait for a server that came back"
+stop_byre waits
+
 if command -v nbdkit >/dev/null; then
 	# kit NAME ARGUMENTS...: nbdkit on $W/NAME.sock.
 	kit()
