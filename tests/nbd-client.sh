@@ -233,6 +233,16 @@ if command -v nbdkit >/dev/null; then
 		fail "errors of the server are no errors"
 	fi
 	grep -q "Input/output error" "$W/broken" || fail "the error is another one"
+	printf 'alice:%064d\n' 7 >keys
+	chmod 600 keys
+	kit tls --tls=require --tls-psk="$W/keys" file d.raw
+	tls="nbds+unix://alice@/?socket=$W/tls.sock&tls-psk-file=$W/keys"
+	"$BYRE" compare -q "$tls" d.raw || fail "over TLS"
+	for wrong in "${tls/alice/bob}" "nbd+unix:///?socket=$W/tls.sock"; do
+		if "$BYRE" info "$wrong" 2>"$W/wrong"; then
+			fail "TLS let everybody in"
+		fi
+	done
 	kit simple --no-sr --filter=noextents file d.raw
 	"$BYRE" compare -q "nbd+unix:///?socket=$W/simple.sock" d.raw || fail "simple replies"
 fi
