@@ -144,6 +144,33 @@ head -c $((2000 * 8192)) /dev/zero | tr '\0' '\7' | dd of=want.raw conv=notrunc 
 "$BYRE" compare -q want.raw "nbd+unix:///exp?socket=$W/w.sock" ||
 	fail "what was written over NBD is not there"
 
+# ---- images made in an export ----
+head -c 1M /dev/urandom >new.raw
+serve_qemu n new.raw -f raw
+new="nbd+unix:///exp?socket=$W/n.sock"
+while IFS= read -r arguments; do
+	# shellcheck disable=SC2086  # words
+	[ "$qemu10" = env ] || like create $arguments
+	like info "$new"
+	like check "$new"
+done <<END
+-f raw $new 100k
+-f raw $new 10M
+-f raw nbd+unix:///exp?socket=$W/nobody 1M
+-f qcow2 $new 100k
+-f qcow2 -o preallocation=metadata $new 200k
+-f qcow2 -o preallocation=full $new 10M
+-f qcow2 -o cluster_size=512 $new 1G
+END
+"$BYRE" create -q -f qcow2 -o cluster_size=4k "$new" 2M
+"$BYRE" bench -f qcow2 -w -c 50 -d 4 -s 8192 --pattern 9 "$new" >/dev/null
+"$BYRE" check -q "$new" || fail "a qcow2 written in an export is damaged"
+if "$BYRE" bench -f qcow2 -w -c 200 -d 4 -s 8192 --pattern 9 "$new" >"$W/full" 2>&1; then
+	fail "more was written than the export has"
+fi
+grep -q "No space left" "$W/full" || fail "a full export is told otherwise"
+"$BYRE" check -q "$new" || fail "a qcow2 that filled its export is damaged"
+
 # ---- other servers ----
 start_byre mine -r --name exp d.raw
 "$BYRE" compare -q "$(uri mine exp)" d.raw || fail "byre's own server gives something else"
@@ -170,6 +197,19 @@ fi
 grep -q "connection to .* is lost" "$W/over.log" || fail "the loss was not told"
 stop_byre over
 
+# One that comes back: requests wait for it.
+serve_qemu back d.raw -f raw -r
+start_byre waits -r --name exp "json:{\"driver\":\"raw\",\"file\":{\"driver\":\"nbd\",
+	\"path\":\"$W/back.sock\",\"export\":\"exp\",\"reconnect-delay\":60}}"
+kill -KILL "${others[-1]}"
+"$BYRE" compare -q "$(uri waits exp)" d.raw &
+compare=$!
+sleep 0.5
+rm -f back.sock
+serve_qemu back d.raw -f raw -r
+wait $compare || fail "requests did not wait for a server that came back"
+stop_byre waits
+
 if command -v nbdkit >/dev/null; then
 	# kit NAME ARGUMENTS...: nbdkit on $W/NAME.sock.
 	kit()
@@ -193,6 +233,16 @@ if command -v nbdkit >/dev/null; then
 		fail "errors of the server are no errors"
 	fi
 	grep -q "Input/output error" "$W/broken" || fail "the error is another one"
+	printf 'alice:%064d\n' 7 >keys
+	chmod 600 keys
+	kit tls --tls=require --tls-psk="$W/keys" file d.raw
+	tls="nbds+unix://alice@/?socket=$W/tls.sock&tls-psk-file=$W/keys"
+	"$BYRE" compare -q "$tls" d.raw || fail "over TLS"
+	for wrong in "${tls/alice/bob}" "nbd+unix:///?socket=$W/tls.sock"; do
+		if "$BYRE" info "$wrong" 2>"$W/wrong"; then
+			fail "TLS let everybody in"
+		fi
+	done
 	kit simple --no-sr --filter=noextents file d.raw
 	"$BYRE" compare -q "nbd+unix:///?socket=$W/simple.sock" d.raw || fail "simple replies"
 fi

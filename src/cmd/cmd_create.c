@@ -59,6 +59,7 @@ enum prealloc { PREALLOC_OFF, PREALLOC_FALLOC, PREALLOC_FULL };
 struct plan {
 	struct tool *tool;
 	const char *path;
+	const struct image_name *image; /* what @name means */
 	uint64_t size;                  /* as asked for; the file gets whole sectors */
 	enum prealloc prealloc;
 	struct create_hints hints;
@@ -168,6 +169,20 @@ static void fill_work(void *arg)
 	c->rc = fill(c->plan);
 }
 
+static int make_in_export_wait(struct plan *p)
+{
+	struct node *n;
+	int rc = create_open_export_wait(p->image, p->tool->loop, &n, p->err);
+
+	if (rc)
+		return rc;
+	rc = create_zero_export_wait(n, p->size, SECTOR, p->err);
+	if (!rc)
+		rc = node_settle_wait(n, p->err);
+	node_put_wait(n);
+	return rc;
+}
+
 /* In a fiber. The node holds the locks meanwhile, and owns the descriptor. */
 static int make_wait(void *arg)
 {
@@ -178,6 +193,8 @@ static int make_wait(void *arg)
 	struct node *file;
 	int rc;
 
+	if (p->image->nbd)
+		return make_in_export_wait(p);
 	loop_work_wait(l, open_work, p);
 	if (p->fd < 0)
 		return p->fd;
@@ -284,6 +301,7 @@ static int make_plan(struct create_args *a, struct image_name *name, struct plan
 	if (rc)
 		return rc;
 	p->path = name->path ? name->path : "";
+	p->image = name;
 	if (!a->is_quiet)
 		printf("Formatting '%s', fmt=%s size=%" PRId64 "%s%s%s%s", a->filename, a->format,
 		       (int64_t)p->size, nocow ? " nocow=" : "", nocow ? nocow->value : "",

@@ -10,6 +10,9 @@
 #include "ctl/option_list.h"
 
 struct err;
+struct image_name;
+struct loop;
+struct node;
 struct tool;
 
 /* The command line; all strings are argv's. */
@@ -51,6 +54,12 @@ bool create_asks_help(const char *options);
 void create_print_help(const struct create_args *a);
 /* Makes the image; it is announced unless a->is_quiet. 0 or -errno; @err does not name it. */
 int create_image(struct tool *t, struct create_args *a, struct err *err);
+
+/* create_export.c, in fibers of @l and @n's home: opens the export that @name is; checks that an
+ * image of @size bytes fits into it, and zeroes the first @zeros. */
+int create_open_export_wait(const struct image_name *name, struct loop *l, struct node **ret,
+			    struct err *err);
+int create_zero_export_wait(struct node *n, uint64_t size, uint64_t zeros, struct err *err);
 
 /* create_qcow2.c: the same for qcow2 alone. */
 int create_qcow2(struct tool *t, struct create_args *a, struct err *err);

@@ -475,12 +475,26 @@ static void remove_work(void *arg)
 		unlink(c->part->path);
 }
 
+/* What the metadata of an image takes at most where none is preallocated: its L1 table, and what
+ * counts that. */
+static uint64_t metadata_bytes(const struct recipe *r)
+{
+	uint64_t cluster = r->o.cluster_size ? r->o.cluster_size : 64 * KiB;
+	uint64_t coverage = cluster * (cluster / (r->o.extended_l2 ? 16 : 8));
+
+	if (r->o.preallocation != QCOW2_PREALLOC_OFF)
+		return UINT64_MAX;
+	return 16 * cluster + 2 * 8 * div_round_up(r->o.size, coverage);
+}
+
 static int open_part_wait(struct recipe *r, struct part *p)
 {
 	struct part_call c = { .r = r, .part = p };
 	struct file_opts fo = { .path = p->path, .writable = true, .qemu_words = true };
 	int rc;
 
+	if (p == &r->image && r->name.nbd)
+		return create_open_export_wait(&r->name, r->tool->loop, &p->node, r->err);
 	loop_work_wait(r->tool->loop, open_work, &c);
 	if (c.rc)
 		return c.rc;
@@ -491,10 +505,21 @@ static int open_part_wait(struct recipe *r, struct part *p)
 	return rc;
 }
 
+static int empty_export_wait(struct recipe *r, struct part *p)
+{
+	uint64_t size = r->o.preallocation != QCOW2_PREALLOC_OFF ? r->o.size : 0;
+	int rc = create_zero_export_wait(p->node, size, metadata_bytes(r), r->err);
+
+	return rc != -ENOSPC ? rc : err_wrap(r->err, rc, "Could not resize image: Failed to "
+					     "resize underlying file");
+}
+
 static int empty_part_wait(struct recipe *r, struct part *p)
 {
 	struct part_call c = { .r = r, .part = p };
 
+	if (p == &r->image && r->name.nbd)
+		return empty_export_wait(r, p);
 	loop_work_wait(r->tool->loop, empty_work, &c);
 	return c.rc ? c.rc : p->node->ops->resize_wait(p->node, r->err);
 }

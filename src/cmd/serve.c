@@ -9,7 +9,6 @@
 #include "base/err.h"
 #include "blk/port.h"
 #include "ctl/image_name.h"
-#include "ctl/nbd_name.h"
 #include "export/nbd/nbd.h"
 #include "export/vub/vub.h"
 #include "loop/fiber.h"
@@ -83,10 +82,13 @@ static int open_graph_wait(void *arg)
 	};
 	int rc = 0;
 
-	if (nbd_name_is(go.path)) {
+	if (serve_is_described(go.path)) {
 		rc = image_name_parse(go.path, &name, c->err);
 		go.path = name.path;
 		go.image = &name;
+		if (!go.format)
+			go.format = name.format;
+		go.read_only |= name.is_read_only;
 	}
 	if (!rc)
 		rc = graph_open_wait(&go, d->home, &d->graph, c->err);

@@ -230,15 +230,20 @@ static int common_option(struct serve_opts *o, int id, const char *value, struct
 	}
 }
 
+bool serve_is_described(const char *path)
+{
+	return nbd_name_is(path) || !strncmp(path, "json:", 5);
+}
+
 static int add_image(struct serve_opts *o, struct serve_image *next, const char *path,
 		     struct err *err)
 {
 	const char *slash = strrchr(path, '/');
 	struct serve_image *grown;
 
-	if (!path[0] || (slash && !slash[1] && !nbd_name_is(path)))
+	if (!path[0] || (slash && !slash[1] && !serve_is_described(path)))
 		return err_set(err, EINVAL, "'%s' is not the name of an image", path);
-	if (!next->has_name && nbd_name_is(path)) {
+	if (!next->has_name && serve_is_described(path)) {
 		err_set(err, EINVAL, "'%s' needs a name under which it is served", path);
 		err_hint(err, "give it one: --name NAME before it");
 		return -EINVAL;

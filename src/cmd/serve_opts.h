@@ -21,6 +21,9 @@ enum { SERVE_IMAGES_MAX = 256, SERVE_LISTEN_MAX = 16, SERVE_ALLOW_MAX = 64 };
 enum { SERVE_POLL_US_MAX = 1000000 };
 enum { SERVE_NAME_MAX = 255 };          /* bytes of an export's name */
 
+/* Is the image @path no file name, but what image_name.h understands? */
+bool serve_is_described(const char *path);
+
 /* One image and what was said of it. All strings are argv's. */
 struct serve_image {
 	const char *path;

@@ -65,7 +65,7 @@ static int failed(const struct said *said, const struct nbdc_server *s, struct e
 		return err_set_errno(err, code, "Failed to connect to '%s'", address);
 	if (code == ENAMETOOLONG)
 		return err_set(err, code, "UNIX socket path '%s' is too long", address);
-	if (code == ENOENT)
+	if (code == ENOENT && strstr(text, "export"))
 		return err_set(err, code, "Requested export not available");
 	/* The name of the function says nothing here. */
 	reason = strncmp(text, "nbd_", 4) ? NULL : after(text, ": ");
