@@ -80,9 +80,9 @@ static const struct step cloud_hypervisor[] = {
 	{ 0, 0, ALWAYS },
 };
 
-/* The back end was away, and the guest has gone on meanwhile. Only protocol features are said again;
- * the area is the old one. The base is where the driver is, which is behind what nobody has taken:
- * only the area says what that is. */
+/* The back end was away, and the guest has gone on meanwhile. Only protocol features are said
+ * again; the area is the old one. The base is where the driver is, which is behind what nobody has
+ * taken: only the area says what that is. */
 static const struct step cloud_hypervisor_again[] = {
 	CLOUD_HYPERVISOR_NEGOTIATE,
 	{ SAY(GET_QUEUE_NUM), 0, IF_MQ },
@@ -101,8 +101,8 @@ static const struct step cloud_hypervisor_again[] = {
 	{ 0, 0, ALWAYS },
 };
 
-/* Never asks for a reply, though REPLY_ACK is negotiated for the other direction. The guest's driver
- * reads the config in pieces. Rings are set up and enabled one by one. */
+/* Never asks for a reply, though REPLY_ACK is negotiated for the other direction. The guest's
+ * driver reads the config in pieces. Rings are set up and enabled one by one. */
 #define CROSVM_RING \
 	{ SAY(SET_VRING_NUM), 0, ALWAYS }, \
 	{ SAY(SET_VRING_ADDR), 0, ALWAYS }, \
