@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: long
-# limit: 300
+# limit: 900
 # The benchmarks run, and print a line for every peer. Their numbers are not looked at here.
 . "$(dirname "$0")/lib.sh"
 need fio qemu-nbd qemu-storage-daemon python3
