@@ -186,6 +186,40 @@ start_byre allowed -r --allow "nbd+unix:///?socket=$S" --name exp top.qcow2
 stop_byre allowed
 stop_byre mine
 byre_refuses "needs a name" -r "$at"
+byre_refuses "Permission denied" --name exp "$at"
+
+# ---- a guest's load: copy on write from an export, and a qcow2 in an export ----
+q create -f qcow2 -b "$at" -F raw cow.qcow2
+start_byre cow --loops 2 --name exp --allow "nbd+unix:///?socket=$S" cow.qcow2
+cp d.raw cow.raw
+loads=()
+for part in 0 1 2 3; do
+	qemu-img bench -f raw -w -c 20 -d 8 -s 5000 -o $((part * 250000)) --pattern $((part + 1)) \
+		"$(uri cow exp)" >/dev/null &
+	loads[part]=$!
+	head -c 100000 /dev/zero | tr '\0' "\\$((part + 1))" |
+		dd of=cow.raw oflag=seek_bytes seek=$((part * 250000)) conv=notrunc status=none
+done
+for load in "${loads[@]}"; do
+	wait "$load" || fail "a load on an overlay over NBD"
+done
+"$BYRE" compare -q "$(uri cow exp)" cow.raw || fail "copy on write from NBD"
+stop_byre cow
+q check cow.qcow2 >/dev/null || fail "an overlay over NBD is damaged"
+
+truncate -s 32M inside.raw
+serve_qemu inside inside.raw -f raw
+inside="nbd+unix:///exp?socket=$W/inside.sock"
+"$BYRE" create -q -f qcow2 "$inside" 16M
+start_byre qcow2 --loops 2 --name exp "$inside"
+"$BYRE" bench -f raw -w -c 2000 -d 32 -s 6000 --pattern 5 "$(uri qcow2 exp)" >/dev/null
+stop_byre qcow2
+"$BYRE" check -q "$inside" || fail "a qcow2 that was served from an export is damaged"
+truncate -s 16M want.raw
+head -c 12000000 /dev/zero | tr '\0' '\5' | dd of=want.raw conv=notrunc status=none
+dd if=/dev/zero of=want.raw oflag=seek_bytes seek=12000000 bs=4777216 count=1 conv=notrunc \
+	status=none
+"$BYRE" compare -q want.raw "$inside" || fail "a qcow2 in an export has other content"
 
 # ---- a server that dies ----
 serve_qemu dies d.raw -f raw -r

@@ -240,7 +240,9 @@ static int open_export_wait(struct opening *o, const char *name, const struct im
 		.no_flush = cache == FILE_CACHE_UNSAFE,
 	};
 
-	return nbdc_open_wait(&no, o->home, ret, err);
+	int rc = nbdc_open_wait(&no, o->home, ret, err);
+
+	return rc && !o->opts->qemu_words ? err_wrap(err, rc, "'%s'", name) : rc;
 }
 
 /* The same for an export that the image @asker names. */

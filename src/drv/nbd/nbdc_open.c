@@ -189,8 +189,10 @@ int nbdc_open_wait(const struct nbdc_opts *o, struct loop *home, struct node **r
 	if (rc)
 		return err_set_errno(err, -rc, "'%s'", o->name);
 	rc = connect_wait(nn, home, err);
-	if (!rc && o->writable && nn->info.is_read_only)
+	if (!rc && o->writable && nn->info.is_read_only) {
 		rc = err_set_errno(err, EACCES, "Could not open image");
+		err_hint(err, "the server has it for reading only: use it read-only");
+	}
 	if (!rc) {
 		take_info(nn, o);
 		rc = node_open_home_wait(&nn->node, err);
