@@ -157,7 +157,7 @@ static size_t resident_bitmaps(void)
 	return n;
 }
 
-/* In whatever pieces the slices go. */
+/* In whatever pieces the slices go; but for a page or two where a slab went last. */
 static void bitmaps_of_free_slices_go(void **state)
 {
 	static void *p[1 << 15];
@@ -251,9 +251,9 @@ static void g11_child_of_a_fork_during_a_release_has_it_all(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(bitmaps_of_free_slices_go),
 		cmocka_unit_test(g12_o13_budget_is_kept_and_the_next_call_goes_on),
 		cmocka_unit_test(keeps_what_it_is_told_to_keep),
-		cmocka_unit_test(bitmaps_of_free_slices_go),
 		cmocka_unit_test(g11_child_of_a_fork_during_a_release_has_it_all),
 	};
 
