@@ -269,6 +269,13 @@ size_t pages_alloc(size_t n, size_t align, size_t *ret_dirty)
 	return first;
 }
 
+/* The map knows already. */
+static void free_run(size_t first)
+{
+	if (!tlsf_free(core(), TLSF_TABLE, tag_at(first)))
+		os_die("damaged records of free pages", core()->damage);
+}
+
 static void free_locked(size_t first, uint32_t state)
 {
 	struct tlsf_tag *t = tag_at(first);
@@ -276,8 +283,7 @@ static void free_locked(size_t first, uint32_t state)
 	if (!tlsf_is_used(core(), TLSF_TABLE, t))
 		os_die("damaged records of pages in use", slice_at(first));
 	map_give(first, tlsf_granules(t), state);
-	if (!tlsf_free(core(), TLSF_TABLE, t))
-		os_die("damaged records of free pages", core()->damage);
+	free_run(first);
 }
 
 void pages_free(size_t first, bool clean)
@@ -433,7 +439,10 @@ void pages_let_go(struct pages_held *h, bool dropped)
 	held -= h->slices;
 	if (dropped)
 		purged += (size_t)h->dirty << SLICE_LOG2;
-	free_locked(h->record, dropped ? MAP_CLEAN : MAP_DIRTY);
+	map_give(h->record, h->slices, MAP_CLEAN);
+	if (!dropped)
+		map_give(h->from, h->to - h->from, MAP_DIRTY);
+	free_run(h->record);
 	h->record = 0;
 	mem_unlock(&lock);
 }
