@@ -138,30 +138,40 @@ void census_empty(uint32_t from, uint32_t to)
 		empty_parked(heap_at(i));
 }
 
+static size_t dirty_beyond(size_t keep)
+{
+	size_t dirty = pages_dirty();
+
+	return dirty > keep ? dirty - keep : 0;
+}
+
 /* Heaps are emptied some at a time, and only if what is dirty already is not enough: so a call with
  * a small budget is short, whatever there is. */
 static size_t release(size_t budget, size_t keep)
 {
 	static _Atomic uint32_t next;
 	uint32_t heaps = heap_count(), group, seen = 0, from;
-	size_t gone = 0, dirty;
+	size_t gone = 0, got, spare;
 
 	group = budget == SIZE_MAX ? heaps : MAX(heaps / 8, (uint32_t)8);
 	for (;;) {
-		dirty = pages_dirty();
-		if (seen < heaps && budget - gone > dirty) {
+		bool wants_more = budget - gone > dirty_beyond(keep);
+
+		if (wants_more) {
 			from = atomic_load_explicit(&next, memory_order_relaxed);
 			from = from < heaps ? from : 0;
 			census_empty(1 + from, 1 + MIN(heaps, from + group));
 			seen += MIN(heaps - from, group);
 			atomic_store_explicit(&next, from + group, memory_order_relaxed);
-			dirty = pages_dirty();
 		}
+		spare = dirty_beyond(keep);
 		if (!keep)
-			gone += sweep_round(SWEEP_SLICES | SWEEP_SLABS, budget - gone);
-		else if (dirty > keep)
-			gone += sweep_round(SWEEP_SLICES, MIN(budget - gone, dirty - keep));
-		if (gone >= budget || seen >= heaps)
+			got = sweep_round(SWEEP_SLICES | SWEEP_SLABS, budget - gone);
+		else
+			got = spare ? sweep_round(SWEEP_SLICES, MIN(budget - gone, spare)) : 0;
+		gone += got;
+		/* What cannot go (locked in memory, or others are at it) is not waited for. */
+		if (gone >= budget || seen >= heaps || (!got && !wants_more))
 			return gone;
 	}
 }

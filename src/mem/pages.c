@@ -269,6 +269,13 @@ size_t pages_alloc(size_t n, size_t align, size_t *ret_dirty)
 	return first;
 }
 
+/* The map knows already. */
+static void free_run(size_t first)
+{
+	if (!tlsf_free(core(), TLSF_TABLE, tag_at(first)))
+		os_die("damaged records of free pages", core()->damage);
+}
+
 static void free_locked(size_t first, uint32_t state)
 {
 	struct tlsf_tag *t = tag_at(first);
@@ -276,8 +283,7 @@ static void free_locked(size_t first, uint32_t state)
 	if (!tlsf_is_used(core(), TLSF_TABLE, t))
 		os_die("damaged records of pages in use", slice_at(first));
 	map_give(first, tlsf_granules(t), state);
-	if (!tlsf_free(core(), TLSF_TABLE, t))
-		os_die("damaged records of free pages", core()->damage);
+	free_run(first);
 }
 
 void pages_free(size_t first, bool clean)
@@ -367,25 +373,40 @@ static void cut_out(size_t first, size_t slice, size_t n)
 	tlsf_cut(core(), TLSF_TABLE, t, after, whole, tlsf_word((uint32_t)n));
 }
 
-/* Clean slices before *@lo and from *@hi on, within the free run of @n at @first, up to where a
- * page of bitmaps ends. */
-static void widen(size_t first, size_t n, size_t *lo, size_t *hi)
+/* Up to where the page of bitmaps begins that slice @at has a part of, as far as slices are clean.
+ * What is dirty there will find these clean. */
+static size_t widen_down(size_t first, size_t at)
 {
-	while (*lo > first && *lo % PAGES_BITS_SLICES && map_get(*lo - 1) == MAP_CLEAN)
-		--*lo;
-	while (*hi < first + n && *hi % PAGES_BITS_SLICES && map_get(*hi) == MAP_CLEAN)
-		++*hi;
+	while (at > first && at % PAGES_BITS_SLICES && map_get(at - 1) == MAP_CLEAN)
+		at--;
+	return at;
+}
+
+/* Dirty slices from @at on, and whatever is free up to where their last page of bitmaps ends; no
+ * more than @max dirty ones, of which *@ret_last is the last. Returns how many. */
+static size_t widen_up(size_t at, size_t end, size_t max, size_t *ret_last, size_t *ret_hi)
+{
+	size_t hi = at, n = 0;
+	bool is_dirty = true;
+
+	for (; hi < end; hi++) {
+		is_dirty = map_get(hi) == MAP_DIRTY;
+		if (is_dirty ? n == max : hi % PAGES_BITS_SLICES == 0)
+			break;
+		n += is_dirty;
+		if (is_dirty)
+			*ret_last = hi;
+	}
+	*ret_hi = hi;
+	return n;
 }
 
 static void hold_locked(size_t slice, size_t max, struct pages_held *ret)
 {
 	size_t first = run_start(slice), all = tlsf_granules(tag_at(first));
-	size_t lo = slice, hi = slice, n;
+	size_t lo = widen_down(first, slice), hi, last = slice;
+	size_t n = widen_up(slice, first + all, max, &last, &hi);
 
-	while (hi < first + all && hi - slice < max && map_get(hi) == MAP_DIRTY)
-		hi++;
-	n = hi - slice;
-	widen(first, all, &lo, &hi);
 	for (size_t i = lo; i < hi; i++)
 		map_set(i, MAP_HELD);
 	cut_out(first, lo, hi - lo);
@@ -394,8 +415,9 @@ static void hold_locked(size_t slice, size_t max, struct pages_held *ret)
 	*ret = (struct pages_held){
 		.record = (uint32_t)lo,
 		.slices = (uint32_t)(hi - lo),
-		.dirty = (uint32_t)slice,
-		.dirty_slices = (uint32_t)n,
+		.from = (uint32_t)slice,
+		.to = (uint32_t)last + 1,
+		.dirty = (uint32_t)n,
 	};
 }
 
@@ -416,8 +438,11 @@ void pages_let_go(struct pages_held *h, bool dropped)
 	mem_lock(&lock);
 	held -= h->slices;
 	if (dropped)
-		purged += (size_t)h->dirty_slices << SLICE_LOG2;
-	free_locked(h->record, dropped ? MAP_CLEAN : MAP_DIRTY);
+		purged += (size_t)h->dirty << SLICE_LOG2;
+	map_give(h->record, h->slices, MAP_CLEAN);
+	if (!dropped)
+		map_give(h->from, h->to - h->from, MAP_DIRTY);
+	free_run(h->record);
 	h->record = 0;
 	mem_unlock(&lock);
 }

@@ -99,11 +99,13 @@ struct pages_held {
 	/* The first slice; 0: nothing. Written under the lock, so that a fork finds it. */
 	uint32_t record;
 	uint32_t slices;                /* of the run that was taken */
-	uint32_t dirty, dirty_slices;   /* of it: those that are to go */
+	uint32_t from, to;              /* what is to go: these slices, of which */
+	uint32_t dirty;                 /* so many are dirty */
 };
 
-/* Takes dirty slices that are free and follow each other, from @slice on, up to @max, and clean
- * ones on either side as far as they share a page of bitmaps. False if that one is not dirty. */
+/* Takes free slices that follow each other: dirty ones from @slice on, up to @max, and clean ones
+ * on either side and between, as far as they share a page of bitmaps. False if that one is not
+ * dirty. */
 bool pages_hold(size_t slice, size_t max, struct pages_held *ret);
 /* They are free again, and clean if they were dropped. */
 void pages_let_go(struct pages_held *h, bool dropped);

@@ -134,14 +134,43 @@ static void g12_o13_budget_is_kept_and_the_next_call_goes_on(void **state)
 
 static void keeps_what_it_is_told_to_keep(void **state)
 {
-	void *p = malloc(32 * MiB);
+	void *p;
 
+	census_release(SIZE_MAX, 0);
+	p = malloc(32 * MiB);
 	memset(p, 1, 32 * MiB);
 	free(p);
 	assert_true(pages_dirty() >= 32 * MiB);
+	assert_int_equal(census_release(MiB, 64 * MiB), 0);
+	assert_int_equal(census_release(MiB, 31 * MiB) / MiB, 1);
 	census_release(SIZE_MAX, 8 * MiB);
 	assert_int_equal(pages_dirty(), 8 * MiB);
 	census_release(SIZE_MAX, 0);
+	assert_int_equal(pages_dirty(), 0);
+}
+
+/* The kernel refuses to drop it; nobody waits for it. */
+static void what_is_locked_stays(void **state)
+{
+	char *p;
+
+	census_release(SIZE_MAX, 0);
+	p = malloc(16 * MiB);
+	memset(p, 1, 16 * MiB);
+	if (mlock(p, 16 * MiB)) {
+		free(p);
+		skip();
+	}
+	free(p);
+	assert_true(pages_dirty() >= 16 * MiB);
+	/* Little else is there. */
+	assert_true(census_release(MiB, 0) < MiB);
+	census_release(SIZE_MAX, 0);
+	assert_int_equal(census_release(SIZE_MAX, 0), 0);
+	assert_int_equal(pages_dirty(), 16 * MiB);
+	assert_null(pages_check());
+	munlock(p, 16 * MiB);
+	assert_int_equal(census_release(SIZE_MAX, 0), 16 * MiB);
 	assert_int_equal(pages_dirty(), 0);
 }
 
@@ -157,7 +186,7 @@ static size_t resident_bitmaps(void)
 	return n;
 }
 
-/* In whatever pieces the slices go. */
+/* In whatever pieces the slices go; but for a page or two where a slab went last. */
 static void bitmaps_of_free_slices_go(void **state)
 {
 	static void *p[1 << 15];
@@ -251,9 +280,10 @@ static void g11_child_of_a_fork_during_a_release_has_it_all(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(g12_o13_budget_is_kept_and_the_next_call_goes_on),
-		cmocka_unit_test(keeps_what_it_is_told_to_keep),
 		cmocka_unit_test(bitmaps_of_free_slices_go),
+		cmocka_unit_test(g12_o13_budget_is_kept_and_the_next_call_goes_on),
+		cmocka_unit_test(what_is_locked_stays),
+		cmocka_unit_test(keeps_what_it_is_told_to_keep),
 		cmocka_unit_test(g11_child_of_a_fork_during_a_release_has_it_all),
 	};
 

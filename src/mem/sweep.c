@@ -27,7 +27,7 @@ struct batch {
 	_Atomic bool taken;
 	unsigned ranges, things;
 	size_t bytes;
-	size_t records;                 /* of those: of bitmaps, not of slices */
+	size_t extra;                   /* of those: clean already, or bitmaps */
 	struct iovec range[RANGES];
 	struct held held[HELD];
 };
@@ -55,7 +55,7 @@ static void batch_clear(struct batch *b)
 	b->ranges = 0;
 	b->things = 0;
 	b->bytes = 0;
-	b->records = 0;
+	b->extra = 0;
 }
 
 /* ---- gathering ---- */
@@ -71,9 +71,9 @@ static void add_range(struct batch *b, char *at, size_t len)
 		b->range[b->ranges++] = (struct iovec){ at, len };
 }
 
-static size_t slices_bytes(const struct batch *b)
+static size_t wanted_bytes(const struct batch *b)
 {
-	return b->bytes - b->records;
+	return b->bytes - b->extra;
 }
 
 /* Free slices need no bitmaps. */
@@ -85,7 +85,7 @@ static void add_bitmaps(struct batch *b, const struct pages_held *run)
 	if (from >= to)
 		return;
 	add_range(b, (char *)slab_bits(from), (to - from) * SLAB_BITS_BYTES);
-	b->records += (to - from) * SLAB_BITS_BYTES;
+	b->extra += (to - from) * SLAB_BITS_BYTES;
 }
 
 /* Takes the lowest of @pages that follow each other out of it: what they are of a slab at @base. */
@@ -111,14 +111,15 @@ static void add_pages(struct batch *b, char *base, uint16_t pages)
 static size_t gather_run(struct batch *b, size_t slice, size_t budget)
 {
 	struct held *t = &b->held[b->things];
-	size_t room = MIN(budget, (size_t)BATCH_BYTES) - slices_bytes(b);
+	size_t room = MIN(budget, (size_t)BATCH_BYTES) - wanted_bytes(b);
 
 	if (!pages_hold(slice, div_round_up(room, SLICE_BYTES), &t->run))
 		return 1;
-	add_range(b, slice_at(t->run.dirty), (size_t)t->run.dirty_slices << SLICE_LOG2);
+	add_range(b, slice_at(t->run.from), (size_t)(t->run.to - t->run.from) << SLICE_LOG2);
+	b->extra += (size_t)(t->run.to - t->run.from - t->run.dirty) << SLICE_LOG2;
 	add_bitmaps(b, &t->run);
 	b->things++;
-	return t->run.dirty_slices;
+	return t->run.to - t->run.from;
 }
 
 static void gather_slab(struct batch *b, size_t slice, uint32_t word, bool cold)
@@ -144,7 +145,7 @@ static void gather_slab(struct batch *b, size_t slice, uint32_t word, bool cold)
 
 static bool has_room(const struct batch *b, size_t budget)
 {
-	size_t bytes = slices_bytes(b);
+	size_t bytes = wanted_bytes(b);
 
 	return bytes < BATCH_BYTES && bytes < budget && b->things < HELD &&
 	       b->ranges + SLAB_RANGES <= RANGES;
@@ -180,8 +181,8 @@ static void drop_singly(struct held *t)
 	uint16_t pages = t->pages;
 
 	if (!t->slab)
-		t->dropped = !os_drop(slice_at(t->run.dirty),
-				      (size_t)t->run.dirty_slices << SLICE_LOG2);
+		t->dropped = !os_drop(slice_at(t->run.from),
+				      (size_t)(t->run.to - t->run.from) << SLICE_LOG2);
 	while (t->slab && pages) {
 		struct iovec r = next_pages(slice_at(t->slab), &pages);
 
@@ -218,7 +219,7 @@ static size_t give(struct batch *b)
 		let_go(&b->held[i]);
 	}
 	/* Who asks for memory means the program's. */
-	gone -= MIN(gone, b->records);
+	gone -= MIN(gone, b->extra);
 	batch_clear(b);
 	return gone;
 }
