@@ -644,7 +644,8 @@ static int other_fiber(void *arg)
 
 static void from_the_other_loop(struct ctx *c)
 {
-	bool is_multi = (c->server.flags & SERVER_MULTI_CONN) && c->server.block <= 1;
+	bool is_multi = (c->server.flags & SERVER_MULTI_CONN) && c->server.block <= 1 &&
+			!c->server.accept_max;
 
 	chan_put_wait(c->ch);
 	assert_int_equal(loop_call_wait(c->other, other_fiber, c), 0);
@@ -657,8 +658,10 @@ static void n10_a_loop_has_a_connection_or_uses_the_homes(void **state)
 	static const struct {
 		uint16_t flags;
 		uint32_t block;
-	} servers[] = { { SERVER_ALL, 0 }, { SERVER_ALL | SERVER_MULTI_CONN, 0 },
-			{ SERVER_ALL | SERVER_MULTI_CONN, 512 } };
+		unsigned accept_max;
+	} servers[] = { { SERVER_ALL, 0, 0 }, { SERVER_ALL | SERVER_MULTI_CONN, 0, 0 },
+			{ SERVER_ALL | SERVER_MULTI_CONN, 512, 0 },
+			{ SERVER_ALL | SERVER_MULTI_CONN, 0, 1 } };
 	struct ctx c;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(servers); i++) {
@@ -666,6 +669,7 @@ static void n10_a_loop_has_a_connection_or_uses_the_homes(void **state)
 
 		begin(&c, servers[i].flags);
 		c.server.block = servers[i].block;
+		c.server.accept_max = servers[i].accept_max;
 		test_server_start(&c.server);
 		lo.workers = c.workers;
 		assert_int_equal(loop_new(&lo, &c.other, NULL), 0);
