@@ -343,6 +343,42 @@ static void n11_fua_is_a_flush_where_the_server_has_none(void **state)
 	}
 }
 
+static void zero(struct ctx *c)
+{
+	const struct test_server *s = &c->server;
+
+	memset(c->server.disk, 1, 3 * 65536);
+	memset(c->model, 1, 3 * 65536);
+	atomic_store(&c->server.wrong_after, 0);
+	assert_int_equal(one(c, REQ_ZERO, REQ_FAST_ONLY, 65536, 65536), -ENOTSUP);
+	check_disk(c, true);
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t off = 65536 + i * 100, len = 65536 - i * 200;
+
+		atomic_store(&c->server.wrong_after, 0);
+		assert_int_equal(one(c, REQ_ZERO, 0, off, len), 0);
+		memset(c->model + off, 0, len);
+		check_disk(c, true);
+	}
+	assert_true(s->commands[6] >= 2 && s->commands[1] >= 2);
+}
+
+static void zeros_are_written_where_the_server_cannot_zero(void **state)
+{
+	struct ctx c;
+
+	for (unsigned i = 0; i < 2; i++) {
+		begin(&c, SERVER_ALL);
+		c.server.block = i ? 4096 : 0;
+		c.server.wrong = WRONG_ERROR;
+		c.server.error = 95;            /* NBD_ENOTSUP */
+		test_server_start(&c.server);
+		assert_int_equal(run(&c, zero), 0);
+		test_server_stop(&c.server);
+		end(&c);
+	}
+}
+
 static void ends(struct ctx *c)
 {
 	memset(c->items[0].buf, 0xee, 3 * GUARD);
@@ -687,6 +723,7 @@ int main(void)
 		cmocka_unit_test(n10_n13_requests_do_what_they_say),
 		cmocka_unit_test(n12_parts_of_a_block_do_not_undo_each_other),
 		cmocka_unit_test(n11_fua_is_a_flush_where_the_server_has_none),
+		cmocka_unit_test(zeros_are_written_where_the_server_cannot_zero),
 		cmocka_unit_test(behind_the_end_there_are_zeros),
 		cmocka_unit_test(holes_are_what_the_server_says),
 		cmocka_unit_test(n13_no_reply_harms),
