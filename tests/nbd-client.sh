@@ -181,6 +181,7 @@ stop_byre again
 
 # An image that is served names an export only where that is allowed.
 byre_refuses "is an NBD export that is not allowed" -r top.qcow2
+byre_refuses "allow: No valid URL" --allow nbd:///x -r top.qcow2
 start_byre allowed -r --allow "nbd+unix:///?socket=$S" --name exp top.qcow2
 "$BYRE" compare -q "$(uri allowed exp)" d.raw || fail "an overlay over NBD gives something else"
 stop_byre allowed
