@@ -181,12 +181,21 @@ stop_byre again
 
 # An image that is served names an export only where that is allowed.
 byre_refuses "is an NBD export that is not allowed" -r top.qcow2
+byre_refuses "allow: No valid URL" --allow nbd:///x -r top.qcow2
 start_byre allowed -r --allow "nbd+unix:///?socket=$S" --name exp top.qcow2
 "$BYRE" compare -q "$(uri allowed exp)" d.raw || fail "an overlay over NBD gives something else"
 stop_byre allowed
 stop_byre mine
 byre_refuses "needs a name" -r "$at"
 byre_refuses "Permission denied" --name exp "$at"
+
+# A server for one client, though it says that it takes several.
+qemu-nbd -t -x exp -k "$W/one.sock" -e 1 -r -f raw d.raw >"$W/one.log" 2>&1 </dev/null &
+others+=($!)
+wait_for 20 is_listening "$W/one.sock" || fail "qemu-nbd does not listen"
+start_byre loops --loops 4 -r --name exp "nbd+unix:///exp?socket=$W/one.sock"
+"$BYRE" compare -q "$(uri loops exp)" d.raw || fail "four loops with one connection"
+stop_byre loops
 
 # ---- a guest's load: copy on write from an export, and a qcow2 in an export ----
 q create -f qcow2 -b "$at" -F raw cow.qcow2

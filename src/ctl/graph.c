@@ -729,6 +729,19 @@ static int prepare_file(struct opening *o, struct err *err)
 	return rc;
 }
 
+static int allow(struct opening *o, const char *name, struct err *err)
+{
+	struct nbdc_server nbd;
+	int rc;
+
+	if (!nbd_name_is(name))
+		return confine_allow(o->roots, name, err);
+	rc = nbd_name_parse(name, &nbd, err);   /* check_allowed() looks at it again */
+	if (!rc)
+		nbdc_server_fini(&nbd);
+	return rc;
+}
+
 /* The roots below which named files may lie, and the first file of the chain. Blocks a little: the
  * names are the operator's own. An export has no folder. */
 static int prepare(struct opening *o, struct err *err)
@@ -741,9 +754,7 @@ static int prepare(struct opening *o, struct err *err)
 		return cannot_open(o, ENOMEM, o->opts->path, err);
 	rc = nbd ? note_export(o, nbd, err) : prepare_file(o, err);
 	for (unsigned i = 0; i < o->opts->nallow && !rc; i++) {
-		if (nbd_name_is(o->opts->allow[i]))
-			continue;               /* check_allowed() */
-		rc = confine_allow(o->roots, o->opts->allow[i], err);
+		rc = allow(o, o->opts->allow[i], err);
 		if (rc)
 			err_wrap(err, rc, "--allow");
 	}

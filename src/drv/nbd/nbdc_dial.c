@@ -266,8 +266,8 @@ int nbdc_dial_wait(struct nbdc_node *nn, struct nbdc_dial *d, struct nbd_handle 
 	rc = s.rc;
 	if (!rc) {
 		d->timer.fn = late;
-		timer_set(d->loop, &d->timer,
-			  loop_now(d->loop) + NBDC_NEGOTIATION_MAX_S * NS_PER_SEC);
+		timer_set(d->loop, &d->timer, loop_now(d->loop) +
+			  (d->limit_s ? d->limit_s : NBDC_NEGOTIATION_MAX_S) * NS_PER_SEC);
 		rc = negotiate_wait(nn, d, s.h, err);
 		timer_cancel(d->loop, &d->timer);
 	}

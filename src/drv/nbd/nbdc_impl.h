@@ -29,6 +29,8 @@
 #ifndef DRV_NBD_NBDC_IMPL_H
 #define DRV_NBD_NBDC_IMPL_H
 
+#include <stdatomic.h>
+
 #include "base/bits.h"
 #include "base/list.h"
 #include "blk/blk.h"
@@ -45,6 +47,8 @@ enum {
 	NBDC_BOUNCE_MAX = 1 << 20,
 	NBDC_FIBERS_MAX = 16,           /* a connection */
 	NBDC_NEGOTIATION_MAX_S = 60,
+	NBDC_AGAIN_MAX_S = 3,           /* for one connection more: a server that has enough may
+					 * just not accept it */
 };
 
 /* What a server says of an export. */
@@ -64,6 +68,8 @@ struct nbdc_node {
 	bool is_writethrough, no_flush;
 	bool leave_lock_out;            /* tests: shows that N12's test can fail */
 	struct nbd_handle *first;       /* the open's, until the home chan takes it */
+	atomic_bool has_enough;         /* the server gives no more connections. Set by any loop;
+					 * who sees it late only tries in vain */
 };
 
 /* On its way to a handle. */
@@ -71,6 +77,7 @@ struct nbdc_dial {
 	struct io io;
 	struct timer timer;
 	struct loop *loop;
+	unsigned limit_s;               /* 0: NBDC_NEGOTIATION_MAX_S */
 	bool is_polling, is_cancelled, is_late;
 };
 

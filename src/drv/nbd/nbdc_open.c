@@ -64,15 +64,19 @@ void nbdc_server_show(const struct nbdc_server *s, char *text, unsigned n)
 /* Another connection, or none where the server does not give one: then the home loop's does. */
 static int connect_again_wait(struct nbdc_node *nn, struct chan *ch, struct nbd_handle **ret)
 {
-	struct nbdc_dial d = { .loop = ch->loop };
+	struct nbdc_dial d = { .loop = ch->loop, .limit_s = NBDC_AGAIN_MAX_S };
 	struct nbdc_info info;
 	struct err err = { 0 };
-	int rc = nbdc_dial_wait(nn, &d, ret, &info, &err);
+	int rc;
 
+	if (atomic_load(&nn->has_enough))
+		return -ENOTCONN;
+	rc = nbdc_dial_wait(nn, &d, ret, &info, &err);
 	if (!rc && info.size == nn->info.size && info.can_multi_conn)
 		return 0;
 	if (!rc)
 		nbdc_hang_up(nn->lib, *ret);
+	atomic_store(&nn->has_enough, true);
 	log_debug("'%s': one connection serves several loops (%s)", nn->node.name,
 		  rc ? err.text : "it is another disk there");
 	return -ENOTCONN;

@@ -343,6 +343,42 @@ static void n11_fua_is_a_flush_where_the_server_has_none(void **state)
 	}
 }
 
+static void zero(struct ctx *c)
+{
+	const struct test_server *s = &c->server;
+
+	memset(c->server.disk, 1, 3 * 65536);
+	memset(c->model, 1, 3 * 65536);
+	atomic_store(&c->server.wrong_after, 0);
+	assert_int_equal(one(c, REQ_ZERO, REQ_FAST_ONLY, 65536, 65536), -ENOTSUP);
+	check_disk(c, true);
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t off = 65536 + i * 100, len = 65536 - i * 200;
+
+		atomic_store(&c->server.wrong_after, 0);
+		assert_int_equal(one(c, REQ_ZERO, 0, off, len), 0);
+		memset(c->model + off, 0, len);
+		check_disk(c, true);
+	}
+	assert_true(s->commands[6] >= 2 && s->commands[1] >= 2);
+}
+
+static void zeros_are_written_where_the_server_cannot_zero(void **state)
+{
+	struct ctx c;
+
+	for (unsigned i = 0; i < 2; i++) {
+		begin(&c, SERVER_ALL);
+		c.server.block = i ? 4096 : 0;
+		c.server.wrong = WRONG_ERROR;
+		c.server.error = 95;            /* NBD_ENOTSUP */
+		test_server_start(&c.server);
+		assert_int_equal(run(&c, zero), 0);
+		test_server_stop(&c.server);
+		end(&c);
+	}
+}
+
 static void ends(struct ctx *c)
 {
 	memset(c->items[0].buf, 0xee, 3 * GUARD);
@@ -644,7 +680,8 @@ static int other_fiber(void *arg)
 
 static void from_the_other_loop(struct ctx *c)
 {
-	bool is_multi = (c->server.flags & SERVER_MULTI_CONN) && c->server.block <= 1;
+	bool is_multi = (c->server.flags & SERVER_MULTI_CONN) && c->server.block <= 1 &&
+			!c->server.accept_max;
 
 	chan_put_wait(c->ch);
 	assert_int_equal(loop_call_wait(c->other, other_fiber, c), 0);
@@ -657,8 +694,10 @@ static void n10_a_loop_has_a_connection_or_uses_the_homes(void **state)
 	static const struct {
 		uint16_t flags;
 		uint32_t block;
-	} servers[] = { { SERVER_ALL, 0 }, { SERVER_ALL | SERVER_MULTI_CONN, 0 },
-			{ SERVER_ALL | SERVER_MULTI_CONN, 512 } };
+		unsigned accept_max;
+	} servers[] = { { SERVER_ALL, 0, 0 }, { SERVER_ALL | SERVER_MULTI_CONN, 0, 0 },
+			{ SERVER_ALL | SERVER_MULTI_CONN, 512, 0 },
+			{ SERVER_ALL | SERVER_MULTI_CONN, 0, 1 } };
 	struct ctx c;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(servers); i++) {
@@ -666,6 +705,7 @@ static void n10_a_loop_has_a_connection_or_uses_the_homes(void **state)
 
 		begin(&c, servers[i].flags);
 		c.server.block = servers[i].block;
+		c.server.accept_max = servers[i].accept_max;
 		test_server_start(&c.server);
 		lo.workers = c.workers;
 		assert_int_equal(loop_new(&lo, &c.other, NULL), 0);
@@ -683,6 +723,7 @@ int main(void)
 		cmocka_unit_test(n10_n13_requests_do_what_they_say),
 		cmocka_unit_test(n12_parts_of_a_block_do_not_undo_each_other),
 		cmocka_unit_test(n11_fua_is_a_flush_where_the_server_has_none),
+		cmocka_unit_test(zeros_are_written_where_the_server_cannot_zero),
 		cmocka_unit_test(behind_the_end_there_are_zeros),
 		cmocka_unit_test(holes_are_what_the_server_says),
 		cmocka_unit_test(n13_no_reply_harms),

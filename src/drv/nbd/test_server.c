@@ -406,7 +406,8 @@ static void *listen_thread(void *arg)
 	struct test_server *s = arg;
 	int fd;
 
-	while ((fd = accept(s->listen_fd, NULL, NULL)) >= 0) {
+	while ((!s->accept_max || s->n < s->accept_max) &&
+	       (fd = accept(s->listen_fd, NULL, NULL)) >= 0) {
 		struct connection *c = calloc(1, sizeof(*c));
 
 		assert_non_null(c);

@@ -44,6 +44,7 @@ struct test_server {
 	uint64_t size;
 	uint16_t flags;
 	uint32_t block, data_max;       /* 0: does not say */
+	unsigned accept_max;            /* connections; 0: any number. More are left to wait */
 	bool has_no_map;
 	bool is_simple;                 /* no structured replies */
 	bool greets_wrong;              /* noise instead of a greeting */
