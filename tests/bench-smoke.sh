@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: long
-# limit: 300
+# limit: 900
 # The benchmarks run, and print a line for every peer. Their numbers are not looked at here.
 . "$(dirname "$0")/lib.sh"
 need fio qemu-nbd qemu-storage-daemon python3
@@ -13,6 +13,11 @@ for bench in nbd-read nbd-compressed open-1tib; do
 		grep -q "\"peer\": \"$peer\"" "$W/$bench.json" ||
 			fail "bench/$bench.sh says nothing of $peer"
 	done
+done
+
+"$top/bench/vub.sh" -n 1 -s 1 --json >"$W/vub.json" || fail "bench/vub.sh"
+for peer in byre byre-2-queues qemu-storage-daemon bare-ring; do
+	grep -q "\"peer\": \"$peer\"" "$W/vub.json" || fail "bench/vub.sh says nothing of $peer"
 done
 
 build=$(dirname "$(dirname "$(dirname "$BYRE")")")

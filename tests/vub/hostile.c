@@ -59,10 +59,16 @@ static void look(struct run *r)
 	rc = peer_request(&p, VIRTIO_BLK_T_IN, sector, READ_BYTES);
 	if (rc)
 		die(r, "the disk does not answer a new front end", rc);
+	rc = peer_request(&p, VIRTIO_BLK_T_FLUSH, 0, 0);
+	if (rc)
+		die(r, "a flush", rc);
 	/* What is not read-only some attacks may well have written. */
 	if (vfe_link_has(&p.link, VIRTIO_BLK_F_RO) &&
 	    memcmp(p.at + PEER_DATA, r->other.at + PEER_DATA, READ_BYTES))
 		die(r, "the content has changed", 0);
+	rc = peer_request(&p, VIRTIO_BLK_T_GET_ID, 0, VIRTIO_BLK_ID_BYTES);
+	if (rc)
+		die(r, "the serial number", rc);
 	peer_close(&p);
 }
 

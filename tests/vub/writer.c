@@ -4,9 +4,10 @@
  *
  *	writer NAME SEED SECONDS DUMP
  *
- * NAME is what stands behind "vhost-user:", with reconnect=. Jobs write, read and compare, each in a
- * part of the disk that is its own, several under way at once. At the end all is read and compared
- * once more, and what the disk must hold is in the file DUMP. Prints the number of requests. */
+ * NAME is what stands behind "vhost-user:", with reconnect=. Jobs write, read and compare, each in
+ * a part of the disk that is its own, several under way at once. At the end all is read and
+ * compared once more, and what the disk must hold is in the file DUMP. Prints the number of
+ * requests. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>

@@ -199,7 +199,7 @@ static void lost(struct task *t)
 		for_chans_wait(vn, chan_refill, 0);
 		for (unsigned i = 0; i < vn->link.nqueues; i++)
 			if (!vn->users[i])
-				vfe_ring_reset(&vn->queues[i].ring);
+				vfe_ring_renew(&vn->queues[i], &vn->areas[i]);
 	}
 	rc = vn->is_closing ? 0 : reopen_wait(vn, &err);
 	if (rc) {
@@ -375,14 +375,16 @@ static size_t ring_bytes(const struct vfe_link *k)
 
 static size_t area_bytes(const struct vfe_link *k)
 {
-	return ring_bytes(k) + align_up(k->queue_size * sizeof(struct vfe_place), PAGE) +
+	return VFE_RINGS * ring_bytes(k) +
+	       align_up(k->queue_size * sizeof(struct vfe_place), PAGE) +
 	       (size_t)VFE_BOUNCES * VFE_BOUNCE_BYTES + VFE_DATA_BYTES;
 }
 
 static void area_set(struct vfe_area *a, const struct vfe_link *k, char *at)
 {
-	a->ring = at;
-	at += ring_bytes(k);
+	a->rings = at;
+	a->ring_bytes = ring_bytes(k);
+	at += VFE_RINGS * ring_bytes(k);
 	a->places = (void *)at;
 	at += align_up(k->queue_size * sizeof(struct vfe_place), PAGE);
 	a->bounces = at;
@@ -403,7 +405,7 @@ static int make_queues(struct vfe_node *vn)
 		return -ENOMEM;
 	for (unsigned i = 0; i < k->nqueues && !rc; i++) {
 		area_set(&vn->areas[i], k, vn->mem.map + i * area_bytes(k));
-		rc = vfe_queue_init(&vn->queues[i], k, vn->areas[i].ring);
+		rc = vfe_queue_init(&vn->queues[i], k, vn->areas[i].rings);
 	}
 	return rc;
 }

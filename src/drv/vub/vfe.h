@@ -7,8 +7,8 @@
  *
  * Where the back end goes away, requests wait until it is back, as long as the `reconnect` option
  * allows; they are not failed meanwhile. With INFLIGHT_SHMFD the rings stay as they are and the
- * back end looks after what it had begun; without, everything unanswered is put into empty rings
- * again.
+ * back end looks after what it had begun; without, everything unanswered is put into empty rings,
+ * which the old one does not know, again.
  *
  * Writes are of whole sectors (512 bytes); reads are of anything. */
 #ifndef DRV_VUB_VFE_H

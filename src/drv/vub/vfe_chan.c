@@ -192,9 +192,15 @@ void vfe_chan_stop(struct vfe_chan *vc)
 	vc->is_stopped = true;
 }
 
+void vfe_ring_renew(struct vfe_queue *q, struct vfe_area *a)
+{
+	a->ring = (a->ring + 1) % VFE_RINGS;
+	vfe_ring_move(&q->ring, a->rings + a->ring * a->ring_bytes);
+}
+
 void vfe_chan_refill(struct vfe_chan *vc)
 {
-	vfe_ring_reset(&vc->q->ring);
+	vfe_ring_renew(vc->q, vc->area);
 	for (unsigned i = 0; i < vc->q->ring.size; i++) {
 		int rc = vc->slots[i].req ? vfe_part_put(vc, (uint16_t)i) : 0;
 

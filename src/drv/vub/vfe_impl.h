@@ -25,6 +25,7 @@ enum {
 	VFE_PART_MAX = 4 << 20,
 	VFE_BOUNCE_BYTES = 128 << 10,
 	VFE_BOUNCES = 16,
+	VFE_RINGS = 16,                 /* places for a queue's ring: vfe_ring_renew() */
 	VFE_DATA_BYTES = 256 << 20,     /* of a queue, for chan_memory_get() */
 	VFE_DATA_CHUNK = 64 << 10,
 	VFE_DATA_CHUNKS = VFE_DATA_BYTES / VFE_DATA_CHUNK,
@@ -42,7 +43,9 @@ _Static_assert(sizeof(struct vfe_place) % 128 == 64, "an odd number of lines");
 
 /* A queue's piece of shared memory. */
 struct vfe_area {
-	char *ring;
+	char *rings;                    /* VFE_RINGS of them */
+	size_t ring_bytes;
+	unsigned ring;                  /* the one in use */
 	struct vfe_place *places;       /* a token each */
 	char *bounces;
 	char *data;
@@ -117,8 +120,11 @@ void *vfe_chan_memory_get(struct chan *ch, size_t bytes);
 bool vfe_chan_memory_put(struct chan *ch, void *mem, size_t bytes);
 /* The connection is lost: takes what was answered, then nothing more (V37). */
 void vfe_chan_stop(struct vfe_chan *vc);
-/* Empties the ring, which no device has, and puts all unanswered parts into it again. */
+/* Makes the ring empty and puts all unanswered parts into it again. */
 void vfe_chan_refill(struct vfe_chan *vc);
+/* An empty ring elsewhere: a back end that is about to end closes its socket first, and may still
+ * answer into the ring that it had. */
+void vfe_ring_renew(struct vfe_queue *q, struct vfe_area *a);
 /* It is back. */
 void vfe_chan_resume(struct vfe_chan *vc);
 /* It will not come back: fails everything with @rc, now and later. */

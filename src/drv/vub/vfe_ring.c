@@ -50,9 +50,14 @@ int vfe_ring_init(struct vfe_ring *r, void *mem, unsigned size, bool is_packed, 
 	};
 	if (!r->ids)
 		return -ENOMEM;
+	vfe_ring_move(r, mem);
+	return 0;
+}
+
+void vfe_ring_move(struct vfe_ring *r, void *mem)
+{
 	set_places(r, mem);
 	vfe_ring_reset(r);
-	return 0;
 }
 
 void vfe_ring_reset(struct vfe_ring *r)

@@ -72,8 +72,9 @@ struct vfe_ring {
 size_t vfe_ring_bytes(unsigned size, bool is_packed);
 /* An empty ring at @mem, which is set to zeros. 0 or -ENOMEM. */
 int vfe_ring_init(struct vfe_ring *r, void *mem, unsigned size, bool is_packed, bool has_event_idx);
-/* Empties it again, in the same memory; the device does not look at it. */
+/* Empties it again, in the same memory, at which no device looks any more; or in other memory. */
 void vfe_ring_reset(struct vfe_ring *r);
+void vfe_ring_move(struct vfe_ring *r, void *mem);
 /* A zeroed @r is fine. */
 void vfe_ring_fini(struct vfe_ring *r);
 
