@@ -143,7 +143,8 @@ if [ -n "$job" ]; then
 	initrd=$tmp/initrd
 	add_job "$tmp/j" "$initrd"
 fi
-start "$(cat "$tmp/accelerator")" "$initrd" "${root:+root=$root rw}" "${drives[@]}" "${shared[@]}" "${extra[@]}"
+start "$(cat "$tmp/accelerator")" "$initrd" "${root:+root=$root rw}" "${drives[@]}" \
+	"${shared[@]}" "${extra[@]}"
 status=0
 wait_for_end "$limit" || status=$?
 cat "$tmp/output"
