@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# tools/guest/restart.sh [-n TIMES] [-p DEVICE_PROPERTIES] [-k SIGNAL] - a guest writes and verifies
-# while byre, which serves its disk over vhost-user, is killed TIMES times (default: 3) and started
-# again 3 s later. The guest has to go on without an error and without a lost write.
+# tools/guest/restart.sh [-n TIMES] [-p DEVICE_PROPERTIES] [-k SIGNAL] [-b] - a guest writes and
+# verifies while byre, which serves its disk over vhost-user, is killed TIMES times (default: 3) and
+# started again 3 s later. The guest has to go on without an error and without a lost write. With
+# -b byre lives, and most of the guest's memory is taken away and given back instead.
 #
 # The disk is raw, and what was answered is in the page cache, which a kill does not touch.
 set -eu -o pipefail
@@ -10,12 +11,13 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$here/../.." && pwd)
 BYRE=${BYRE:-$top/build/src/cmd/byre}
 
-times=3 properties=num-queues=2 signal=KILL
-while getopts n:p:k: option; do
+times=3 properties=num-queues=2 signal=KILL balloon=''
+while getopts n:p:k:b option; do
 	case $option in
 	n) times=$OPTARG ;;
 	p) properties=$OPTARG ;;
 	k) signal=$OPTARG ;;
+	b) balloon=1 ;;
 	*) exit 2 ;;
 	esac
 done
@@ -48,6 +50,33 @@ serve()
 	byre=$!
 }
 
+# blow MIB: the guest keeps that much.
+blow()
+{
+	python3 - "$W/monitor" "balloon $1" <<-'END'
+	import socket, sys, time
+	s = socket.socket(socket.AF_UNIX)
+	s.connect(sys.argv[1])
+	s.sendall(sys.argv[2].encode() + b"\n")
+	time.sleep(1)
+	END
+	sleep 2
+}
+
+disturb()
+{
+	if [ -n "$balloon" ]; then
+		blow 120
+		blow 512
+		return
+	fi
+	sleep 1.$((RANDOM % 10))
+	kill "-$signal" "$byre" || fail "byre has ended by itself"
+	wait "$byre" || true
+	sleep 3
+	serve
+}
+
 mkdir "$W/job"
 # fio marks each block it writes with a counter and verifies it some writes later, and all at the
 # end. `stop` ends the writing: the host decides when.
@@ -71,7 +100,7 @@ take_fio "$W/job"
 truncate -s 64M "$W/disk"
 serve
 "$here/boot.sh" -t $((times * 20 + 120)) -m 512 -j "$W/job" -l "$W/console" \
-	"vub:$W/sock,$properties" >"$W/output" 2>&1 &
+	-M "$W/monitor" "vub:$W/sock,$properties" >"$W/output" 2>&1 &
 boot=$!
 # fio has begun when the disk is no longer empty.
 for _ in $(seq 600); do
@@ -80,11 +109,7 @@ for _ in $(seq 600); do
 	sleep 0.1
 done
 for _ in $(seq "$times"); do
-	sleep 1.$((RANDOM % 10))
-	kill "-$signal" "$byre" || fail "byre has ended by itself"
-	wait "$byre" || true
-	sleep 3
-	serve
+	disturb
 done
 status=0
 wait $boot || status=$?
@@ -95,4 +120,5 @@ kill "$byre"
 wait "$byre" || fail "byre does not end cleanly"
 byre=
 ! grep -q "is stopped" "$W/byre.log" || fail "a queue was stopped"
+[ -z "$balloon" ] || { echo "$times times taken away, and the guest went on"; exit; }
 echo "$times times killed ($signal), and the guest went on"
