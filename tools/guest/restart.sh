@@ -103,11 +103,12 @@ serve
 	-M "$W/monitor" "vub:$W/sock,$properties" >"$W/output" 2>&1 &
 boot=$!
 # fio has begun when the disk is no longer empty.
-for _ in $(seq 600); do
+for _ in $(seq 3000); do
 	[ "$(stat -c %b "$W/disk")" = 0 ] || break
 	kill -0 $boot 2>/dev/null || { cat "$W/output"; fail "the guest does not begin"; }
 	sleep 0.1
 done
+[ "$(stat -c %b "$W/disk")" != 0 ] || fail "the guest does not begin to write"
 for _ in $(seq "$times"); do
 	disturb
 done
