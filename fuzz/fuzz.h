@@ -52,6 +52,10 @@ extern const struct fuzz_target fuzz_target;
 size_t fuzz_mutate_bytes(uint8_t *data, size_t size, size_t max, struct prng *p);
 /* The same by chance alone. */
 size_t fuzz_mutate_blindly(uint8_t *data, size_t size, size_t max, struct prng *p);
+/* For inputs that are @head bytes and then calls of @call bytes each: adds, removes or repeats
+ * calls; else changes bytes. */
+size_t fuzz_mutate_calls(uint8_t *data, size_t size, size_t max, size_t head, size_t call,
+			 struct prng *p);
 /* A number of @bytes bytes that is likely to matter; @old is what stands there. */
 uint64_t fuzz_number(struct prng *p, uint64_t old, unsigned bytes);
 

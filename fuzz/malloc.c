@@ -260,24 +260,9 @@ static void run(const uint8_t *data, size_t size)
 	nothing_is_left();
 }
 
-/* Adds, removes or repeats calls; else changes bytes. */
 static size_t mutate(uint8_t *data, size_t size, size_t max, struct prng *p)
 {
-	size_t calls = size / CALL, at;
-
-	if (calls < 2 || size + CALL > max || prng_below(p, 3) == 0)
-		return fuzz_mutate_bytes(data, size, max, p);
-	at = prng_below(p, calls) * CALL;
-	if (prng_below(p, 4) == 0) {
-		memmove(data + at, data + at + CALL, size - at - CALL);
-		return size - CALL;
-	}
-	memmove(data + at + CALL, data + at, size - at);
-	if (prng_below(p, 2)) {
-		for (unsigned i = 0; i < CALL; i++)
-			data[at + i] = (uint8_t)prng_next(p);
-	}
-	return size + CALL;
+	return fuzz_mutate_calls(data, size, max, 0, CALL, p);
 }
 
 const struct fuzz_target fuzz_target = { "malloc", CALL * CALLS_MAX, run, mutate };

@@ -50,3 +50,23 @@ size_t fuzz_mutate_blindly(uint8_t *data, size_t size, size_t max, struct prng *
 		return size;
 	}
 }
+
+size_t fuzz_mutate_calls(uint8_t *data, size_t size, size_t max, size_t head, size_t call,
+			 struct prng *p)
+{
+	size_t calls = size > head ? (size - head) / call : 0, at;
+
+	if (calls < 2 || size + call > max || prng_below(p, 3) == 0)
+		return fuzz_mutate_bytes(data, size, max, p);
+	at = head + prng_below(p, calls) * call;
+	if (prng_below(p, 4) == 0) {
+		memmove(data + at, data + at + call, size - at - call);
+		return size - call;
+	}
+	memmove(data + at + call, data + at, size - at);
+	if (prng_below(p, 2)) {
+		for (size_t i = 0; i < call; i++)
+			data[at + i] = (uint8_t)prng_next(p);
+	}
+	return size + call;
+}

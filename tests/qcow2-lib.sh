@@ -23,6 +23,13 @@ same_as_model()
 		{ cat compare.log >&2; fail "$2: the content is not what was written"; }
 }
 
+# good IMAGE WHAT: both.
+good()
+{
+	whole "$@"
+	same_as_model "$@"
+}
+
 # write_byre IMAGE COMMANDS SERVE_OPTIONS...: through byre, and to the model.
 write_byre()
 {

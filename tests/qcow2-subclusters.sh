@@ -7,34 +7,10 @@
 # and QEMU in turns; over compressed clusters and a snapshot; small writes, subcluster by
 # subcluster; a byre that was killed.
 . "$(dirname "$0")/lib.sh"
+. "$here/qcow2-lib.sh"
 need qemu-img qemu-io
 cd "$W"
 size=$((24 << 20))
-
-# io_all TARGET FORMAT FILE: the commands of FILE; all of them succeed.
-io_all()
-{
-	qemu-io -f "$2" -d unmap "$1" <"$3" >io.log 2>&1 || { tail io.log >&2; fail "qemu-io $1"; }
-	! grep -E 'failed|error|cannot|invalid' io.log >&2 || fail "qemu-io $1: see above"
-}
-
-# good IMAGE WHAT: neither an error nor a leak, and the model's content.
-good()
-{
-	qemu-img check "$1" >check.log 2>&1 || { cat check.log >&2; fail "$2: check"; }
-	qemu-img compare -q -f qcow2 -F raw "$1" model.raw >compare.log 2>&1 ||
-		{ cat compare.log >&2; fail "$2: the content is not what was written"; }
-}
-
-# write_byre IMAGE COMMANDS SERVE_OPTIONS...
-write_byre()
-{
-	local image=$1 commands=$2
-	shift 2
-	start_byre writer "$@" "$image"
-	io_all "$(uri writer)" raw "$commands"
-	stop_byre writer
-}
 
 # turns SEED CLUSTER WHAT: byre, QEMU, byre over disk.qcow2, whose content is model.raw's.
 turns()
@@ -44,11 +20,11 @@ turns()
 		python3 "$here/qcow2-write.py" $(($1 * 10 + turn)) $size "$2" 70 >commands
 		if [ $turn = 2 ]; then
 			io_all disk.qcow2 qcow2 commands
+			io_all model.raw raw commands
 		else
 			write_byre disk.qcow2 commands --loops $((1 + $1 % 2)) \
 				--cache "${modes[$1 % ${#modes[@]}]}"
 		fi
-		io_all model.raw raw commands
 		good disk.qcow2 "$3, turn $turn"
 	done
 }

@@ -280,8 +280,10 @@ static int print(const struct args *a, const struct chain *c)
 /* ---- the command ---- */
 
 /* One option. 0, or -EINVAL with the message printed. */
-static int take_option(struct args *a, int id, const char *value)
+static int take_option(void *args, int id, const char *value)
 {
+	struct args *a = args;
+
 	switch (id) {
 	case OPT_BACKING_CHAIN:
 		a->is_chain = true;
@@ -297,23 +299,10 @@ int cmd_info(int argc, char **argv)
 	struct args a = { 0 };
 	struct chain c = { 0 };
 	struct tool t;
-	const char *value;
-	unsigned noperands = 0;
-	int id, rc;
+	int rc = tool_opts_one(&info_tool, argc, argv, take_option, &a, &a.filename);
 
-	tool_opts_start(&info_tool, argc, argv);
-	while ((id = tool_opts_next(&info_tool, &value)) != OPTS_END) {
-		if (id == OPT_HELP)
-			return tool_help(&info_tool);
-		if (id == OPTS_OPERAND) {
-			a.filename = value;
-			noperands++;
-		} else if (id == OPTS_ERROR || take_option(&a, id, value)) {
-			return EXIT_ERROR;
-		}
-	}
-	if (noperands != 1)
-		return tool_fail_usage(&info_tool, "Expecting one image file name");
+	if (rc >= 0)
+		return rc;
 	if (tool_start(&t, LOOP_AUTO))
 		return EXIT_ERROR;
 	rc = collect(&t, &a, &c) ? EXIT_ERROR : print(&a, &c);

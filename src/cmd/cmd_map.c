@@ -210,8 +210,10 @@ static int parse_offset(const char *what, const char *text, uint64_t *ret)
 }
 
 /* One option. 0, or -EINVAL with the message printed. */
-static int take_option(struct map_args *a, int id, const char *value)
+static int take_option(void *args, int id, const char *value)
 {
+	struct map_args *a = args;
+
 	switch (id) {
 	case OPT_OUTPUT:
 		return tool_output(&grammar, value, &a->is_json);
@@ -226,25 +228,13 @@ static int take_option(struct map_args *a, int id, const char *value)
 int cmd_map(int argc, char **argv)
 {
 	struct map_args a = { .length = UINT64_MAX };
-	unsigned noperands = 0;
 	struct tool t = { 0 };
 	struct img img = { 0 };
-	int id, rc = EXIT_ERROR;
-	const char *value;
+	int rc = tool_opts_one(&grammar, argc, argv, take_option, &a, &a.name);
 
-	tool_opts_start(&grammar, argc, argv);
-	while ((id = tool_opts_next(&grammar, &value)) != OPTS_END) {
-		if (id == OPT_HELP)
-			return tool_help(&grammar);
-		if (id == OPTS_OPERAND) {
-			a.name = value;
-			noperands++;
-		} else if (id == OPTS_ERROR || take_option(&a, id, value)) {
-			return EXIT_ERROR;
-		}
-	}
-	if (noperands != 1)
-		return tool_fail_usage(&grammar, "Expecting one image file name");
+	if (rc >= 0)
+		return rc;
+	rc = EXIT_ERROR;
 	if (!tool_start(&t, LOOP_AUTO) && !img_open(&t, a.name, &a.image, &img))
 		rc = print_map(&img, &a);
 	img_close(&img);

@@ -172,6 +172,28 @@ int tool_opts_next(const struct tool_grammar *g, const char **ret_value)
 	return c >= ID_BASE ? g->opts[c - ID_BASE].id : letter_id(g, c);
 }
 
+int tool_opts_one(const struct tool_grammar *g, int argc, char **argv,
+		  int (*take)(void *args, int id, const char *value), void *args,
+		  const char **ret_name)
+{
+	unsigned noperands = 0;
+	const char *value;
+	int id;
+
+	tool_opts_start(g, argc, argv);
+	while ((id = tool_opts_next(g, &value)) != OPTS_END) {
+		if (id == OPT_HELP)
+			return tool_help(g);
+		if (id == OPTS_OPERAND) {
+			*ret_name = value;
+			noperands++;
+		} else if (id == OPTS_ERROR || take(args, id, value)) {
+			return EXIT_ERROR;
+		}
+	}
+	return noperands == 1 ? -1 : tool_fail_usage(g, "Expecting one image file name");
+}
+
 int tool_help(const struct tool_grammar *g)
 {
 	printf("usage: %s %s %s\n\n%s\n\n", program_name, g->command, g->usage, g->summary);

@@ -108,6 +108,12 @@ enum {
 void tool_opts_start(const struct tool_grammar *g, int argc, char **argv);
 /* The next option's id, OPTS_OPERAND, OPTS_END; or OPTS_ERROR, with the message printed. */
 int tool_opts_next(const struct tool_grammar *g, const char **ret_value);
+/* The walk of a tool that is about one image: hands each option and its value to @take, which
+ * returns 0, or -errno with the message printed. Fills the operand into @ret_name. Returns -1:
+ * go on; else what the program is to exit with, everything printed. */
+int tool_opts_one(const struct tool_grammar *g, int argc, char **argv,
+		  int (*take)(void *args, int id, const char *value), void *args,
+		  const char **ret_name);
 /* Prints the help. Returns EXIT_OK. */
 int tool_help(const struct tool_grammar *g);
 /* Prints "NAME: text" and where help is to be found. Returns EXIT_ERROR (as qemu-img, not

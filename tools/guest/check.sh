@@ -11,32 +11,17 @@
 # made the images have to agree with them, not with each other.
 # --flip changes one byte of DISK's image (default: chain) behind byre's back, and succeeds if the
 # guest notices. -v shows the byre log.
-set -eu -o pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-top=$(cd "$here/../.." && pwd)
-BYRE=${BYRE:-$top/build/src/cmd/byre}
-PATH=$PATH:/usr/sbin:/sbin
-
-flip='' verbose=''
+# shellcheck source=tools/guest/lib.sh
+. "$(dirname "$0")/lib.sh"
+flip=
 for arg in "$@"; do
 	case $arg in
 	--flip) flip=chain ;;
 	--flip=*) flip=${arg#--flip=} ;;
 	-v) verbose=1 ;;
-	*) awk 'NR > 2 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" >&2; exit 2 ;;
+	*) usage ;;
 	esac
 done
-
-W=$(mktemp -d "${TMPDIR:-/tmp}/byre-check.XXXXXX")
-byre=
-finish()
-{
-	[ -z "$byre" ] || kill "$byre" 2>/dev/null || true
-	wait
-	rm -rf "$W"
-}
-trap finish EXIT
-trap 'exit 143' INT TERM
 
 # make_tree DIR SEED: files small and large, compressible and not, and with holes.
 make_tree()
@@ -120,24 +105,6 @@ flip_byte()
 	)
 }
 
-serve()
-{
-	"$BYRE" serve --nbd "unix:$W/sock" --read-only --name chain "$W/chain.image" \
-		--read-only --name compressed "$W/compressed.image" \
-		--read-only --name subclusters "$W/subclusters.image" \
-		-f raw --vhost-user "$W/raw.sock" --queues 2 --name raw "$W/raw.image" --loops 2 \
-		>"$W/byre.log" 2>&1 </dev/null &
-	byre=$!
-	for _ in $(seq 200); do
-		! grep -q " 00010000 .* $W/sock\$" /proc/net/unix || return 0
-		kill -0 $byre 2>/dev/null || break
-		sleep 0.05
-	done
-	cat "$W/byre.log" >&2
-	echo "check.sh: byre does not serve" >&2
-	exit 1
-}
-
 # What the guest wrote to the raw disk has to be in the file, and the file system whole.
 check_raw()
 {
@@ -145,42 +112,24 @@ check_raw()
 	debugfs -R "cat written-by-guest" "$W/raw.image" 2>/dev/null | cmp - <(seq 100000)
 }
 
-end_byre()
-{
-	local status=0
-	kill "$byre"
-	wait "$byre" || status=$?
-	byre=
-	[ -z "$verbose" ] || cat "$W/byre.log"
-	if [ "$status" != 0 ] || grep -qE 'runtime error:|Sanitizer' "$W/byre.log"; then
-		cat "$W/byre.log" >&2
-		echo "check.sh: byre ended with status $status" >&2
-		exit 1
-	fi
-}
-
 make_disks
 [ -z "$flip" ] || flip_byte "$flip"
-serve
+serve --read-only --name chain "$W/chain.image" \
+	--read-only --name compressed "$W/compressed.image" \
+	--read-only --name subclusters "$W/subclusters.image" --loops 2 \
+	-f raw --vhost-user "$W/raw.sock" --queues 2 --name raw "$W/raw.image"
 (cd "$W" && sha256sum base.qcow2 chain.image compressed.image subclusters.image) >"$W/before"
 status=0
-uri()
-{
-	echo "nbd+unix:///$1?socket=$W/sock"
-}
 "$here/boot.sh" -j "$W/job" -l "$W/console" "$(uri chain)" "$(uri compressed)" \
 	"$(uri subclusters)" "vub:$W/raw.sock,num-queues=2" | tee "$W/output" || status=$?
 end_byre
 if [ -n "$flip" ]; then
-	[ "$status" = 1 ] && grep -q "^WRONG $flip" "$W/output" && noticed=1
-	[ -n "${noticed:-}" ] || {
-		echo "check.sh: the changed byte went unnoticed (status $status)" >&2
-		exit 1
-	}
+	{ [ "$status" = 1 ] && grep -q "^WRONG $flip" "$W/output"; } ||
+		fail "the changed byte went unnoticed (status $status)"
 	echo "the guest noticed the changed byte"
 	exit 0
 fi
 [ "$status" = 0 ] || exit 1
-check_raw || { echo "check.sh: what the guest wrote is not in the raw image" >&2; exit 1; }
-(cd "$W" && sha256sum --quiet -c before) || { echo "check.sh: an image changed" >&2; exit 1; }
+check_raw || fail "what the guest wrote is not in the raw image"
+(cd "$W" && sha256sum --quiet -c before) || fail "an image changed"
 echo "all that the guest read is right, and what it wrote is there"

@@ -6,10 +6,8 @@
 # -b byre lives, and most of the guest's memory is taken away and given back instead.
 #
 # The disk is raw, and what was answered is in the page cache, which a kill does not touch.
-set -eu -o pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-top=$(cd "$here/../.." && pwd)
-BYRE=${BYRE:-$top/build/src/cmd/byre}
+# shellcheck source=tools/guest/lib.sh
+. "$(dirname "$0")/lib.sh"
 
 times=3 properties=num-queues=2 signal=KILL balloon=''
 while getopts n:p:k:b option; do
@@ -18,12 +16,11 @@ while getopts n:p:k:b option; do
 	p) properties=$OPTARG ;;
 	k) signal=$OPTARG ;;
 	b) balloon=1 ;;
-	*) exit 2 ;;
+	*) usage ;;
 	esac
 done
 
-W=$(mktemp -d "${TMPDIR:-/tmp}/byre-restart.XXXXXX")
-byre='' boot=''
+boot=
 finish()
 {
 	[ -z "$boot" ] || kill "$boot" 2>/dev/null || true
@@ -31,55 +28,53 @@ finish()
 	wait
 	rm -rf "$W"
 }
-trap finish EXIT
-trap 'exit 143' INT TERM
-# shellcheck source=tools/guest/fio.sh
-. "$here/fio.sh"
 
 fail()
 {
 	echo "restart.sh: $*" >&2
-	cat "$W"/byre.log >&2
+	cat "$W/byre.log" >&2
 	exit 1
 }
 
-serve()
+serve_disk()
 {
-	"$BYRE" serve --loops 2 -f raw --vhost-user "$W/sock" "$W/disk" >>"$W/byre.log" 2>&1 \
-		</dev/null &
-	byre=$!
+	start_byre --loops 2 -f raw --vhost-user "$W/sock" "$W/disk"
 }
 
-# blow MIB: the guest keeps that much.
+# blow MIB: the guest keeps that much; waits until it has.
 blow()
 {
-	python3 - "$W/monitor" "balloon $1" <<-'END'
+	python3 - "$W/monitor" "$1" <<-'END'
 	import socket, sys, time
 	s = socket.socket(socket.AF_UNIX)
 	s.connect(sys.argv[1])
-	s.sendall(sys.argv[2].encode() + b"\n")
-	time.sleep(1)
+	s.sendall(b"balloon " + sys.argv[2].encode() + b"\n")
+	for _ in range(120):
+	    s.sendall(b"info balloon\n")
+	    time.sleep(0.5)
+	    if b"actual=" + sys.argv[2].encode() + b"\r" in s.recv(65536):
+	        sys.exit(0)
+	sys.exit("the balloon does not move")
 	END
-	sleep 2
 }
 
 disturb()
 {
 	if [ -n "$balloon" ]; then
-		blow 120
-		blow 512
+		blow 120 || fail "the memory is not given up"
+		blow 512 || fail "the memory is not taken back"
 		return
 	fi
 	sleep 1.$((RANDOM % 10))
 	kill "-$signal" "$byre" || fail "byre has ended by itself"
 	wait "$byre" || true
 	sleep 3
-	serve
+	serve_disk
 }
 
 mkdir "$W/job"
 # fio marks each block it writes with a counter and verifies it some writes later, and all at the
-# end. `stop` ends the writing: the host decides when.
+# end.
 cat >"$W/job/run.sh" <<END
 failed=0
 for job in a b; do
@@ -98,7 +93,7 @@ exit \$failed
 END
 take_fio "$W/job"
 truncate -s 64M "$W/disk"
-serve
+serve_disk
 "$here/boot.sh" -t $((times * 20 + 120)) -m 512 -j "$W/job" -l "$W/console" \
 	-M "$W/monitor" "vub:$W/sock,$properties" >"$W/output" 2>&1 &
 boot=$!
@@ -117,9 +112,7 @@ wait $boot || status=$?
 boot=
 cat "$W/output"
 [ $status = 0 ] || fail "the guest is not content (status $status)"
-kill "$byre"
-wait "$byre" || fail "byre does not end cleanly"
-byre=
+end_byre
 ! grep -q "is stopped" "$W/byre.log" || fail "a queue was stopped"
 [ -z "$balloon" ] || { echo "$times times taken away, and the guest went on"; exit; }
 echo "$times times killed ($signal), and the guest went on"

@@ -7,39 +7,16 @@
 # writes and verifies, on the bare disk and in a file; files are made and removed, with discards.
 # Then QEMU's tools find nothing wrong with the images, e2fsck nothing with the file system, QEMU
 # writes to an image itself, and a second guest reads what is there and goes on. -v shows the log.
-set -eu -o pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-top=$(cd "$here/../.." && pwd)
-BYRE=${BYRE:-$top/build/src/cmd/byre}
-PATH=$PATH:/usr/sbin:/sbin
-verbose='' over=vhost-user
+# shellcheck source=tools/guest/lib.sh
+. "$(dirname "$0")/lib.sh"
+over=vhost-user
 for arg in "$@"; do
 	case $arg in
 	--nbd) over=nbd ;;
 	-v) verbose=1 ;;
-	*) awk 'NR > 2 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" >&2; exit 2 ;;
+	*) usage ;;
 	esac
 done
-
-W=$(mktemp -d "${TMPDIR:-/tmp}/byre-writes.XXXXXX")
-byre=
-finish()
-{
-	[ -z "$byre" ] || kill "$byre" 2>/dev/null || true
-	wait
-	rm -rf "$W"
-}
-trap finish EXIT
-trap 'exit 143' INT TERM
-
-# shellcheck source=tools/guest/fio.sh
-. "$here/fio.sh"
-
-fail()
-{
-	echo "writes.sh: $*" >&2
-	exit 1
-}
 
 make_disks()
 {
@@ -50,36 +27,6 @@ make_disks()
 	qemu-img convert -c -f raw -O qcow2 "$W/base.raw" "$W/base.qcow2"
 	"$BYRE" create -q -f qcow2 -b base.qcow2 -F qcow2 "$W/system.qcow2"
 	"$BYRE" create -q -f qcow2 "$W/empty.qcow2" 128M
-}
-
-serve()
-{
-	local -a how=(--nbd "unix:$W/sock" --name system "$W/system.qcow2" --name empty
-		"$W/empty.qcow2")
-	[ $over = nbd ] || how=(--vhost-user "$W/system" --queues 2 "$W/system.qcow2"
-		--vhost-user "$W/sock" --queues 2 "$W/empty.qcow2")
-	"$BYRE" serve --loops 2 "${how[@]}" >"$W/byre.log" 2>&1 </dev/null &
-	byre=$!
-	for _ in $(seq 200); do
-		! grep -q " 00010000 .* $W/sock\$" /proc/net/unix || return 0
-		kill -0 $byre 2>/dev/null || break
-		sleep 0.05
-	done
-	cat "$W/byre.log" >&2
-	fail "byre does not serve"
-}
-
-end_byre()
-{
-	local status=0
-	kill "$byre"
-	wait "$byre" || status=$?
-	byre=
-	[ -z "$verbose" ] || cat "$W/byre.log"
-	if [ "$status" != 0 ] || grep -qE 'runtime error:|Sanitizer' "$W/byre.log"; then
-		cat "$W/byre.log" >&2
-		fail "byre ended with status $status"
-	fi
 }
 
 # What others think of the images.
@@ -99,17 +46,17 @@ judge()
 	done
 }
 
-uri()
-{
-	echo "rw:nbd+unix:///$1?socket=$W/sock"
-}
-
 turn()
 {
 	local -a disks=("vub:$W/system,num-queues=2" "vub:$W/sock,num-queues=2")
-	[ $over = vhost-user ] || disks=("$(uri system)" "$(uri empty)")
 	echo "$1" >"$W/job/turn"
-	serve
+	if [ $over = nbd ]; then
+		disks=("rw:$(uri system)" "rw:$(uri empty)")
+		serve --loops 2 --name system "$W/system.qcow2" --name empty "$W/empty.qcow2"
+	else
+		start_byre --loops 2 --vhost-user "$W/system" --queues 2 "$W/system.qcow2" \
+			--vhost-user "$W/sock" --queues 2 "$W/empty.qcow2"
+	fi
 	"$here/boot.sh" -t 300 -m 1024 -j "$W/job" -l "$W/console" "${disks[@]}" ||
 		fail "turn $1: the guest is not content"
 	end_byre

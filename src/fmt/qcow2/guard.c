@@ -33,7 +33,7 @@ static void corrupt_fiber(struct task *t)
 	/* The header in memory stays: other loops look at it. */
 	be64_t field = be64_make(w->q->header.incompatible | QCOW2_INCOMPAT_CORRUPT);
 
-	/* If it fails, the next one to meet the damage tries again. */
+	/* If it fails, the next program that opens the image meets the damage itself. */
 	if (!chan_write_wait(w->file, offsetof(struct qcow2_header_disk, incompatible_features),
 			     &field, sizeof(field)))
 		chan_flush_wait(w->file);

@@ -216,41 +216,29 @@ static int twice_body(void *arg)
 	return 0;
 }
 
-static void run(int (*body)(void *arg))
-{
-	for (uint64_t seed = 1; seed < 4; seed++) {
-		struct loop_opts o = { .backend = LOOP_SIM, .sim_seed = seed };
-		struct loop *l;
-
-		assert_int_equal(loop_new(&o, &l, NULL), 0);
-		loop_call(l, body, l);
-		loop_free(l);
-	}
-}
-
 static void q6_a_guest_never_writes_metadata(void **state)
 {
-	run(metadata_body);
+	test_image_run(metadata_body);
 }
 
 static void q6_and_would_if_nobody_looked(void **state)
 {
-	run(broken_body);
+	test_image_run(broken_body);
 }
 
 static void q6_nor_tables_that_are_made_later(void **state)
 {
-	run(later_body);
+	test_image_run(later_body);
 }
 
 static void q6_tables_are_not_written_as_other_tables(void **state)
 {
-	run(table_body);
+	test_image_run(table_body);
 }
 
 static void a_table_that_is_named_twice_is_left(void **state)
 {
-	run(twice_body);
+	test_image_run(twice_body);
 }
 
 static void drop(enum log_level level, const char *line)

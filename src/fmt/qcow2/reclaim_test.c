@@ -143,41 +143,29 @@ static int error_body(void *arg)
 	return 0;
 }
 
-static void run(int (*body)(void *arg))
-{
-	for (uint64_t seed = 1; seed < 6; seed++) {
-		struct loop_opts o = { .backend = LOOP_SIM, .sim_seed = seed };
-		struct loop *l;
-
-		assert_int_equal(loop_new(&o, &l, NULL), 0);
-		loop_call(l, body, l);
-		loop_free(l);
-	}
-}
-
 static void what_leaked_is_freed(void **state)
 {
-	run(leaks_body);
+	test_image_run(leaks_body);
 }
 
 static void r4_what_was_touched_is_left(void **state)
 {
-	run(touched_body);
+	test_image_run(touched_body);
 }
 
 static void what_leaked_of_a_shared_cluster_is_freed(void **state)
 {
-	run(shared_body);
+	test_image_run(shared_body);
 }
 
 static void r5_damage_is_left(void **state)
 {
-	run(damage_body);
+	test_image_run(damage_body);
 }
 
 static void r6_the_mark_stays_until_the_walk_was_good(void **state)
 {
-	run(error_body);
+	test_image_run(error_body);
 }
 
 static void drop(enum log_level level, const char *line)

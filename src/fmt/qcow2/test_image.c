@@ -11,14 +11,16 @@
 
 void test_image_run(int (*body)(void *l))
 {
-	struct loop_opts o = { .backend = LOOP_SIM, .sim_seed = 3 };
-	struct loop *l;
-	int rc = loop_new(&o, &l, NULL);
+	for (uint64_t seed = 1; seed <= 5; seed++) {
+		struct loop_opts o = { .backend = LOOP_SIM, .sim_seed = seed };
+		struct loop *l;
+		int rc = loop_new(&o, &l, NULL);
 
-	assert(rc == 0);
-	rc = loop_call(l, body, l);
-	assert(rc == 0);
-	loop_free(l);
+		assert(rc == 0);
+		rc = loop_call(l, body, l);
+		assert(rc == 0);
+		loop_free(l);
+	}
 }
 
 void test_image_make(struct test_image *im, struct loop *l, unsigned cluster_bits,

@@ -24,7 +24,8 @@ struct test_image {
 	bool discard;                   /* for the next open */
 };
 
-/* Calls @body with a simulated loop, in a fiber of that; it must return 0. */
+/* Calls @body with a simulated loop, in a fiber of that, once for each of a few seeds; it must
+ * return 0. */
 void test_image_run(int (*body)(void *l));
 /* Writes an empty image of 64 KiB. In a fiber of @l. */
 void test_image_make(struct test_image *im, struct loop *l, unsigned cluster_bits,

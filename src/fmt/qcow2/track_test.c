@@ -111,18 +111,6 @@ static uint64_t bits_of(const struct test_image *im)
 	return bits;
 }
 
-static void run(int (*body)(void *arg))
-{
-	for (uint64_t seed = 1; seed < 4; seed++) {
-		struct loop_opts o = { .backend = LOOP_SIM, .sim_seed = seed };
-		struct loop *l;
-
-		assert_int_equal(loop_new(&o, &l, NULL), 0);
-		loop_call(l, body, l);
-		loop_free(l);
-	}
-}
-
 /* ---- bits ---- */
 
 static bool is_set(const struct track *t, uint64_t bit)
@@ -167,7 +155,7 @@ static int before_body(void *arg)
 
 static void t32_bits_are_set_before_the_change(void **state)
 {
-	run(before_body);
+	test_image_run(before_body);
 }
 
 static int others_body(void *arg)
@@ -194,7 +182,7 @@ static int others_body(void *arg)
 
 static void t33_bitmaps_that_are_not_tracked_stay_as_they_are(void **state)
 {
-	run(others_body);
+	test_image_run(others_body);
 }
 
 /* ---- failures ---- */
@@ -240,7 +228,7 @@ static int faults_body(void *arg)
 
 static void t31_after_any_fault_a_bitmap_is_right_or_marked(void **state)
 {
-	run(faults_body);
+	test_image_run(faults_body);
 }
 
 static int memory_body(void *arg)
@@ -266,7 +254,7 @@ static int memory_body(void *arg)
 
 static void t31_without_memory_a_bitmap_is_right_or_marked(void **state)
 {
-	run(memory_body);
+	test_image_run(memory_body);
 }
 
 /* ---- damage ---- */
@@ -299,7 +287,7 @@ static int damage_body(void *arg)
 
 static void q6_bitmaps_over_other_metadata_are_refused(void **state)
 {
-	run(damage_body);
+	test_image_run(damage_body);
 }
 
 static void silent(enum log_level level, const char *line)
