@@ -117,3 +117,12 @@ byres[active]=$!
 wait_for 20 is_listening "$W/active.sock" || fail "no socket to activate by"
 nbdinfo "$(uri active)" >/dev/null || fail "socket activation"
 stop_byre active
+
+# A socket at the path of a --vhost-user is for that image; its file is the manager's, and stays.
+python3 "$W/activate.py" "$W/machine.sock" "$BYRE" serve -f raw --vhost-user "$W/machine.sock" \
+	"$W/disk" >"$W/machine.log" 2>&1 &
+byres[machine]=$!
+wait_for 20 is_listening "$W/machine.sock" || fail "no socket to activate by"
+"$BYRE" bench -c 1 "vhost-user:$W/machine.sock" >/dev/null || fail "activation for a machine"
+stop_byre machine
+[ -S "$W/machine.sock" ] || fail "byre removed a socket that is not its own"

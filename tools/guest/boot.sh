@@ -11,12 +11,14 @@
 #   -t SECS  time limit (default 120): 124 when it is over
 #   -l FILE  keep the console's output here
 #   -m MIB   memory (default 512)
+#   -M SOCK  QEMU's monitor there, and a balloon in the guest
+# QEMU is the program, and perhaps its first arguments (default: qemu-system-x86_64).
 # 125: the guest ended without a status.
 set -eu -o pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-job='' root='' text='' limit=120 console='' memory=512
-while getopts j:r:w:t:l:m: option; do
+job='' root='' text='' limit=120 console='' memory=512 extra=()
+while getopts j:r:w:t:l:m:M: option; do
 	case $option in
 	j) job=$OPTARG ;;
 	r) root=$OPTARG ;;
@@ -24,11 +26,13 @@ while getopts j:r:w:t:l:m: option; do
 	t) limit=$OPTARG ;;
 	l) console=$OPTARG ;;
 	m) memory=$OPTARG ;;
+	M) extra=(-monitor "unix:$OPTARG,server=on,wait=off" -device virtio-balloon-pci) ;;
 	*) exit 2 ;;
 	esac
 done
 shift $((OPTIND - 1))
 
+read -ra program <<<"${QEMU:-qemu-system-x86_64}"
 guest=$("$here/prepare.sh" | tail -n 1)
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/byre-guest.XXXXXX")
 qemu=
@@ -50,7 +54,7 @@ start()
 	: >"$console"
 	: >"$tmp/output"
 	: >"$tmp/status"
-	"${QEMU:-qemu-system-x86_64}" -accel "$accel" -cpu max -smp 2 -m "$memory" -nodefaults \
+	"${program[@]}" -accel "$accel" -cpu max -smp 2 -m "$memory" -nodefaults \
 		-no-user-config -display none -no-reboot -kernel "$guest/vmlinuz" \
 		-initrd "$initrd" \
 		-append "console=ttyS0 quiet panic=-1 $kernel_args" -serial "file:$console" \
@@ -116,7 +120,7 @@ add_device()
 }
 
 reconnect=reconnect=1
-case $("${QEMU:-qemu-system-x86_64}" --version | sed -n 's/.*version \([0-9]*\).*/\1/p') in
+case $("${program[@]}" --version | sed -n 's/.*version \([0-9]*\).*/\1/p') in
 [1-9][0-9]) reconnect=reconnect-ms=500 ;;
 esac
 for disk in "$@"; do
@@ -139,7 +143,8 @@ if [ -n "$job" ]; then
 	initrd=$tmp/initrd
 	add_job "$tmp/j" "$initrd"
 fi
-start "$(cat "$tmp/accelerator")" "$initrd" "${root:+root=$root rw}" "${drives[@]}" "${shared[@]}"
+start "$(cat "$tmp/accelerator")" "$initrd" "${root:+root=$root rw}" "${drives[@]}" \
+	"${shared[@]}" "${extra[@]}"
 status=0
 wait_for_end "$limit" || status=$?
 cat "$tmp/output"

@@ -114,9 +114,9 @@ check_raw()
 
 make_disks
 [ -z "$flip" ] || flip_byte "$flip"
-serve --loops 2 --nbd "unix:$W/sock" --read-only --name chain "$W/chain.image" \
+serve --read-only --name chain "$W/chain.image" \
 	--read-only --name compressed "$W/compressed.image" \
-	--read-only --name subclusters "$W/subclusters.image" \
+	--read-only --name subclusters "$W/subclusters.image" --loops 2 \
 	-f raw --vhost-user "$W/raw.sock" --queues 2 --name raw "$W/raw.image"
 (cd "$W" && sha256sum base.qcow2 chain.image compressed.image subclusters.image) >"$W/before"
 status=0

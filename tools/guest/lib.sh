@@ -36,6 +36,26 @@ usage()
 	exit 2
 }
 
+# start_byre ARGUMENTS...: byre serve; returns when it listens on $W/sock.
+start_byre()
+{
+	"$BYRE" serve "$@" >>"$W/byre.log" 2>&1 </dev/null &
+	byre=$!
+	for _ in $(seq 200); do
+		! grep -q " 00010000 .* $W/sock\$" /proc/net/unix || return 0
+		kill -0 $byre 2>/dev/null || break
+		sleep 0.05
+	done
+	cat "$W/byre.log" >&2
+	fail "byre does not serve"
+}
+
+# serve ARGUMENTS...: byre serves NBD on $W/sock.
+serve()
+{
+	start_byre --nbd "unix:$W/sock" "$@"
+}
+
 # take_fio DIR: fio, what it is linked with, and what loads that, in DIR/fio.
 take_fio()
 {
@@ -48,20 +68,6 @@ take_fio()
 	done
 	loader=$(ldd "$fio" | awk '$1 ~ /^\/.*ld-/ { print $1 }')
 	cp -L "$loader" "$1/fio/loader"
-}
-
-# serve ARGUMENTS...: byre serve; returns when it listens on $W/sock, one of its addresses.
-serve()
-{
-	"$BYRE" serve "$@" >>"$W/byre.log" 2>&1 </dev/null &
-	byre=$!
-	for _ in $(seq 200); do
-		! grep -q " 00010000 .* $W/sock\$" /proc/net/unix || return 0
-		kill -0 $byre 2>/dev/null || break
-		sleep 0.05
-	done
-	cat "$W/byre.log" >&2
-	fail "byre does not serve"
 }
 
 # uri NAME: where QEMU finds the disk.

@@ -15,7 +15,7 @@ if [ "$(cat "$guest/made-by" 2>/dev/null)" = "$made_by" ]; then
 	exit
 fi
 PATH=$PATH:/usr/sbin:/sbin
-modules="virtio_pci virtio_blk ext4 crc32c_generic crc32c-intel"
+modules="virtio_pci virtio_blk virtio_balloon ext4 crc32c_generic crc32c-intel"
 
 mkdir -p "$CACHE"
 tmp=$(mktemp -d "$CACHE/guest.XXXXXX")

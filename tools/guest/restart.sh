@@ -1,38 +1,80 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# tools/guest/restart.sh [-n TIMES] [-p DEVICE_PROPERTIES] [-k SIGNAL] - a guest writes and verifies
-# while byre, which serves its disk over vhost-user, is killed TIMES times (default: 3) and started
-# again 3 s later. The guest has to go on without an error and without a lost write.
+# tools/guest/restart.sh [-n TIMES] [-p DEVICE_PROPERTIES] [-k SIGNAL] [-b] - a guest writes and
+# verifies while byre, which serves its disk over vhost-user, is killed TIMES times (default: 3) and
+# started again 3 s later. The guest has to go on without an error and without a lost write. With
+# -b byre lives, and most of the guest's memory is taken away and given back instead.
 #
 # The disk is raw, and what was answered is in the page cache, which a kill does not touch.
 # shellcheck source=tools/guest/lib.sh
 . "$(dirname "$0")/lib.sh"
-times=3 properties=num-queues=2 signal=KILL
-while getopts n:p:k: option; do
+
+times=3 properties=num-queues=2 signal=KILL balloon=''
+while getopts n:p:k:b option; do
 	case $option in
 	n) times=$OPTARG ;;
 	p) properties=$OPTARG ;;
 	k) signal=$OPTARG ;;
+	b) balloon=1 ;;
 	*) usage ;;
 	esac
 done
 
 boot=
-end_boot()
+finish()
 {
 	[ -z "$boot" ] || kill "$boot" 2>/dev/null || true
-	finish
+	[ -z "$byre" ] || kill "$byre" 2>/dev/null || true
+	wait
+	rm -rf "$W"
 }
-trap end_boot EXIT
+
+fail()
+{
+	echo "restart.sh: $*" >&2
+	cat "$W/byre.log" >&2
+	exit 1
+}
 
 serve_disk()
 {
-	serve --loops 2 -f raw --vhost-user "$W/sock" "$W/disk"
+	start_byre --loops 2 -f raw --vhost-user "$W/sock" "$W/disk"
+}
+
+# blow MIB: the guest keeps that much; waits until it has.
+blow()
+{
+	python3 - "$W/monitor" "$1" <<-'END'
+	import socket, sys, time
+	s = socket.socket(socket.AF_UNIX)
+	s.connect(sys.argv[1])
+	s.sendall(b"balloon " + sys.argv[2].encode() + b"\n")
+	for _ in range(120):
+	    s.sendall(b"info balloon\n")
+	    time.sleep(0.5)
+	    if b"actual=" + sys.argv[2].encode() + b"\r" in s.recv(65536):
+	        sys.exit(0)
+	sys.exit("the balloon does not move")
+	END
+}
+
+disturb()
+{
+	if [ -n "$balloon" ]; then
+		blow 120 || fail "the memory is not given up"
+		blow 512 || fail "the memory is not taken back"
+		return
+	fi
+	sleep 1.$((RANDOM % 10))
+	kill "-$signal" "$byre" || fail "byre has ended by itself"
+	wait "$byre" || true
+	sleep 3
+	serve_disk
 }
 
 mkdir "$W/job"
 # fio marks each block it writes with a counter and verifies it some writes later, and all at the
-# end. `stop` ends the writing: the host decides when.
+# end.
 cat >"$W/job/run.sh" <<END
 failed=0
 for job in a b; do
@@ -53,20 +95,17 @@ take_fio "$W/job"
 truncate -s 64M "$W/disk"
 serve_disk
 "$here/boot.sh" -t $((times * 20 + 120)) -m 512 -j "$W/job" -l "$W/console" \
-	"vub:$W/sock,$properties" >"$W/output" 2>&1 &
+	-M "$W/monitor" "vub:$W/sock,$properties" >"$W/output" 2>&1 &
 boot=$!
 # fio has begun when the disk is no longer empty.
-for _ in $(seq 600); do
+for _ in $(seq 3000); do
 	[ "$(stat -c %b "$W/disk")" = 0 ] || break
 	kill -0 $boot 2>/dev/null || { cat "$W/output"; fail "the guest does not begin"; }
 	sleep 0.1
 done
+[ "$(stat -c %b "$W/disk")" != 0 ] || fail "the guest does not begin to write"
 for _ in $(seq "$times"); do
-	sleep 1.$((RANDOM % 10))
-	kill "-$signal" "$byre" || fail "byre has ended by itself"
-	wait "$byre" || true
-	sleep 3
-	serve_disk
+	disturb
 done
 status=0
 wait $boot || status=$?
@@ -75,4 +114,5 @@ cat "$W/output"
 [ $status = 0 ] || fail "the guest is not content (status $status)"
 end_byre
 ! grep -q "is stopped" "$W/byre.log" || fail "a queue was stopped"
+[ -z "$balloon" ] || { echo "$times times taken away, and the guest went on"; exit; }
 echo "$times times killed ($signal), and the guest went on"

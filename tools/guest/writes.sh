@@ -48,16 +48,15 @@ judge()
 
 turn()
 {
-	local -a how=(--vhost-user "$W/system" --queues 2 "$W/system.qcow2"
-		--vhost-user "$W/sock" --queues 2 "$W/empty.qcow2")
 	local -a disks=("vub:$W/system,num-queues=2" "vub:$W/sock,num-queues=2")
-	if [ $over = nbd ]; then
-		how=(--nbd "unix:$W/sock" --name system "$W/system.qcow2"
-			--name empty "$W/empty.qcow2")
-		disks=("rw:$(uri system)" "rw:$(uri empty)")
-	fi
 	echo "$1" >"$W/job/turn"
-	serve --loops 2 "${how[@]}"
+	if [ $over = nbd ]; then
+		disks=("rw:$(uri system)" "rw:$(uri empty)")
+		serve --loops 2 --name system "$W/system.qcow2" --name empty "$W/empty.qcow2"
+	else
+		start_byre --loops 2 --vhost-user "$W/system" --queues 2 "$W/system.qcow2" \
+			--vhost-user "$W/sock" --queues 2 "$W/empty.qcow2"
+	fi
 	"$here/boot.sh" -t 300 -m 1024 -j "$W/job" -l "$W/console" "${disks[@]}" ||
 		fail "turn $1: the guest is not content"
 	end_byre

@@ -40,7 +40,8 @@ struct backend {
 	char *disk;
 	atomic_uint connections, requests, strangers;   /* strangers: another area came back */
 	pthread_t thread;
-	int listener, stop, sock;
+	int listener, stop;
+	atomic_int sock;                /* tests may shut it down */
 	bool has_area;
 	unsigned until_death;
 	uint64_t chosen, spoken;

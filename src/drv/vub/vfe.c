@@ -169,8 +169,9 @@ static int reopen_wait(struct vfe_node *vn, struct err *err)
 	int rc = err_set(err, ECONNRESET, "vhost-user: the back end has gone");
 
 	while (rc && !vn->is_closing && loop_now(vn->node.home) < end) {
-		fiber_sleep_wait(RETRY_MS * NS_PER_MS);
 		rc = link_call_wait(vn, reopen_work, err);
+		if (rc)
+			fiber_sleep_wait(RETRY_MS * NS_PER_MS);
 	}
 	return rc;
 }

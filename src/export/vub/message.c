@@ -153,13 +153,14 @@ int vub_message_check(const struct vhost_user_msg *m, unsigned nfds, uint64_t fe
 		      const char **ret_why)
 {
 	const struct rule *r = rule_of(m->head.request);
-	uint32_t size = m->head.size;
+	uint32_t size = m->head.size, max;
 
 	if (!r) {
 		*ret_why = "it is not known";
 		return -EOPNOTSUPP;
 	}
-	if (size < r->size || size > MAX(r->size, r->size_max) || !is_size_right(m))
+	max = r->size_max ? r->size_max : r->size;
+	if (size < r->size || size > max || !is_size_right(m))
 		return refuse("its payload has the wrong size", ret_why);
 	if (!are_fds_right(m, r, nfds))
 		return refuse("it carries the wrong number of descriptors", ret_why);
