@@ -21,6 +21,8 @@
 #include "blk/port.h"
 #include "cmd/convert.h"
 #include "ctl/image_name.h"
+#include "drv/file/file.h"
+#include "fmt/qcow2/bitmap.h"
 #include "fmt/qcow2/info.h"
 #include "job/copy.h"
 #include "loop/work.h"
@@ -35,6 +37,8 @@ struct conversion {
 	struct port_chan **source_pcs;  /* owned */
 	uint64_t total;                 /* bytes of all sources */
 	struct qcow2_info info;         /* of the first source, for its bitmaps */
+	struct qcow2_info target_info;  /* where it is qcow2 */
+	struct qcow2_bitmaps_copy bitmaps;
 	const char *backing;            /* -B or -o backing_file; NULL: none */
 	struct img target;
 	bool is_made;                   /* the target's file is ours to take away */
@@ -191,7 +195,7 @@ static int check_bitmaps(struct conversion *c, struct err *err)
 	if (strcmp(img_format(&c->sources[0]), "qcow2") ||
 	    tool_run(&c->tool, source_info_wait, c) || info->version < 3)
 		return err_set(err, ENOTSUP, "Source lacks bitmap support");
-	for (size_t i = 0; i < info->nbitmaps && !c->args->skips_broken_bitmaps; i++)
+	for (size_t i = info->nbitmaps; i-- > 0 && !c->args->skips_broken_bitmaps;)
 		if (info->bitmaps[i].is_in_use)
 			return err_set(err, EINVAL, "Cannot copy inconsistent bitmap '%s'\n"
 				       "Try --skip-broken-bitmaps, or use 'qemu-img bitmap "
@@ -251,16 +255,11 @@ static int open_target(struct conversion *c, struct err *err)
 	return img_open_quiet(&c->tool, name, &how, &c->target, err);
 }
 
-static int info_wait(void *arg)
+static int target_info_wait(void *arg)
 {
 	struct conversion *c = arg;
-	struct qcow2_info info = { 0 };
-	int rc = qcow2_info_wait(c->target.graph.top, &info, NULL);
 
-	if (!rc)
-		c->copy.cluster = info.cluster_size;
-	qcow2_info_fini(&info);
-	return rc;
+	return qcow2_info_wait(c->target.graph.top, &c->target_info, NULL);
 }
 
 /* Does a target that was just made read as zeros, without a look at it? */
@@ -293,17 +292,17 @@ static int plan(struct conversion *c, struct err *err)
 	struct copy_opts *o = &c->copy;
 	uint64_t sparse_align = a->min_sparse ? 1ULL << (63 - __builtin_clzll(a->min_sparse)) : 1;
 
-	if (a->has_bitmaps && c->info.nbitmaps)
-		return err_set(err, ENOTSUP, "Copying bitmaps is not supported in this version");
-	if (a->has_bitmaps && strcmp(img_format(&c->target), "qcow2"))
+	if (!strcmp(img_format(&c->target), "qcow2") &&
+	    tool_run(&c->tool, target_info_wait, c))
+		return err_set(err, EIO, "could not get block driver info");
+	if (a->has_bitmaps && c->target_info.version < 3)
 		return err_set(err, ENOTSUP, "Format driver '%s' does not support bitmaps",
 			       img_format(&c->target));
 	if (a->is_compressed && strcmp(img_format(&c->target), "qcow2"))
 		return err_set(err, ENOTSUP, "Compression not supported for this file format");
 	if (a->is_there && img_size(&c->target) < c->total)
 		return err_set(err, EINVAL, "output file is smaller than input file");
-	if (a->is_compressed && tool_run(&c->tool, info_wait, c))
-		return err_set(err, EIO, "could not get block driver info");
+	o->cluster = a->is_compressed ? c->target_info.cluster_size : 0;
 	o->sources = c->source_pcs;
 	o->nsources = c->nsources;
 	o->target = c->target.pc;
@@ -394,6 +393,104 @@ static void tell_failure(const struct conversion *c, int rc)
 	tool_error("error while writing '%s': %s", c->target.name, error_text(rc));
 }
 
+/* ---- bitmaps ---- */
+
+struct bitmaps_call {
+	struct conversion *c;
+	const char *path;
+	struct err err;
+};
+
+static int copy_bitmaps_wait(void *arg)
+{
+	struct bitmaps_call *b = arg;
+
+	return qcow2_bitmaps_copy_wait(b->c->sources[0].graph.top, b->c->target.graph.top,
+				       &b->c->bitmaps, &b->err);
+}
+
+/* A bitmap whose name the target has already. QEMU goes from the last to the first. */
+static const char *find_taken_name(const struct conversion *c)
+{
+	const struct qcow2_info *from = &c->info, *to = &c->target_info;
+
+	for (size_t i = from->nbitmaps; i-- > 0;)
+		for (size_t k = 0; k < to->nbitmaps; k++)
+			if (!strcmp(from->bitmaps[i].name, to->bitmaps[k].name))
+				return from->bitmaps[i].name;
+	return NULL;
+}
+
+static int copy_bitmaps(struct conversion *c)
+{
+	struct bitmaps_call b = { .c = c };
+	const char *taken = find_taken_name(c);
+	int rc;
+
+	if (!c->info.nbitmaps)
+		return 0;
+	for (size_t i = c->info.nbitmaps; i-- > 0;)
+		if (c->info.bitmaps[i].is_in_use)
+			tool_warn("Skipping inconsistent bitmap '%s'", c->info.bitmaps[i].name);
+	rc = taken ? err_set(&b.err, EEXIST, "Failed to create bitmap %s: Bitmap already exists: "
+			     "%s", taken, taken) :
+		     tool_run(&c->tool, copy_bitmaps_wait, &b);
+	if (rc)
+		tool_fail(&b.err);
+	return rc;
+}
+
+static int name_bitmaps_wait(void *arg)
+{
+	struct bitmaps_call *b = arg;
+	struct file_opts fo = { .path = b->path, .fd = -1, .writable = true, .qemu_words = true };
+	struct node *file;
+	int rc = file_open_wait(&fo, b->c->tool.loop, &file, &b->err);
+
+	if (rc)
+		return rc;
+	rc = qcow2_bitmaps_name_wait(file, &b->c->bitmaps, &b->err);
+	node_put_wait(file);
+	return rc;
+}
+
+/* What the target is called, as a file. Returned owned; NULL: there is no memory. */
+static char *target_path(const struct conversion *c)
+{
+	const struct convert_args *a = c->args;
+	const char *text = a->names[a->nnames - 1];
+	struct image_name name = { 0 };
+	char *path = NULL, *warning = NULL;
+
+	if (!(a->target.image_opts ? image_name_parse_options(text, &name, &warning, NULL) :
+				     image_name_parse(text, &name, NULL))) {
+		path = name.path;
+		name.path = NULL;
+	}
+	free(warning);
+	image_name_fini(&name);
+	return path;
+}
+
+/* The target is closed. */
+static int name_bitmaps(struct conversion *c)
+{
+	struct bitmaps_call b = { .c = c };
+	char *path;
+	int rc;
+
+	if (!c->bitmaps.n)
+		return 0;
+	path = target_path(c);
+	b.path = path;
+	rc = path ? tool_run(&c->tool, name_bitmaps_wait, &b) :
+		    err_set_errno(&b.err, ENOMEM, "bitmaps");
+	if (rc)
+		tool_fail(&b.err);
+	free(path);
+	return rc;
+}
+
 /* ---- the whole ---- */
 
 static int fill_target(struct conversion *c)
@@ -414,38 +511,32 @@ static int fill_target(struct conversion *c)
 	rc = tool_run(&c->tool, copy_wait, c);
 	if (rc)
 		tell_failure(c, rc);
-	return rc;
+	return rc || !c->args->has_bitmaps ? rc : copy_bitmaps(c);
 }
 
 /* Making the target has left a few pages. */
 static void forget_pages(const struct conversion *c)
 {
-	struct image_name name = { 0 };
-	int fd;
+	char *path = target_path(c);
+	int fd = path ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY) : -1;
 
-	if (image_name_parse(c->args->create.filename, &name, NULL))
-		return;
-	fd = open(name.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (fd >= 0) {
 		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 		close(fd);
 	}
-	image_name_fini(&name);
+	free(path);
 }
 
 /* Half an image is none. */
 static void take_away(const struct conversion *c)
 {
-	const struct create_args *cr = &c->args->create;
-	struct image_name name = { 0 };
+	char *path = target_path(c);
 	struct stat st;
 
-	if (image_name_parse(cr->filename, &name, NULL))
-		return;
-	if (!stat(name.path, &st) && S_ISREG(st.st_mode) &&
-	    (cr->is_new ? unlink(name.path) : truncate(name.path, 0)))
-		tool_warn("'%s' holds a part of the image only: %s", name.path, strerror(errno));
-	image_name_fini(&name);
+	if (path && !stat(path, &st) && S_ISREG(st.st_mode) &&
+	    (c->args->create.is_new ? unlink(path) : truncate(path, 0)))
+		tool_warn("'%s' holds a part of the image only: %s", path, strerror(errno));
+	free(path);
 }
 
 static int run(struct conversion *c)
@@ -464,6 +555,8 @@ static int run(struct conversion *c)
 		rc = fill_target(c);
 	if (img_close(&c->target) && !rc)
 		rc = -EIO;
+	if (!rc)
+		rc = name_bitmaps(c);
 	if (rc && c->is_made)
 		take_away(c);
 	else if (c->is_made && !a->keeps_cache)
@@ -492,6 +585,7 @@ int convert(struct convert_args *a)
 		rc = run(&c);
 	tool_stop(&c.tool);
 	qcow2_info_fini(&c.info);
+	qcow2_info_fini(&c.target_info);
 	free(c.sources);
 	free(c.source_pcs);
 	if (rc && stopped_by)

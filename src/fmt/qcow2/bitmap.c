@@ -11,24 +11,12 @@
 #include "fmt/qcow2/image.h"
 
 enum {
-	BITMAP_TYPE_DIRTY = 1,
 	WINDOW_BYTES = 64 << 10,
 	PHYS_BYTES_MAX = 512 << 20,             /* QEMU's limit for one bitmap */
 };
 #define TABLE_RESERVED (0x1feULL | 0xffULL << 56)
 /* What is read of tables for judging them, whatever their sizes say: no sane image comes near. */
 #define JUDGE_BYTES_MAX GiB
-
-struct entry_disk {
-	be64_t table_off;
-	be32_t table_entries;
-	be32_t flags;
-	uint8_t type;
-	uint8_t granularity_bits;
-	be16_t name_size;
-	be32_t extra_size;
-};
-_Static_assert(sizeof(struct entry_disk) == 24, "directory entries start with 24 bytes");
 
 /* The directory on its way through memory. */
 struct walk {
@@ -90,7 +78,7 @@ static bool is_sane(const struct qcow2_header *h, const struct qcow2_bitmap *b, 
 static int entry_wait(struct walk *w, struct qcow2_bitmap *ret)
 {
 	const uint64_t end = w->h->bitmaps_bytes;
-	const struct entry_disk *d;
+	const struct qcow2_bitmap_disk *d;
 	const uint8_t *bytes;
 	uint32_t size;
 	unsigned name_size, kept;

@@ -14,6 +14,7 @@ struct err;
 struct node;
 
 enum {
+	BITMAP_TYPE_DIRTY = 1,
 	BITMAP_IN_USE = 1,
 	BITMAP_AUTO = 2,
 	BITMAP_NAME_MAX = 1023,
@@ -45,6 +46,21 @@ int qcow2_bitmap_table_wait(struct chan *file, const struct qcow2_header *h,
 /* Reads the bitmaps of the open image @n as QEMU does when it opens one, and refuses what it
  * refuses, in its words. In a fiber of the home loop. */
 int qcow2_bitmaps_judge_wait(struct node *n, struct err *err);
+
+/* Bitmaps on their way into an image. */
+struct qcow2_bitmaps_copy {
+	uint32_t n;
+	uint64_t directory_off, directory_bytes;
+};
+
+/* bitmap_copy.c. In a fiber of the home loop of both: copies the bitmaps of @from that are not in
+ * use into clusters of @to, which is open for writing, of the same size, and has none. On success
+ * they are durable, and nothing names them yet. */
+int qcow2_bitmaps_copy_wait(struct node *from, struct node *to, struct qcow2_bitmaps_copy *ret,
+			    struct err *err);
+/* Then, when @to was closed: names them in the header of the image in @file, which has room. */
+int qcow2_bitmaps_name_wait(struct node *file, const struct qcow2_bitmaps_copy *c,
+			    struct err *err);
 
 /* What an opener of @n is to be warned of, or NULL. */
 const char *qcow2_bitmaps_warning(const struct node *n);

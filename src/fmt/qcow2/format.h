@@ -121,6 +121,17 @@ struct qcow2_ext_bitmaps_disk {
 	be64_t directory_offset;
 };
 
+struct qcow2_bitmap_disk {              /* then: extra data, the name, up to a multiple of 8 */
+	be64_t table_off;
+	be32_t table_entries;
+	be32_t flags;
+	uint8_t type;
+	uint8_t granularity_bits;
+	be16_t name_size;
+	be32_t extra_size;
+};
+_Static_assert(sizeof(struct qcow2_bitmap_disk) == 24, "directory entries start with 24 bytes");
+
 /* L1 and L2 entries, in the machine's byte order. */
 #define QCOW2_OFFSET_MASK 0x00fffffffffffe00ULL /* bits 9-55 */
 #define QCOW2_COPIED (1ULL << 63)
