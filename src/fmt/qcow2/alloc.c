@@ -221,14 +221,12 @@ uint64_t alloc_next(const struct alloc *a)
 	return a->nruns ? a->runs[run_to_take(a)].n : 0;
 }
 
-bool alloc_take(struct alloc *a, uint64_t want, struct alloc_run *ret)
+/* From the start of run @i. */
+static void take_from(struct alloc *a, unsigned i, uint64_t want, struct alloc_run *ret)
 {
-	unsigned i = run_to_take(a);
 	struct alloc_run *run = &a->runs[i];
 
 	assert(want);
-	if (!a->nruns)
-		return false;
 	*ret = *run;
 	ret->n = MIN(want, run->n);
 	/* If the commit under way fails, alloc_cut_end() says that A is needed. */
@@ -243,7 +241,31 @@ bool alloc_take(struct alloc *a, uint64_t want, struct alloc_run *ret)
 	a->reserved -= ret->n;
 	a->taken += ret->n;
 	a->ntaken += ret->n;
+}
+
+bool alloc_take(struct alloc *a, uint64_t want, struct alloc_run *ret)
+{
+	if (!a->nruns)
+		return false;
+	take_from(a, run_to_take(a), want, ret);
 	return true;
+}
+
+bool alloc_take_at(struct alloc *a, uint64_t first, uint64_t want, struct alloc_run *ret)
+{
+	unsigned i = 0;
+
+	while (i < a->nruns && a->runs[i].first != first)
+		i++;
+	if (i == a->nruns)
+		return false;
+	take_from(a, i, want, ret);
+	return true;
+}
+
+void alloc_expect(struct alloc *a)
+{
+	a->target = MAX(a->target, MIN(a->ntaken / 4, target_max(a)));
 }
 
 void alloc_untake(struct alloc *a, uint64_t first, uint64_t n, bool is_fresh)
@@ -320,12 +342,21 @@ static int fill_run_wait(struct alloc *a, uint64_t want)
 static int fill_wait(struct alloc *a)
 {
 	struct writer *w = a->w;
-	uint64_t before = a->nfilled;
+	uint64_t before = a->nfilled, most = UINT64_MAX;
 	int rc = w->dead ? w->dead : mark_set_wait(w);
 
 	while (!rc && a->nruns + 2 <= ALLOC_RUNS_MAX &&
-	       (a->reserved < a->target || a->nfilled == before))
-		rc = fill_run_wait(a, a->reserved < a->target ? a->target - a->reserved : 1);
+	       (a->reserved < a->target || a->nfilled == before)) {
+		uint64_t want = a->reserved < a->target ? a->target - a->reserved : 1;
+
+		want = MIN(want, most);
+		rc = fill_run_wait(a, want);
+		/* Where there is no room for so many, there may be for fewer. */
+		if (rc == -ENOSPC && want > 1 && !w->dead) {
+			most = want / 2;
+			rc = 0;
+		}
+	}
 	/* Who waits for clusters gets some. */
 	return a->nfilled > before && !w->dead ? 0 : rc;
 }

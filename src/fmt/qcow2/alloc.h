@@ -70,6 +70,11 @@ uint64_t alloc_next(const struct alloc *a);
 /* Up to @want adjacent clusters of the reserve, at least 1: the lowest ones, but such first whose
  * refcount is durable. False: it is empty; call alloc_fill_wait() and look again. Never waits. */
 bool alloc_take(struct alloc *a, uint64_t want, struct alloc_run *ret);
+/* The same from the cluster @first on. False: that is not in the reserve. */
+bool alloc_take_at(struct alloc *a, uint64_t first, uint64_t want, struct alloc_run *ret);
+/* Clusters are taken one after the other, and so they will be: fills the reserve with more at a
+ * time the more there were. */
+void alloc_expect(struct alloc *a);
 /* Back into the reserve: never named by anything, not even in memory. @is_fresh: as alloc_take()
  * said, and nothing was written there. */
 void alloc_untake(struct alloc *a, uint64_t first, uint64_t n, bool is_fresh);

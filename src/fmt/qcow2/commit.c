@@ -168,6 +168,7 @@ static void run_wait(struct commit *c)
 {
 	struct writer *w = writer_of(c);
 	struct cut cut = { .needs_a = false };
+	bool is_flush;
 	int closed, rc;
 
 	list_init(&cut.waiters);
@@ -175,7 +176,9 @@ static void run_wait(struct commit *c)
 	/* What they wait for is in a page, or in a cluster that is closed now. Who comes while we
 	 * close may have written to others. */
 	move_all(&c->next, &cut.waiters);
-	closed = pendings_close_all_wait(&w->pendings);
+	is_flush = c->is_flush || (w->pack.is_for_all && !(w->broken & BREAK_Z8_NO_PUSH));
+	c->is_flush = false;
+	closed = pendings_close_all_wait(&w->pendings, is_flush);
 	rc = cut_take(c, &cut);
 	c->is_cut = true;
 	if (!rc)
@@ -217,7 +220,7 @@ void commit_kick(struct commit *c)
 	fiber_start(home, &c->task);
 }
 
-int commit_wait(struct commit *c)
+int commit_metadata_wait(struct commit *c)
 {
 	struct commit_waiter cw = { .fiber = fiber_self() };
 
@@ -228,6 +231,12 @@ int commit_wait(struct commit *c)
 	while (!cw.is_done)
 		fiber_park();
 	return cw.res;
+}
+
+int commit_wait(struct commit *c)
+{
+	c->is_flush = true;
+	return commit_metadata_wait(c);
 }
 
 void commit_stop_wait(struct commit *c)

@@ -51,6 +51,7 @@ struct commit {
 	bool is_running;
 	bool is_cut;                    /* the running one took its cut */
 	bool is_wanted;                 /* another one shall follow */
+	bool is_flush;                  /* the next cut is to have what is packed (pack.h), too */
 	bool is_noted;                  /* something changed since the last cut */
 	bool needs_a;                   /* and B must wait for A's sync */
 	bool is_last;                   /* at close: even lazy refcounts are written */
@@ -68,6 +69,8 @@ void commit_note(struct commit *c);
 void commit_kick(struct commit *c);
 /* In a fiber: what was done before is durable. 0, or why it is not. */
 int commit_wait(struct commit *c);
+/* The same of what is in tables already; clusters that wait to be packed go on waiting. */
+int commit_metadata_wait(struct commit *c);
 /* Waits until none runs and stops the timer. */
 void commit_stop_wait(struct commit *c);
 

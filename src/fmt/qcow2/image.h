@@ -67,6 +67,10 @@ struct qcow2 {
 
 	atomic_bool is_corrupt_logged;  /* any loop */
 	_Atomic(enum holes) holes;      /* any loop; they all find the same */
+	/* How often clusters were packed into places that others had before (Z3). The home loop
+	 * counts, with release, before anything is written there; who sees an entry that was made
+	 * after that sees the count. */
+	_Atomic uint64_t packed_before;
 };
 
 struct inflated;

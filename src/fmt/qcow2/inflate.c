@@ -11,7 +11,9 @@
  *
  * Invariants:
  *	Z1  nothing but the bytes that the L2 entry names, widened to IN_ALIGN, is read;
- *	Z2  a cluster that failed to inflate is not kept. */
+ *	Z2  a cluster that failed to inflate is not kept;
+ *	Z3  what is kept is not found any more when something else may lie in its place, with the
+ *	    same entry. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +28,8 @@ enum { KEPT_MAX = 32, KEPT_BYTES = 2 << 20, IN_ALIGN = 4096, INLINE_BYTES_MAX = 
 /* A cluster in memory, or on its way there. */
 struct inflated {
 	struct list_node link;          /* in qcow2_chan.inflated */
-	uint64_t entry;                 /* the key */
+	uint64_t entry;                 /* the key, */
+	uint64_t packed_before;         /* and q->packed_before when it was read */
 	uint8_t *data;                  /* a cluster */
 	unsigned users;                 /* fibers that fill, wait for, or copy from it */
 	bool is_ready;
@@ -107,12 +110,19 @@ static int fill_wait(struct chan *layer, uint64_t entry, void *out)
 	return rc;
 }
 
+static uint64_t packed_before(const struct qcow2_chan *qc)
+{
+	return atomic_load_explicit(&qcow2_of(qc->ch.node)->packed_before, memory_order_acquire);
+}
+
 static struct inflated *find(struct qcow2_chan *qc, uint64_t entry)
 {
+	uint64_t now = packed_before(qc);
+
 	list_for_each(n, &qc->inflated) {
 		struct inflated *c = list_entry(n, struct inflated, link);
 
-		if (c->entry == entry)
+		if (c->entry == entry && c->packed_before == now)       /* Z3 */
 			return c;
 	}
 	return NULL;
@@ -148,6 +158,7 @@ static struct inflated *add(struct qcow2_chan *qc, uint64_t entry, unsigned clus
 		return NULL;
 	}
 	c->entry = entry;
+	c->packed_before = packed_before(qc);
 	list_init(&c->waiters);
 	list_add_head(&qc->inflated, &c->link);
 	qc->ninflated++;

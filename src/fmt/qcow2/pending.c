@@ -72,73 +72,6 @@ bool pendings_any(const struct pendings *ps, uint64_t guest_off, uint64_t len)
 	return first_in(ps, guest_off, len, UINT64_MAX);
 }
 
-/* ---- the mapping cache ---- */
-
-static uint64_t cache_key_of(const struct pendings *ps, uint64_t guest)
-{
-	return cache_key(ps->w->q->layer, guest >> ps->w->q->slice_shift);
-}
-
-static unsigned cache_word_of(const struct pendings *ps, uint64_t guest)
-{
-	const struct qcow2 *q = ps->w->q;
-
-	return (unsigned)((guest & ((1ULL << q->slice_shift) - 1)) >> q->cluster_bits) *
-	       q->entry_words;
-}
-
-void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *words)
-{
-	uint64_t bytes = 1ULL << ps->w->q->slice_shift;
-
-	guard_slice(ps->w, words);
-	/* A damaged image may hold what looks like a mark: then it is as damaged as it was. */
-	for (size_t at = 0; at < ps->w->q->slice_bytes; at += 8 * ps->w->q->entry_words)
-		if (be64_load(words + at) == CACHE_PENDING)
-			be64_store(words + at, CACHE_PENDING ^ 1ULL << 61);
-	list_for_each(n, &ps->all) {
-		const struct pending *p = list_entry(n, struct pending, link);
-
-		if (p->guest >= first && p->guest - first < bytes)
-			be64_store(words + 8 * (size_t)cache_word_of(ps, p->guest), CACHE_PENDING);
-	}
-}
-
-static void insert_slice(struct pendings *ps, const struct l2_at *at)
-{
-	memcpy(ps->slice, at->page->bytes, ps->w->q->slice_bytes);
-	pendings_mark_slice(ps, at->first, ps->slice);
-	cache_insert(ps->w->q->cache, cache_key_of(ps, at->first), ps->slice);
-}
-
-void pendings_cache_slice(struct pendings *ps, const struct l2_at *at)
-{
-	bool is_empty;
-
-	if (cache_find(ps->w->q->cache, cache_key_of(ps, at->first), &is_empty) < 0 || is_empty)
-		insert_slice(ps, at);
-}
-
-/* @n clusters: that they are pending, or what @pair of one says. */
-static void show(struct pendings *ps, const struct l2_at *at, uint64_t guest, unsigned n,
-		 const struct l2_pair *pair)
-{
-	static const struct l2_pair pending = { CACHE_PENDING, 0 };
-	unsigned per_cluster = ps->w->q->entry_words;
-	uint64_t words[2 * PENDING_RUN_MAX];
-
-	for (unsigned i = 0; i < n; i++) {
-		const struct l2_pair *p = pair ? &pair[i] : &pending;
-
-		words[i * per_cluster] = p->entry;
-		if (per_cluster == 2)
-			words[i * 2 + 1] = p->bitmap;
-	}
-	if (!cache_store(ps->w->q->cache, cache_key_of(ps, guest), cache_word_of(ps, guest),
-			 n * per_cluster, words))
-		insert_slice(ps, at);
-}
-
 /* ---- what becomes of the units ---- */
 
 /* Those that are data when it is mapped: what writes touched, and what was data. */
@@ -256,6 +189,7 @@ void pendings_fini(struct pendings *ps)
 		struct pending *p = list_entry(n, struct pending, link);
 
 		list_del(&p->open_link);
+		p->writes = 0;          /* packed ones wait in memory, for good */
 		pending_end(p);
 	}
 	fills_fini(&ps->fills);
@@ -293,7 +227,7 @@ int pendings_open(struct pendings *ps, const struct l2_at *at, const struct pend
 			l2_set(ps->w, &p[i]->at, p[i]->guest, new_pair(p[i]), false);
 	}
 	ps->nopened += run->n;
-	show(ps, at, run->guest, run->n, NULL);
+	pendings_show(ps, at, run->guest, run->n, NULL);
 	return 0;
 }
 
@@ -376,12 +310,51 @@ void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pendi
 	}
 }
 
+struct pending *pending_open_packed(struct pendings *ps, const struct l2_at *at, uint64_t guest)
+{
+	struct pending_run run = { .guest = guest, .n = 1 };
+	struct pending *p = pending_new(ps, at, &run, 0);
+
+	assert(!pending_find(ps, guest) || pending_find(ps, guest) == p);       /* W5 */
+	if (!p)
+		return NULL;
+	p->seq = ++ps->seq;
+	p->is_packed = true;
+	p->writes = 1;
+	p->covered = (struct span){ 0, ps->w->cluster };
+	ps->nopened++;
+	pendings_show(ps, at, guest, 1, NULL);
+	return p;
+}
+
+void pending_packed(struct pending *p)
+{
+	p->writes = 0;
+	set_pair(p->ps, &p->at, p->guest, p->packed, true);
+	pendings_free_old(p->ps, p->old.pair.entry);
+	pending_end(p);
+}
+
+void pending_stored(struct pending *p, uint64_t host)
+{
+	p->writes = 0;
+	p->host = host;
+	pending_map(p);
+}
+
+void pending_not_packed(struct pending *p)
+{
+	p->writes = 0;
+	pendings_show(p->ps, &p->at, p->guest, 1, &p->old.pair);
+	pending_end(p);
+}
+
 /* Nothing of @p was written well, or matters any more: as if it had never been. */
 static void pending_drop(struct pending *p)
 {
 	struct pendings *ps = p->ps;
 
-	show(ps, &p->at, p->guest, 1, &p->old.pair);
+	pendings_show(ps, &p->at, p->guest, 1, &p->old.pair);
 	note_fresh(ps, p->host, p->is_kept, false, data_units(p));
 	if (!p->is_kept)
 		alloc_untake(&ps->w->alloc, p->host / ps->w->cluster, 1, false);
@@ -467,6 +440,16 @@ static void close_failed(struct pending *p, int res)
 	commit_note(&p->ps->w->commit);
 }
 
+void pending_pack_failed(struct pending *p, int res)
+{
+	if (!p->is_closing)
+		return;
+	p->is_closing = false;
+	p->close_res = res;
+	fiber_queue_wake(&p->waiting);
+	commit_note(&p->ps->w->commit);
+}
+
 static void close_fiber(struct task *t)
 {
 	struct pending *p = container_of(t, struct pending, task);
@@ -495,6 +478,10 @@ static void close_start(struct pending *p)
 	if (p->is_closing)
 		return;
 	p->is_closing = true;
+	if (p->is_packed) {             /* it ends when it is written */
+		pack_push(&p->ps->w->pack);
+		return;
+	}
 	open_del(p);
 	p->task.fn = close_fiber;
 	fiber_gate_start(p->ps->w->home, &p->ps->gate, &p->task);
@@ -511,6 +498,19 @@ static int close_one_wait(struct pending *p)
 		p = pending_find(ps, guest);
 	} while (p && p->seq == seq && p->is_closing);
 	return p && p->seq == seq ? p->close_res : 0;
+}
+
+int pendings_room_wait(struct pendings *ps)
+{
+	const struct pending *oldest;
+
+	if (!ps->nopen) {
+		pack_push(&ps->w->pack);
+		fiber_queue_wait(&ps->room);
+		return 0;
+	}
+	oldest = list_entry(ps->open.next, struct pending, open_link);
+	return pendings_close_wait(ps, oldest->guest, 1);
 }
 
 bool pendings_busy(const struct pendings *ps, uint64_t guest_off, uint64_t len)
@@ -567,20 +567,20 @@ int pendings_close_wait(struct pendings *ps, uint64_t guest_off, uint64_t len)
 }
 
 /* The oldest that holds what was answered, and is not younger than @seq. */
-static struct pending *first_acked(const struct pendings *ps, uint64_t seq)
+static struct pending *first_acked(const struct pendings *ps, uint64_t seq, bool is_flush)
 {
 	list_for_each(n, &ps->all) {
 		struct pending *p = list_entry(n, struct pending, link);
 
 		if (p->seq > seq)
 			break;
-		if (p->is_acked)
+		if (p->is_acked && (is_flush || !p->is_packed))
 			return p;
 	}
 	return NULL;
 }
 
-int pendings_close_all_wait(struct pendings *ps)
+int pendings_close_all_wait(struct pendings *ps, bool is_flush)
 {
 	uint64_t seq = ps->seq;
 	struct pending *p;
@@ -588,10 +588,10 @@ int pendings_close_all_wait(struct pendings *ps)
 
 	list_for_each(n, &ps->all) {
 		p = list_entry(n, struct pending, link);
-		if (p->is_acked)
+		if (p->is_acked && (is_flush || !p->is_packed))
 			close_start(p);
 	}
-	while (!rc && (p = first_acked(ps, seq)))
+	while (!rc && (p = first_acked(ps, seq, is_flush)))
 		rc = close_one_wait(p);
 	return rc;
 }
@@ -672,7 +672,8 @@ void pendings_written(struct pendings *ps, uint64_t off, uint64_t len, int res)
 bool pending_join(struct pending *p, struct span s, struct span ret[2])
 {
 	/* What failed is filled first, or that would fill what comes now (W7). */
-	if (p->is_closing || p->nfailed || s.lo > p->covered.hi || s.hi < p->covered.lo)
+	if (p->is_packed || p->is_closing || p->nfailed || s.lo > p->covered.hi ||
+	    s.hi < p->covered.lo)
 		return false;
 	ret[0] = (struct span){ s.lo, MIN(s.hi, p->covered.lo) };
 	ret[1] = (struct span){ MAX(s.lo, p->covered.hi), s.hi };

@@ -89,6 +89,9 @@ struct pending {
 	unsigned writes;                /* under way */
 	bool is_fresh;                  /* as in struct alloc_run */
 	bool is_kept;                   /* as in struct pending_run */
+	bool is_packed;                 /* written as a whole, by pack.h: no host, nobody joins */
+	unsigned parts;                 /* pack.c's: buffers that hold it and are not written */
+	struct l2_pair packed;          /* and what its entry will be */
 	bool is_acked;                  /* a write to it has ended well */
 	bool is_lost;                   /* more writes failed than can be remembered: it is never
 					 * mapped, and flushes fail (W7) */
@@ -126,9 +129,9 @@ void pendings_fini(struct pendings *ps);
 
 /* Closes those of [@guest_off, @guest_off + @len) and waits until they are mapped. In a fiber. */
 int pendings_close_wait(struct pendings *ps, uint64_t guest_off, uint64_t len);
-/* All that there are now and hold what was answered; for a commit. 0 or an error that the commit
- * must report. */
-int pendings_close_all_wait(struct pendings *ps);
+/* All that there are now and hold what was answered, packed ones only with @is_flush; for a commit.
+ * 0 or an error that the commit must report. */
+int pendings_close_all_wait(struct pendings *ps, bool is_flush);
 /* No request is under way: waits for what goes on in the background. */
 void pendings_stop_wait(struct pendings *ps);
 /* Is any cluster of the range pending? Never waits. */
@@ -138,6 +141,12 @@ bool pendings_any(const struct pendings *ps, uint64_t guest_off, uint64_t len);
 
 /* Marks those whose entries are in @words, big-endian: the slice that begins at guest @first. */
 void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *words);
+
+/* ---- for pending.c itself ---- */
+
+/* Lets the mapping cache show of @n clusters that they are pending, or what @pair of one says. */
+void pendings_show(struct pendings *ps, const struct l2_at *at, uint64_t guest, unsigned n,
+		   const struct l2_pair *pair);
 
 /* ---- for write.c and zero.c; all but pending_merge_wait() never wait ---- */
 
@@ -172,6 +181,23 @@ void pendings_zero(struct pendings *ps, uint64_t guest, bool keep);
  * zeros and is fresh. */
 void pendings_map_zero(struct pendings *ps, struct l2_at *at, const struct pending_run *run,
 		       uint64_t lo, uint64_t hi);
+
+/* Makes room for another pending cluster. In a fiber; it may have to be done again. */
+int pendings_room_wait(struct pendings *ps);
+
+/* ---- for pack.c; none waits ---- */
+
+/* Opens the cluster at @guest, whose entry is in @at, for a write of all of it. There is room.
+ * NULL: no memory. */
+struct pending *pending_open_packed(struct pendings *ps, const struct l2_at *at, uint64_t guest);
+/* All of it is written, compressed, at the host cluster of p->packed or at @host as it is: that is
+ * its place from now on. */
+void pending_packed(struct pending *p);
+void pending_stored(struct pending *p, uint64_t host);
+/* It is not written, and nobody was told that it is. */
+void pending_not_packed(struct pending *p);
+/* Writing it failed with @res: whoever waits is told. It stays. */
+void pending_pack_failed(struct pending *p, int res);
 
 /* Nothing names the clusters of @entry any more: frees them. */
 void pendings_free_old(struct pendings *ps, uint64_t entry);

@@ -27,6 +27,9 @@ struct qcow2_opts {
 	bool writethrough;              /* a write is answered when it is durable; the file itself
 					 * is opened for write-back */
 	bool discard;                   /* freed clusters are given back to the file's medium */
+	bool compress;                  /* what the guest writes to new clusters is compressed */
+	int compression_level;          /* 0: the default (codec.h) */
+	bool deflate_small_window;      /* 4 KiB, for readers that take no more */
 	unsigned broken;                /* tests: enum writer_break, rules that are left out */
 };
 

@@ -44,6 +44,9 @@ static struct node *open_image(struct test_disk *d, struct test_mem *m, bool wri
 {
 	struct qcow2_opts o = { .writable = writable, .cache = d->cache,
 				.writethrough = !lower && d->cell.writethrough,
+				.compress = !lower && d->cell.packs_all,
+				.compression_level = lower ? 0 : d->cell.packs_level,
+				.deflate_small_window = d->cell.packs_small_window,
 				.discard = d->cell.discard, .broken = lower ? 0 : d->cell.broken };
 	struct err err = { 0 };
 	struct node *n;
@@ -92,6 +95,8 @@ static int make(void *arg)
 		.cluster_size = 1ULL << d->cell.cluster_bits,
 		.refcount_bits = d->cell.refcount_bits,
 		.extended_l2 = d->cell.is_extended,
+		.compression = d->cell.packs_zstd ? QCOW2_COMPRESSION_ZSTD :
+						    QCOW2_COMPRESSION_DEFLATE,
 		.backing_name = size ? "below" : NULL,
 		.backing_format = size ? "raw" : NULL,
 	};
@@ -411,6 +416,8 @@ static int do_write(struct worker *wk, struct test_ask *a, uint64_t off, uint64_
 	iov[2] = (struct iovec){ wk->buf + iov[0].iov_len + iov[1].iov_len,
 				 len - iov[0].iov_len - iov[1].iov_len };
 	a->req.kind = REQ_WRITE;
+	if (wk->d->cell.packs_every && !prng_below(&wk->prng, wk->d->cell.packs_every))
+		a->req.flags |= REQ_COMPRESSED;
 	a->req.iov = iov;
 	a->req.iovcnt = 3;
 	rc = test_ask_wait(wk->d, a);
@@ -571,4 +578,94 @@ int test_disk_verify(void *arg)
 	d->cache = qcow2_cache_new(0, d->loops[0]);
 	cache_setup(d->cache, CACHE_SLICE_BYTES_MIN);
 	return 0;
+}
+
+/* ---- whole runs ---- */
+
+void test_disk_random(const struct test_cell *cell, uint64_t seed, unsigned rounds)
+{
+	struct test_disk *d = test_disk_new(cell, LOOP_SIM, 1, seed);
+
+	/* The second time over what the first one left. */
+	for (unsigned i = 0; i < 2; i++) {
+		struct test_work a = { d, rounds, seed * 2 + i };
+
+		loop_call(d->loops[0], test_disk_open, d);
+		loop_call(d->loops[0], test_disk_open_port, d);
+		loop_call(d->loops[0], test_disk_work, &a);
+		assert_int_equal(loop_call(d->loops[0], test_disk_flush, d), 0);
+		loop_call(d->loops[0], test_disk_close_port, d);
+		loop_call(d->loops[0], test_disk_close, d);
+		loop_call(d->loops[0], test_disk_verify, d);
+	}
+	test_disk_free(d);
+}
+
+void test_disk_faults(const struct test_cell *cell, uint64_t seed, int nth, unsigned kinds)
+{
+	struct test_disk *d = test_disk_new(cell, LOOP_SIM, 1, seed);
+	struct test_work a = { d, 25, seed };
+	int rc;
+
+	d->may_fail = true;
+	loop_call(d->loops[0], test_disk_open, d);
+	loop_call(d->loops[0], test_disk_open_port, d);
+	loop_call(d->loops[0], test_disk_work, &a);
+	for (unsigned round = 0; round < 2; round++) {
+		struct test_mem *m = round && d->raw ? d->raw : d->file;
+
+		m->fail_with = seed % 2 ? -EIO : -ENOSPC;
+		m->fail_kinds = kinds;
+		m->fails_on = seed % 3 == 0;
+		atomic_store(&m->fail_after, nth);
+		a.seed++;
+		loop_call(d->loops[0], test_disk_work, &a);
+		loop_call(d->loops[0], test_disk_flush, d);
+		atomic_store(&m->fail_after, -1);
+	}
+	/* The first one may be answered by a commit that failed. */
+	rc = loop_call(d->loops[0], test_disk_flush, d);
+	if (rc)
+		rc = loop_call(d->loops[0], test_disk_flush, d);
+	assert_int_equal(rc, 0);
+	loop_call(d->loops[0], test_disk_close_port, d);
+	loop_call(d->loops[0], test_disk_close, d);
+	loop_call(d->loops[0], test_disk_verify, d);
+	test_disk_free(d);
+}
+
+struct caller {
+	struct loop *loop;
+	struct test_work args;
+};
+
+static void *call_workers(void *arg)
+{
+	struct caller *c = arg;
+
+	loop_call(c->loop, test_disk_work, &c->args);
+	return NULL;
+}
+
+void test_disk_two_loops(const struct test_cell *cell, uint64_t seed)
+{
+	struct test_disk *d = test_disk_new(cell, LOOP_AUTO, 2, seed);
+	struct caller callers[2];
+	pthread_t threads[2];
+
+	loop_call(d->loops[0], test_disk_open, d);
+	for (unsigned j = 0; j < 2; j++)
+		loop_call(d->loops[j], test_disk_open_port, d);
+	for (unsigned j = 0; j < 2; j++) {
+		callers[j] = (struct caller){ d->loops[j], { d, 200 / TEST_SCALE, 2 * seed + j } };
+		pthread_create(&threads[j], NULL, call_workers, &callers[j]);
+	}
+	for (unsigned j = 0; j < 2; j++)
+		pthread_join(threads[j], NULL);
+	assert_int_equal(loop_call(d->loops[1], test_disk_flush, d), 0);
+	for (unsigned j = 0; j < 2; j++)
+		loop_call(d->loops[j], test_disk_close_port, d);
+	loop_call(d->loops[0], test_disk_close, d);
+	loop_call(d->loops[0], test_disk_verify, d);
+	test_disk_free(d);
 }

@@ -42,6 +42,10 @@ struct test_cell {
 	uint64_t size;
 	bool writethrough;
 	bool discard;
+	unsigned packs_every;           /* one of so many writes asks for compression; 0: none */
+	bool packs_all;                 /* all that is new is compressed */
+	bool packs_zstd, packs_small_window;
+	int packs_level;
 	unsigned broken;                /* enum writer_break */
 };
 
@@ -114,5 +118,16 @@ void test_model_check(struct test_disk *d, const uint8_t *got, uint64_t off, uin
 void test_model_write(struct test_disk *d, uint64_t off, const uint8_t *bytes, uint64_t len,
 		      int res);
 void test_model_discard(struct test_disk *d, uint64_t off, uint64_t len, int res);
+
+/* ---- whole runs, each with a disk of its own ---- */
+
+/* Twice so many rounds, and the model and the check agree. */
+void test_disk_random(const struct test_cell *cell, uint64_t seed, unsigned rounds);
+/* What a fault of the file, or of what is below it, leaves: errors for those who asked meanwhile,
+ * each byte old or new, and afterwards an image in which nothing is wrong. The @nth request of
+ * @kinds (bits of enum req_kind; 0: all) fails. */
+void test_disk_faults(const struct test_cell *cell, uint64_t seed, int nth, unsigned kinds);
+/* On two loops at a time. */
+void test_disk_two_loops(const struct test_cell *cell, uint64_t seed);
 
 #endif

@@ -271,19 +271,6 @@ static int fault(struct frame *f, struct part *part, struct l2_at *at, struct st
 	return FAULT_SENT;
 }
 
-/* Makes room for another pending cluster. */
-static int room_wait(struct pendings *ps)
-{
-	const struct pending *oldest;
-
-	if (!ps->nopen) {
-		fiber_queue_wait(&ps->room);
-		return 0;
-	}
-	oldest = list_entry(ps->open.next, struct pending, open_link);
-	return pendings_close_wait(ps, oldest->guest, 1);
-}
-
 /* One step, from where the mapping cache could not tell. *@s: what was done, if anything. */
 static int fault_wait(struct frame *f, struct part *part, struct step *s)
 {
@@ -303,7 +290,7 @@ static int fault_wait(struct frame *f, struct part *part, struct step *s)
 	case FAULT_CLOSE:
 		return pendings_close_wait(&w->pendings, s->off, 1);
 	case FAULT_ROOM:
-		return room_wait(&w->pendings);
+		return pendings_room_wait(&w->pendings);
 	case FAULT_FILL:
 		return alloc_fill_wait(&w->alloc);
 	default:
@@ -374,7 +361,7 @@ int write_commit_wait(struct writer *w)
 
 	/* Other loops write in place and do not tell. */
 	commit_note(&w->commit);
-	rc = commit_wait(&w->commit);
+	rc = (w->broken & BREAK_Z8_NO_PUSH ? commit_metadata_wait : commit_wait)(&w->commit);
 	/* Pending ones that the commit closed count as well: only none means none. */
 	if (!rc && nmapped == ps->nmapped)
 		atomic_store_explicit(&ps->is_volatile, false, memory_order_relaxed);
@@ -402,8 +389,7 @@ static void end(struct writer *w, struct req *req, int res)
 	fiber_gate_start(w->home, &w->writes.commit_gate, &req->task);
 }
 
-/* What must be so before anything is written. */
-static int begin_wait(struct writer *w)
+int write_begin_wait(struct writer *w)
 {
 	int rc = w->dead;
 
@@ -422,12 +408,12 @@ static int begin_wait(struct writer *w)
 
 int write_throttle_wait(struct writer *w)
 {
-	return w->meta.ndirty > 2 * META_DIRTY_MAX ? commit_wait(&w->commit) : 0;
+	return w->meta.ndirty > 2 * META_DIRTY_MAX ? commit_metadata_wait(&w->commit) : 0;
 }
 
 static int serve_wait(struct writer *w, struct req *req)
 {
-	int rc = begin_wait(w);
+	int rc = write_begin_wait(w);
 
 	if (!rc)
 		rc = write_throttle_wait(w);
@@ -450,7 +436,7 @@ static void serve_fiber(struct task *t)
 {
 	struct req *req = container_of(t, struct req, task);
 	struct writer *w = writer_of(req);
-	int rc = serve_wait(w, req);
+	int rc = pack_wants(&w->pack, req) ? pack_write_wait(&w->pack, req) : serve_wait(w, req);
 
 	fiber_gate_leave(w->home, &w->writes.gate);
 	end(w, req, rc);
@@ -489,7 +475,7 @@ static void submit_write(struct chan *ch, struct req *req)
 	struct writer *w = q->writer;
 	struct ext e = map_write_run(q, req->off, req->len);
 
-	if (e.kind != EXT_DATA || e.len < req->len ||
+	if (e.kind != EXT_DATA || e.len < req->len || req->flags & REQ_COMPRESSED ||
 	    !atomic_load_explicit(&w->writes.may_write, memory_order_acquire) ||
 	    atomic_load_explicit(&w->dead, memory_order_relaxed)) {
 		send_home(ch, req);

@@ -31,6 +31,8 @@ void writes_init(struct writes *ws);
 /* In a fiber. Writes the data of @req to its place of the guest; nothing else of it is looked at
  * but FUA, for a hint. 0 or the first error, when nothing of it is under way any more (X3). */
 int write_range_wait(struct writer *w, const struct req *req);
+/* In a fiber: what must be so before anything is written. Returns at once where it is. */
+int write_begin_wait(struct writer *w);
 /* The L2 entry of guest offset @off cannot be: nothing is changed any more. Returns -EUCLEAN. */
 int write_corrupt(struct writer *w, struct l2_pair pair, uint64_t off);
 /* What was done before is durable. */

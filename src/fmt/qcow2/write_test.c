@@ -10,35 +10,13 @@
 #include <string.h>
 
 #include <cmocka.h>
-#include <errno.h>
-#include <pthread.h>
 
-#include "fmt/qcow2/qcow2.h"
 #include "fmt/qcow2/test_disk.h"
 
 static const uint64_t sizes[] = {
 	[9] = 200 * 1000, [10] = 400 * 1000, [12] = 1000 * 1000, [16] = 3 * 1000 * 1000,
 	[21] = (TEST_SCALE > 1 ? 7 : 13) * 1000 * 1000,
 };
-
-static void random_cell(const struct test_cell *cell, uint64_t seed, unsigned rounds)
-{
-	struct test_disk *d = test_disk_new(cell, LOOP_SIM, 1, seed);
-
-	/* The second time over what the first one left. */
-	for (unsigned i = 0; i < 2; i++) {
-		struct test_work a = { d, rounds, seed * 2 + i };
-
-		loop_call(d->loops[0], test_disk_open, d);
-		loop_call(d->loops[0], test_disk_open_port, d);
-		loop_call(d->loops[0], test_disk_work, &a);
-		assert_int_equal(loop_call(d->loops[0], test_disk_flush, d), 0);
-		loop_call(d->loops[0], test_disk_close_port, d);
-		loop_call(d->loops[0], test_disk_close, d);
-		loop_call(d->loops[0], test_disk_verify, d);
-	}
-	test_disk_free(d);
-}
 
 static void w5_w6_w8_x4_y4_writes_agree_with_the_model(void **state)
 {
@@ -56,7 +34,7 @@ static void w5_w6_w8_x4_y4_writes_agree_with_the_model(void **state)
 					.refcount_bits = version == 3 ? refcount_bits[seed % 4]
 								      : 16 };
 
-				random_cell(&c, seed, 60 / TEST_SCALE + 5);
+				test_disk_random(&c, seed, 60 / TEST_SCALE + 5);
 			}
 		}
 	}
@@ -75,44 +53,9 @@ static void u12_w6_y4_subclusters_agree_with_the_model(void **state)
 				.writethrough = seed % 5 == 0,
 				.size = align_up(sizes[bits[i] == 14 ? 12 : bits[i]], 512) };
 
-			random_cell(&c, seed, 60 / TEST_SCALE + 5);
+			test_disk_random(&c, seed, 60 / TEST_SCALE + 5);
 		}
 	}
-}
-
-/* What a fault of the file, or of what is below it, leaves: errors for those who asked meanwhile,
- * each byte old or new, and afterwards an image in which nothing is wrong. */
-static void with_faults(const struct test_cell *cell, uint64_t seed, int nth, unsigned kinds)
-{
-	struct test_disk *d = test_disk_new(cell, LOOP_SIM, 1, seed);
-	struct test_work a = { d, 25, seed };
-	int rc;
-
-	d->may_fail = true;
-	loop_call(d->loops[0], test_disk_open, d);
-	loop_call(d->loops[0], test_disk_open_port, d);
-	loop_call(d->loops[0], test_disk_work, &a);
-	for (unsigned round = 0; round < 2; round++) {
-		struct test_mem *m = round && d->raw ? d->raw : d->file;
-
-		m->fail_with = seed % 2 ? -EIO : -ENOSPC;
-		m->fail_kinds = kinds;
-		m->fails_on = seed % 3 == 0;
-		atomic_store(&m->fail_after, nth);
-		a.seed++;
-		loop_call(d->loops[0], test_disk_work, &a);
-		loop_call(d->loops[0], test_disk_flush, d);
-		atomic_store(&m->fail_after, -1);
-	}
-	/* The first one may be answered by a commit that failed. */
-	rc = loop_call(d->loops[0], test_disk_flush, d);
-	if (rc)
-		rc = loop_call(d->loops[0], test_disk_flush, d);
-	assert_int_equal(rc, 0);
-	loop_call(d->loops[0], test_disk_close_port, d);
-	loop_call(d->loops[0], test_disk_close, d);
-	loop_call(d->loops[0], test_disk_verify, d);
-	test_disk_free(d);
 }
 
 static void q9_w7_x3_errors_leave_old_or_new(void **state)
@@ -128,24 +71,11 @@ static void q9_w7_x3_errors_leave_old_or_new(void **state)
 
 		c.size = align_up(i % 4 == 3 ? 300 * 1000 : sizes[bits[i % 4]] / 4, 512);
 
-		with_faults(&c, 1000 + i, (int)(i * 7 % 97), kinds[i % 5]);
+		test_disk_faults(&c, 1000 + i, (int)(i * 7 % 97), kinds[i % 5]);
 	}
 }
 
 /* ---- two loops ---- */
-
-struct caller {
-	struct loop *loop;
-	struct test_work args;
-};
-
-static void *call_workers(void *arg)
-{
-	struct caller *c = arg;
-
-	loop_call(c->loop, test_disk_work, &c->args);
-	return NULL;
-}
 
 /* Writes in place on either loop, misses and faults by post, reads of clusters that are replaced
  * and used again meanwhile. */
@@ -156,26 +86,8 @@ static void two_loops_write_one_disk(void **state)
 				  .is_extended = i > 5,
 				  .backing = i % 3, .discard = i % 2,
 				  .writethrough = i == 4, .size = 600 * 1024 };
-		struct test_disk *d = test_disk_new(&c, LOOP_AUTO, 2, 500 + i);
-		struct caller callers[2];
-		pthread_t threads[2];
 
-		loop_call(d->loops[0], test_disk_open, d);
-		for (unsigned j = 0; j < 2; j++)
-			loop_call(d->loops[j], test_disk_open_port, d);
-		for (unsigned j = 0; j < 2; j++) {
-			callers[j] = (struct caller){ d->loops[j], { d, 200 / TEST_SCALE,
-								     70 + 2 * i + j } };
-			pthread_create(&threads[j], NULL, call_workers, &callers[j]);
-		}
-		for (unsigned j = 0; j < 2; j++)
-			pthread_join(threads[j], NULL);
-		assert_int_equal(loop_call(d->loops[1], test_disk_flush, d), 0);
-		for (unsigned j = 0; j < 2; j++)
-			loop_call(d->loops[j], test_disk_close_port, d);
-		loop_call(d->loops[0], test_disk_close, d);
-		loop_call(d->loops[0], test_disk_verify, d);
-		test_disk_free(d);
+		test_disk_two_loops(&c, 500 + i);
 	}
 }
 

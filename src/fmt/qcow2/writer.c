@@ -9,10 +9,24 @@
 #include "fmt/qcow2/qcow2.h"
 #include "fmt/qcow2/repair.h"
 
-/* What this version can read, but not write. */
-static int check_features(const struct qcow2_header *h, struct err *err)
+static struct codec codec_of(const struct qcow2_header *h, const struct qcow2_opts *opts)
 {
+	return (struct codec){ .compression = h->compression, .level = opts->compression_level,
+			       .has_small_window = opts->deflate_small_window };
+}
+
+/* What this version can read, but not write. */
+static int check_features(const struct qcow2_header *h, const struct qcow2_opts *opts,
+			  struct err *err)
+{
+	const struct codec codec = codec_of(h, opts);
 	const char *what = NULL;
+
+	if (opts->compress && qcow2_has_data_file(h))
+		return err_set(err, ENOTSUP, "Compression is not possible with an external data "
+			       "file");
+	if (codec_check(&codec, err))
+		return -EINVAL;
 
 	if (qcow2_has_data_file(h) && h->nb_snapshots)
 		what = "snapshots beside an external data file";
@@ -28,7 +42,7 @@ int writer_open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct writ
 {
 	struct chan *file = q->node.home_chan->child[CHILD_FILE];
 	struct writer *w;
-	int rc = check_features(&q->header, err);
+	int rc = check_features(&q->header, opts, err);
 
 	if (!rc && (q->header.incompatible & QCOW2_INCOMPAT_DIRTY))
 		rc = qcow2_repair_dirty_wait(file, &q->header, q->node.name, err);
@@ -49,6 +63,9 @@ int writer_open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct writ
 	meta_init(&w->meta, w->file, &w->commit, q->slice_bytes);
 	pendings_init(&w->pendings, w);
 	writes_init(&w->writes);
+	pack_init(&w->pack, w);
+	w->pack.codec = codec_of(&q->header, opts);
+	w->pack.is_for_all = opts->compress;
 	rc = refs_open_wait(&w->refs, w, err);
 	if (!rc)
 		rc = alloc_open_wait(&w->alloc, w, err);
@@ -84,8 +101,10 @@ static int settle_wait(struct writer *w)
 		return rc;
 	w->commit.is_last = true;
 	/* What was freed, and what was never taken: one more commit. */
+	rc = pack_close_wait(&w->pack);
 	alloc_settle_wait(&w->alloc);
-	rc = alloc_close_wait(&w->alloc);
+	rc2 = alloc_close_wait(&w->alloc);
+	rc = rc ? rc : rc2;
 	rc2 = commit_rest_wait(w);
 	rc = rc ? rc : rc2;
 	return rc ? rc : reclaim_again_wait(&w->reclaim);
@@ -102,6 +121,12 @@ static void tell(const struct writer *w)
 		  (unsigned long long)st->skipped, (unsigned long long)st->meta_bytes,
 		  (unsigned long long)st->meta_writes,
 		  (unsigned long long)w->pendings.fills.bytes);
+	if (w->pack.npacked || w->pack.nplain)
+		log_debug("'%s': %llu compressed clusters, %llu as they are; %llu bytes in %llu "
+			  "writes, %llu of them small", w->q->node.name,
+			  (unsigned long long)w->pack.npacked, (unsigned long long)w->pack.nplain,
+			  (unsigned long long)w->pack.nbytes, (unsigned long long)w->pack.nwrites,
+			  (unsigned long long)w->pack.nsmall);
 }
 
 int writer_settle_wait(struct writer *w, struct err *err)
@@ -123,6 +148,7 @@ int writer_settle_wait(struct writer *w, struct err *err)
 		tell(w);
 	}
 	pendings_stop_wait(&w->pendings);
+	pack_end_wait(&w->pack);
 	/* What leaves quarantine may start a commit, and that may send more there. */
 	do {
 		alloc_settle_wait(&w->alloc);
@@ -142,6 +168,7 @@ void writer_free(struct writer *w)
 	if (!w)
 		return;
 	pendings_fini(&w->pendings);
+	pack_fini(&w->pack);
 	track_fini(&w->track);
 	reclaim_fini(&w->reclaim);
 	alloc_fini(&w->alloc);

@@ -9,6 +9,8 @@
  *	quarantine.c  what is freed rests there
  *	commit.c   makes changes durable, in an order that no crash can hurt
  *	pending.c  new clusters between their first write and their place in an L2 table
+ *	pending_cache.c  and what the mapping cache shows of them meanwhile
+ *	pack.c     compressed clusters, and the write cache; pack_jobs.c
  *	fill.c     the old content of clusters that are replaced
  *	fresh.c    subclusters that were never written
  *	write.c    requests that write; zero.c: those that zero and discard
@@ -49,6 +51,7 @@
 #include "fmt/qcow2/commit.h"
 #include "fmt/qcow2/image.h"
 #include "fmt/qcow2/meta.h"
+#include "fmt/qcow2/pack.h"
 #include "fmt/qcow2/pending.h"
 #include "fmt/qcow2/reclaim.h"
 #include "fmt/qcow2/refs.h"
@@ -80,6 +83,11 @@ enum writer_break {
 	BREAK_Q2_KEPT_FRESH = 1 << 20,  /* what is kept is taken for fresh */
 	BREAK_Q10_CUT = 1 << 21,        /* the file is cut before the last cluster in use */
 	BREAK_Q1_NOT_DIRTY = 1 << 22,   /* lazy refcounts, and the image is not marked dirty */
+	BREAK_Z3_STALE = 1 << 23,       /* what was inflated is found for ever */
+	BREAK_Z6_UNCOUNTED = 1 << 24,   /* clusters that share a packed cluster are not counted */
+	BREAK_Z7_EARLY_MAP = 1 << 25,   /* packed ones are mapped before they are written */
+	BREAK_Z8_NO_PUSH = 1 << 26,     /* a flush leaves what is packed in its buffer */
+	BREAK_Z9_NO_HOLD = 1 << 27,     /* the first cluster that is packed inherits at once */
 };
 
 struct mark {
@@ -112,6 +120,7 @@ struct writer {
 	struct commit commit;
 	struct pendings pendings;
 	struct writes writes;
+	struct pack pack;
 
 	struct mark mark;
 	struct reclaim reclaim;

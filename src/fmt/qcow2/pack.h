@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/pack.h - compressed writing, and the write cache below it. Home loop.
+ *
+ * A write that is to be compressed is cut into *jobs*, one for each guest cluster (pack_jobs.c).
+ * Workers compress them, many at a time; what comes of it is *placed* one by one, in the order in
+ * which the requests came. So the same requests give the same bytes, however many threads there
+ * are.
+ *
+ * Placing packs clusters byte behind byte into a *span*, adjacent host clusters of the reserve.
+ * What goes there gathers in buffers that are written when they are full, whole, aligned and
+ * once: the write cache (pack.c). A request is answered when its clusters are in a buffer: they
+ * may be in this process's memory alone until a flush; where all that is new is compressed, until
+ * a commit at the latest (commit.h). A flush pads the last buffer and has it written; what comes
+ * next begins behind the padding, in the same host cluster.
+ * What does not become smaller is stored as it is, in a cluster of its own.
+ *
+ * Until its buffers are written a guest cluster is pending (pending.h): whoever reads it has them
+ * written first. A job that covers its cluster in part opens it before it reads the old content, so
+ * that nobody changes it meanwhile.
+ *
+ * A host cluster has a reference for each compressed cluster in it. The one that it came with from
+ * the reserve is the span's *hold*: it keeps the cluster from being given away while more may
+ * be packed into it. Whoever is the last there inherits it. Others add theirs when they are
+ * placed; where the count is full, the last one to fit inherits, and packing goes on in the next
+ * cluster.
+ *
+ * A buffer whose write fails stays as it is, and so do its clusters: flushes and reads of them
+ * fail, and so do more writes, until it could be written.
+ *
+ * Invariants:
+ *	Z5  no byte of the file is written twice by a span, and none read: each write is aligned;
+ *	Z6  each compressed cluster is counted in all host clusters of which it has a byte, before
+ *	    an entry names it (Q1);
+ *	Z7  it is mapped when all of its bytes are written, not before (W6);
+ *	Z8  what a flush was asked for is written when it ends, whatever it waits in;
+ *	Z9  while a span may still be written to in a host cluster, it holds a reference to it;
+ *	Z10 the same requests in the same order give the same bytes. */
+#ifndef FMT_QCOW2_PACK_H
+#define FMT_QCOW2_PACK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "blk/blk.h"
+#include "fmt/qcow2/codec.h"
+#include "loop/fiber.h"
+
+struct pack;
+struct pending;
+struct writer;
+
+enum {
+	PACK_BUFS = 4,
+	PACK_BUF_BYTES = 256 << 10,     /* or a cluster, where that is more */
+	PACK_ITEMS = 192,               /* clusters a buffer; all leave PENDING_MAX room */
+	PACK_SPAN_BYTES = 1 << 20,      /* taken from the reserve at a time */
+	PACK_ALIGN = 4096,              /* or a cluster, where that is less */
+	PACK_JOBS_MAX = 64,
+	PACK_JOBS_BYTES = 32 << 20,     /* bounds the memory of jobs under way */
+};
+
+enum pack_buf_state { PACK_FREE, PACK_OPEN, PACK_WRITING, PACK_FAILED };
+
+struct pack_buf {
+	struct req req;
+	struct iovec iov;
+	struct pack *pack;
+	enum pack_buf_state state;
+	uint8_t *bytes;
+	uint64_t host;                  /* where they go */
+	size_t used;
+	struct pending *items[PACK_ITEMS];      /* that have bytes in it */
+	unsigned nitems;
+	int res;                        /* PACK_FAILED: why */
+};
+
+struct pack {
+	struct writer *w;
+	struct codec codec;             /* [const] */
+	bool is_for_all;                /* [const] whatever the guest writes to new clusters is
+					 * compressed */
+	struct pack_buf bufs[PACK_BUFS];
+	struct pack_buf *open;          /* that is filled; or NULL */
+	size_t buf_bytes;
+	uint8_t *memory;                /* owned: of all buffers; NULL: not needed yet */
+	bool is_pooled;                 /* and from the loop's pool */
+	uint64_t pos, end;              /* host: where the next byte goes, where the span ends */
+	bool is_placing;                /* the open buffer must stay, */
+	bool is_pushed;                 /* though somebody wants it written */
+	struct fiber_queue room;        /* fibers that wait for a buffer */
+
+	struct fiber_gate gate;         /* of jobs */
+	struct list_node jobs;          /* in order; the first one is placed */
+	struct fiber_queue moved;       /* fibers that wait until one is gone */
+	/* Counters that do not depend on the machine. */
+	uint64_t nwrites, nbytes, nsmall, nplain, npacked;
+};
+
+void pack_init(struct pack *pk, struct writer *w);
+
+/* Is @req to be compressed? */
+bool pack_wants(const struct pack *pk, const struct req *req);
+/* Serves it. In a fiber of the home loop. 0, -ENOTSUP or another error. */
+int pack_write_wait(struct pack *pk, const struct req *req);
+
+/* Has all that is in buffers written, without waiting. */
+void pack_push(struct pack *pk);
+/* At close, when all is written: gives back what is left of the span. */
+int pack_close_wait(struct pack *pk);
+/* Waits until none of its writes is under way, whatever came of them. */
+void pack_end_wait(struct pack *pk);
+/* On the home loop's thread. What could not be written is lost. */
+void pack_fini(struct pack *pk);
+
+/* ---- between pack.c and pack_jobs.c: while it is the caller's turn ---- */
+
+/* Places @len bytes, less than a cluster's, for @p. Its entry comes when they are written. */
+int pack_place_wait(struct pack *pk, struct pending *p, const uint8_t *bytes, size_t len);
+/* Tries once more to write what failed. */
+int pack_retry_wait(struct pack *pk);
+
+#endif

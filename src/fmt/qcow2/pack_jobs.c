@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: MIT */
+/* fmt/qcow2/pack_jobs.c - from requests to compressed clusters, in order. See pack.h. */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fmt/qcow2/l2.h"
+#include "fmt/qcow2/writer.h"
+#include "loop/work.h"
+
+enum { PARTS = 8, JOBS_MIN = 4, INLINE_BYTES_MAX = 4 << 10 };
+
+struct parent;
+
+/* A guest cluster to be compressed. */
+struct job {
+	struct task task;
+	struct list_node link;          /* in pack.jobs */
+	struct parent *parent;
+	struct req part;                /* the request's bytes in this cluster */
+	uint64_t guest;                 /* the cluster's offset */
+	struct fiber *fiber;            /* waits for its turn; or NULL */
+	struct pending *p;              /* once it is opened */
+	bool is_busy;
+	bool is_in_place;               /* the cluster is the image's own: nothing to compress */
+	uint8_t *copy, *out;            /* owned; or NULL */
+	const uint8_t *plain;           /* the whole cluster: @copy, or the request's own memory */
+	long len;                       /* in @out; 0: it does not become smaller */
+	int rc;
+};
+
+/* A request that is served: the fiber's own, on its stack. */
+struct parent {
+	struct pack *pack;
+	struct fiber *fiber;
+	bool is_wanted;                 /* the request itself asks for it */
+	unsigned busy;
+	int res;                        /* the first error */
+	struct job jobs[PARTS];
+};
+
+void pack_init(struct pack *pk, struct writer *w)
+{
+	uint64_t n = PACK_JOBS_BYTES / (2 * w->cluster);
+
+	pk->w = w;
+	list_init(&pk->jobs);
+	fiber_gate_init(&pk->gate, (unsigned)MAX((uint64_t)JOBS_MIN,
+						 MIN(n, (uint64_t)PACK_JOBS_MAX)));
+}
+
+bool pack_wants(const struct pack *pk, const struct req *req)
+{
+	return req->kind == REQ_WRITE && (pk->is_for_all || req->flags & REQ_COMPRESSED);
+}
+
+/* ---- the order ---- */
+
+static struct job *first_job(const struct pack *pk)
+{
+	return list_is_empty(&pk->jobs) ? NULL : list_entry(pk->jobs.next, struct job, link);
+}
+
+static void turn_wait(struct pack *pk, struct job *j)
+{
+	j->fiber = fiber_self();
+	while (first_job(pk) != j)
+		fiber_park();
+	j->fiber = NULL;
+}
+
+/* @j is placed, or never will be. */
+static void turn_end(struct pack *pk, struct job *j)
+{
+	struct job *next;
+
+	list_del(&j->link);
+	list_init(&j->link);
+	next = first_job(pk);
+	if (next && next->fiber)
+		fiber_wake(next->fiber);
+	fiber_queue_wake(&pk->moved);
+}
+
+/* Is there one before @j for the same cluster? */
+static bool has_elder(const struct pack *pk, const struct job *j)
+{
+	list_for_each(n, &pk->jobs) {
+		const struct job *o = list_entry(n, struct job, link);
+
+		if (o == j)
+			break;
+		if (o->guest == j->guest)
+			return true;
+	}
+	return false;
+}
+
+/* ---- steps of a job ---- */
+
+/* Bytes of the cluster that the guest can see. */
+static uint64_t visible(const struct pack *pk, const struct job *j)
+{
+	uint64_t size = atomic_load_explicit(&pk->w->q->node.size, memory_order_relaxed);
+
+	return MIN(pk->w->cluster, size - j->guest);
+}
+
+static bool is_whole(const struct pack *pk, const struct job *j)
+{
+	return j->part.off == j->guest && j->part.len == visible(pk, j);
+}
+
+/* Opens the cluster, whose slice is in @at, if it can be: 1. 0: look again. Or -errno. Waits only
+ * where it answers 0. */
+static int open_at(struct pack *pk, struct job *j, struct l2_at *at)
+{
+	struct writer *w = pk->w;
+	struct units u = units_of(w->q, l2_pair(w, at, j->guest), j->guest);
+
+	if (w->dead)
+		return w->dead;
+	if (pending_find(&w->pendings, j->guest))
+		return pendings_close_wait(&w->pendings, j->guest, 1);
+	if (u.is_bad)
+		return write_corrupt(w, u.pair, j->guest);
+	if (guard_entry(w, u.pair.entry, j->guest))
+		return -EUCLEAN;
+	/* Of a cluster of the image's own, other loops may be writing parts in place just now: it
+	 * is replaced as a whole, or written to as by anybody. */
+	j->is_in_place = u.is_own && !(j->parent->is_wanted && is_whole(pk, j));
+	if (j->is_in_place)
+		return 1;
+	if (w->pendings.n == PENDING_MAX)
+		return pendings_room_wait(&w->pendings);
+	pendings_cache_slice(&w->pendings, at);
+	j->p = pending_open_packed(&w->pendings, at, j->guest);
+	return j->p ? 1 : -ENOMEM;
+}
+
+static int open_wait(struct pack *pk, struct job *j)
+{
+	struct writer *w = pk->w;
+	int rc = mark_set_wait(w);
+
+	while (!rc) {
+		struct l2_at at;
+
+		rc = l2_get_wait(w, j->guest, true, &at);
+		if (rc)
+			break;
+		rc = open_at(pk, j, &at);
+		l2_put(w, &at);
+	}
+	return MIN(rc, 0);
+}
+
+static uint8_t *cluster_memory(const struct pack *pk)
+{
+	return aligned_alloc(PACK_ALIGN, align_up(pk->w->cluster, PACK_ALIGN));
+}
+
+/* Lets j->plain be what the cluster shall hold. Whoever asks for compression leaves its memory
+ * alone; a guest may change it while we look. */
+static int gather_wait(struct pack *pk, struct job *j)
+{
+	struct writer *w = pk->w;
+	uint64_t cluster = w->cluster, at = j->part.off - j->guest;
+	int rc = 0;
+
+	j->out = cluster_memory(pk);
+	if (!j->out)
+		return -ENOMEM;
+	j->plain = j->parent->is_wanted && j->part.len == cluster ? req_flat(&j->part) : NULL;
+	if (j->plain)
+		return 0;
+	j->copy = cluster_memory(pk);
+	if (!j->copy)
+		return -ENOMEM;
+	j->plain = j->copy;
+	memset(j->copy + visible(pk, j), 0, cluster - visible(pk, j));
+	if (!is_whole(pk, j))
+		rc = fill_read_wait(&w->pendings.fills, &j->p->old, j->guest, j->copy, 0,
+				    visible(pk, j));
+	if (!rc)
+		req_copy_from(&j->part, 0, j->copy + at, j->part.len);
+	return rc;
+}
+
+static void compress(void *arg)
+{
+	struct job *j = arg;
+	const struct pack *pk = j->parent->pack;
+
+	j->len = codec_deflate(&pk->codec, j->plain, pk->w->cluster, j->out, pk->w->cluster - 1);
+}
+
+/* All that needs no turn. */
+static int prepare_wait(struct pack *pk, struct job *j)
+{
+	struct writer *w = pk->w;
+	int rc = write_begin_wait(w);
+
+	if (!rc)
+		rc = write_throttle_wait(w);
+	if (rc)
+		return rc;
+	track_change(&w->track, j->part.off, j->part.len);
+	/* In order where that may decide what lies where (Z10); else before the old content is
+	 * read, or it is known that all stays where it is. */
+	if (!is_whole(pk, j) || !j->parent->is_wanted) {
+		while (has_elder(pk, j))
+			fiber_queue_wait(&pk->moved);
+		rc = open_wait(pk, j);
+	}
+	if (!rc && !j->is_in_place)
+		rc = gather_wait(pk, j);
+	if (rc || j->is_in_place)
+		return rc;
+	if (w->cluster <= INLINE_BYTES_MAX)
+		compress(j);
+	else
+		loop_work_wait(w->home, compress, j);
+	return j->len < 0 ? (int)j->len : 0;
+}
+
+/* A cluster of its own for what does not become smaller. */
+static int take_wait(struct writer *w, uint64_t *ret_host)
+{
+	struct alloc_run run;
+	int rc = 0;
+
+	while (!rc && !alloc_take(&w->alloc, 1, &run))
+		rc = alloc_fill_wait(&w->alloc);
+	if (!rc)
+		*ret_host = run.first * w->cluster;
+	return rc;
+}
+
+/* In turn. */
+static int place_wait(struct pack *pk, struct job *j, uint64_t *ret_host)
+{
+	int rc = pack_retry_wait(pk);
+
+	if (!rc && !j->p)
+		rc = open_wait(pk, j);
+	if (rc)
+		return rc;
+	if (j->len)
+		return pack_place_wait(pk, j->p, j->out, (size_t)j->len);
+	pk->nplain++;
+	return take_wait(pk->w, ret_host);
+}
+
+static int store_wait(struct pack *pk, struct job *j, uint64_t host)
+{
+	struct writer *w = pk->w;
+	struct iovec iov = { (void *)(uintptr_t)j->plain, w->cluster };
+	struct req req = { .kind = REQ_WRITE, .off = host, .len = w->cluster, .iov = &iov,
+			   .iovcnt = 1 };
+	int rc = chan_submit_wait(w->file, &req);
+
+	commit_note(&w->commit);
+	if (!rc)
+		pending_stored(j->p, host);
+	else
+		alloc_untake(&w->alloc, host / w->cluster, 1, false);
+	return rc;
+}
+
+static int run_wait(struct pack *pk, struct job *j)
+{
+	uint64_t host = 0;
+	int rc = prepare_wait(pk, j);
+
+	if (!rc && !j->is_in_place) {
+		turn_wait(pk, j);
+		rc = place_wait(pk, j, &host);
+	}
+	turn_end(pk, j);
+	if (!rc && j->is_in_place)
+		return write_range_wait(pk->w, &j->part);
+	if (!rc && host)
+		rc = store_wait(pk, j, host);
+	if (rc && j->p)
+		pending_not_packed(j->p);
+	return rc;
+}
+
+static void job_fiber(struct task *t)
+{
+	struct job *j = container_of(t, struct job, task);
+	struct parent *f = j->parent;
+	struct pack *pk = f->pack;
+	int rc = run_wait(pk, j);
+
+	free(j->copy);
+	free(j->out);
+	if (rc && !f->res)
+		f->res = rc;
+	j->is_busy = false;
+	f->busy--;
+	fiber_gate_leave(pk->w->home, &pk->gate);
+	fiber_wake(f->fiber);
+}
+
+/* ---- requests ---- */
+
+static struct job *job_get_wait(struct parent *f)
+{
+	unsigned i = 0;
+
+	while (f->busy == PARTS)
+		fiber_park();
+	while (f->jobs[i].is_busy)
+		i++;
+	return &f->jobs[i];
+}
+
+/* The job for what of @req, from @at on, lies in one cluster: *@ret_len bytes. */
+static void job_start(struct parent *f, struct job *j, const struct req *req, uint64_t at,
+		      uint64_t *ret_len)
+{
+	struct pack *pk = f->pack;
+	uint64_t off = req->off + at, guest = align_down(off, pk->w->cluster);
+
+	*ret_len = MIN(req->len - at, guest + pk->w->cluster - off);
+	*j = (struct job){ .parent = f, .guest = guest, .is_busy = true, .task.fn = job_fiber };
+	req_part(req, at, *ret_len, &j->part);
+	j->part.kind = REQ_WRITE;
+	j->part.flags = 0;
+	f->busy++;
+	list_add_tail(&pk->jobs, &j->link);
+	fiber_gate_start(pk->w->home, &pk->gate, &j->task);
+}
+
+int pack_write_wait(struct pack *pk, const struct req *req)
+{
+	struct parent f;
+	uint64_t len;
+
+	if (pk->w->q->has_data_file)
+		return -ENOTSUP;
+	f.pack = pk;
+	f.fiber = fiber_self();
+	f.is_wanted = req->flags & REQ_COMPRESSED;
+	f.busy = 0;
+	f.res = 0;
+	for (unsigned i = 0; i < PARTS; i++)
+		f.jobs[i].is_busy = false;
+	for (uint64_t at = 0; at < req->len && !f.res; at += len)
+		job_start(&f, job_get_wait(&f), req, at, &len);
+	while (f.busy)
+		fiber_park();
+	return f.res;
+}

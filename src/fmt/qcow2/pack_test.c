@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/* Compressed writes: at random and compared with a model, with faults, on two loops; what reaches
+ * the file, and that it is the same every time. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <errno.h>
+
+#include "base/err.h"
+#include "base/zero.h"
+#include "fmt/qcow2/create.h"
+#include "fmt/qcow2/qcow2.h"
+#include "fmt/qcow2/test_disk.h"
+#include "loop/work.h"
+
+enum { DISK_BYTES = 9 << 20, DEPTH = 24, FILE_BYTES = 64 << 20, BLOCK = 4096 };
+
+static const uint64_t sizes[] = { [9] = 150 * 1024, [12] = 900 * 1024, [14] = 1200 * 1024,
+				  [16] = 3000 * 1024, [21] = 4100 * 1024 };
+
+static struct test_cell cell_of(unsigned i)
+{
+	static const unsigned bits[] = { 9, 12, 16, 21, 14 };
+	static const unsigned refcount_bits[] = { 16, 1, 2, 64, 8 };
+	unsigned version = i % 7 == 3 ? 2 : 3;
+	struct test_cell c = { .version = version, .cluster_bits = bits[i % 5], .backing = i % 3,
+			       .discard = i % 2, .writethrough = i % 11 == 0,
+			       .is_extended = version == 3 && i % 5 == 4,
+			       .refcount_bits = version == 3 ? refcount_bits[i / 5 % 5] : 16,
+			       .packs_every = 1 + i % 4, .packs_all = i % 4 == 1,
+			       .packs_zstd = version == 3 && i % 2, .packs_small_window = false };
+
+	c.packs_small_window = !c.packs_zstd && i % 3 == 1;
+	c.packs_level = i % 6 == 5 ? 9 : 1;
+	c.size = sizes[c.cluster_bits];
+	return c;
+}
+
+static void z6_z7_compressed_writes_agree_with_the_model(void **state)
+{
+	for (unsigned i = 0; i < 20; i++) {
+		struct test_cell c = cell_of(i);
+
+		test_disk_random(&c, 7000 + i, 30 / TEST_SCALE + 5);
+	}
+}
+
+static void q9_x3_errors_leave_old_or_new(void **state)
+{
+	static const unsigned kinds[] = { 0, 1 << REQ_WRITE, 1 << REQ_READ, 1 << REQ_FLUSH };
+
+	for (unsigned i = 0; i < 80 / TEST_SCALE; i++) {
+		struct test_cell c = cell_of(i);
+
+		if (c.cluster_bits == 21)
+			continue;
+		c.size = align_up(c.size / 3, 512);
+		test_disk_faults(&c, 8000 + i, (int)(i * 7 % 61), kinds[i % 4]);
+	}
+}
+
+static void z3_two_loops_write_one_disk(void **state)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		struct test_cell c = { .version = 3, .cluster_bits = i % 2 ? 12 : 16,
+				       .backing = i % 3, .discard = i % 2, .packs_every = 2,
+				       .packs_all = i > 1, .packs_level = 1, .size = 600 * 1024 };
+
+		test_disk_two_loops(&c, 9000 + i);
+	}
+}
+
+/* ---- what reaches the file ---- */
+
+/* What somebody who converts does: writes whole clusters in order, DEPTH at a time. */
+struct stream {
+	struct task task;
+	struct stream_all *all;
+	uint8_t *buf;
+};
+
+struct stream_all {
+	struct loop *loop;
+	struct qcow2_opts opts;
+	uint64_t cluster;
+	struct test_mem *file;
+	struct node *node;
+	struct stream streams[DEPTH];
+	uint64_t next;
+	unsigned running;
+	struct fiber *waiter;
+	/* Of what is not metadata, which is written in pages. */
+	uint64_t nwrites, nsmall, nunaligned;
+	uint64_t nagain;                /* blocks that were written before, or read afterwards */
+	uint8_t is_written[FILE_BYTES / BLOCK];
+};
+
+/* Compresses to about a third; now and then to nothing, or not at all. */
+static void content(uint64_t off, uint8_t *buf, uint64_t len)
+{
+	struct prng p = { mix64(off) };
+	uint64_t how = prng_below(&p, 8);
+
+	for (uint64_t i = 0; i < len; i++)
+		buf[i] = how == 0 ? 7 : how == 1 ? (uint8_t)prng_next(&p) :
+			 prng_below(&p, 3) ? (uint8_t)(i >> 5) : (uint8_t)prng_below(&p, 64);
+}
+
+static void stream_fiber(struct task *t)
+{
+	struct stream *s = container_of(t, struct stream, task);
+	struct stream_all *a = s->all;
+
+	while (a->next < DISK_BYTES) {
+		struct iovec iov = { s->buf, MIN(a->cluster, DISK_BYTES - a->next) };
+		struct req req = { .kind = REQ_WRITE, .flags = REQ_COMPRESSED, .off = a->next,
+				   .len = iov.iov_len, .iov = &iov, .iovcnt = 1 };
+
+		a->next += req.len;
+		content(req.off, s->buf, req.len);
+		assert_int_equal(chan_submit_wait(a->node->home_chan, &req), 0);
+	}
+	if (!--a->running)
+		fiber_wake(a->waiter);
+}
+
+static void watch(void *arg, const struct req *req)
+{
+	struct stream_all *a = arg;
+
+	bool is_data = req->kind == REQ_WRITE && req->len > BLOCK;
+
+	for (uint64_t at = align_down(req->off, BLOCK); at < req->off + req->len; at += BLOCK) {
+		a->nagain += a->is_written[at / BLOCK];
+		a->is_written[at / BLOCK] |= is_data;
+	}
+	if (!is_data)
+		return;
+	a->nwrites++;
+	a->nsmall += req->len < 64 << 10;
+	a->nunaligned += !is_aligned(req->off | req->len, BLOCK);
+}
+
+static int stream_wait(void *arg)
+{
+	struct stream_all *a = arg;
+	struct qcow2_create_opts co = { .size = DISK_BYTES, .version = 3,
+					.cluster_size = a->cluster };
+	struct err err = { 0 };
+
+	a->file = test_mem_new(a->loop, FILE_BYTES);
+	a->file->node.holes_read_zero = true;
+	assert_int_equal(qcow2_create_wait(&a->file->node, NULL, &co, &err), 0);
+	a->opts.cache = qcow2_cache_new(0, a->loop);
+	a->opts.writable = true;
+	assert_int_equal(qcow2_open_wait(node_get(&a->file->node), &a->opts, &a->node, &err), 0);
+	a->file->watch = watch;
+	a->file->watch_arg = a;
+	a->running = DEPTH;
+	a->waiter = fiber_self();
+	for (unsigned i = 0; i < DEPTH; i++) {
+		a->streams[i] = (struct stream){ .task.fn = stream_fiber, .all = a,
+						 .buf = aligned_alloc(4096, a->cluster) };
+		fiber_start(a->loop, &a->streams[i].task);
+	}
+	while (a->running)
+		fiber_park();
+	assert_int_equal(node_settle_wait(a->node, &err), 0);
+	node_put_wait(a->node);
+	qcow2_cache_free(a->opts.cache);
+	for (unsigned i = 0; i < DEPTH; i++)
+		free(a->streams[i].buf);
+	return 0;
+}
+
+static int drop(void *arg)
+{
+	node_put_wait(arg);
+	return 0;
+}
+
+/* The bytes of the file; *@ret_len of them, owned. */
+static uint8_t *stream_run(struct stream_all *a, enum loop_backend backend, unsigned threads,
+			   uint64_t seed, uint64_t *ret_len)
+{
+	struct loop_opts lo = { .backend = backend, .sim_seed = seed };
+	struct workers *ws = NULL;
+	uint8_t *bytes;
+
+	if (backend != LOOP_SIM)
+		assert_int_equal(workers_new(threads, &ws, NULL), 0);
+	lo.workers = ws;
+	assert_int_equal(loop_new(&lo, &a->loop, NULL), 0);
+	loop_call(a->loop, stream_wait, a);
+	*ret_len = atomic_load(&a->file->node.size);
+	bytes = malloc(*ret_len);
+	memcpy(bytes, a->file->bytes, *ret_len);
+	loop_call(a->loop, drop, &a->file->node);
+	loop_free(a->loop);
+	workers_free(ws);
+	return bytes;
+}
+
+static void z10_any_number_of_threads_makes_the_same_bytes(void **state)
+{
+	static const unsigned bits[] = { 16, 12, 21 };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(bits); i++) {
+		struct stream_all first = { .cluster = 1ULL << bits[i] };
+		uint64_t len, other_len;
+		uint8_t *bytes = stream_run(&first, LOOP_SIM, 0, 1, &len), *other;
+
+		for (unsigned n = 0; n < 4; n++) {
+			struct stream_all again = { .cluster = 1ULL << bits[i] };
+
+			other = stream_run(&again, n < 2 ? LOOP_SIM : LOOP_AUTO, n, 2 + n,
+					   &other_len);
+			assert_memory_equal(other, bytes, MIN(len, other_len));
+			/* The reserve, which no file keeps but one that cannot be cut. */
+			assert_true(bytes_are_zero(len > other_len ? bytes + other_len :
+								     other + len,
+						   MAX(len, other_len) - MIN(len, other_len)));
+			free(other);
+		}
+		free(bytes);
+	}
+}
+
+static void z5_each_write_is_large_aligned_and_new(void **state)
+{
+	for (unsigned bits = 16; bits <= 21; bits += 5) {
+		struct stream_all *a = calloc(1, sizeof(*a));
+		uint64_t len;
+
+		a->cluster = 1ULL << bits;
+		free(stream_run(a, LOOP_SIM, 0, 5, &len));
+		assert_true(a->nwrites > 1);
+		assert_true(a->nsmall <= 1);    /* the last one */
+		assert_int_equal(a->nunaligned, 0);
+		assert_int_equal(a->nagain, 0);
+		free(a);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(z6_z7_compressed_writes_agree_with_the_model),
+		cmocka_unit_test(q9_x3_errors_leave_old_or_new),
+		cmocka_unit_test(z3_two_loops_write_one_disk),
+		cmocka_unit_test(z10_any_number_of_threads_makes_the_same_bytes),
+		cmocka_unit_test(z5_each_write_is_large_aligned_and_new),
+	};
+
+	return cmocka_run_group_tests_name("qcow2_pack", tests, NULL, NULL);
+}
