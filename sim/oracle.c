@@ -286,6 +286,9 @@ static uint64_t leaks_max(const struct job *j)
 	uint64_t reserved;
 	uint32_t i = MIN(j->k, t->log.nevents);
 
+	/* What is packed is named when its buffer was written; its span holds what it has begun. */
+	uint64_t packing = 0;
+
 	/* A bitmap's cluster is named only a commit after it was taken. */
 	for (unsigned b = 0; t->im.bitmaps_off && b < SIM_BITMAPS; b++)
 		more += sim_bitmap_head(&t->im, &t->start, (enum sim_bitmap)b).entries;
@@ -299,8 +302,10 @@ static uint64_t leaks_max(const struct job *j)
 		then--;
 		reserved = MAX(reserved, then->reserved);
 	}
+	if (t->o.packs != PACKS_NOTHING)
+		packing = then->packing + then->pending + 2;
 	return reserved + k->taken - then->taken + then->pending + k->freed - then->freed +
-	       then->quarantined + more;
+	       then->quarantined + packing + more;
 }
 
 static void judge_check_wait(struct job *j)

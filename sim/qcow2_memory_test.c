@@ -90,6 +90,7 @@ static const struct kind {
 	struct sim_image_opts im;
 	enum below below;
 	bool writethrough;
+	bool is_packed, asks;           /* all that is new is compressed; or what asks for it */
 } kinds[] = {
 	{ .name = "empty",
 	  .im = { .cluster_bits = 12 } },
@@ -133,6 +134,17 @@ static const struct kind {
 	  .im = { .cluster_bits = 12, .own_every = 3 } },
 	{ .name = "extended, qcow2 backing", .below = QCOW2,
 	  .im = { .cluster_bits = 14, .is_extended = true } },
+	{ .name = "written compressed", .is_packed = true,
+	  .im = { .cluster_bits = 12 } },
+	{ .name = "small clusters, written compressed", .is_packed = true, .asks = true,
+	  .im = { .cluster_bits = 9, .own_every = 2, .packed_every = 2, .is_shared = true } },
+	{ .name = "extended, asked to compress", .asks = true,
+	  .im = { .cluster_bits = 14, .is_extended = true, .own_every = 2,
+		  .has_stale_within = true } },
+	{ .name = "qcow2 backing, asked to compress", .asks = true, .below = QCOW2,
+	  .im = { .cluster_bits = 12, .own_every = 3, .refcount_order = 2 } },
+	{ .name = "writethrough, written compressed", .is_packed = true, .writethrough = true,
+	  .im = { .cluster_bits = 12, .own_every = 2, .is_lazy = true } },
 };
 
 /* ---- what is done: offsets and lengths in quarters of clusters; a batch at a time ---- */
@@ -398,6 +410,8 @@ static int do_op_wait(struct disk *d, unsigned i)
 			   .off = op->kind == REQ_FLUSH ? 0 : d->im.window_off + off, .len = len };
 	int rc;
 
+	if (op->kind == REQ_WRITE && d->kind->asks)
+		req.flags |= REQ_COMPRESSED;
 	if (op->kind == REQ_WRITE || op->kind == REQ_READ) {
 		req.iov = &iov;
 		req.iovcnt = 1;
@@ -557,6 +571,7 @@ static bool run_wait(struct disk *d)
 	has_failed = false;
 	is_armed = true;
 	rc = open_wait(d, (struct qcow2_opts){ .writable = true, .discard = true,
+					       .compress = d->kind->is_packed,
 					       .writethrough = d->kind->writethrough });
 	if (!rc) {
 		for (unsigned i = 0; i < ARRAY_SIZE(script);)

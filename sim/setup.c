@@ -16,6 +16,7 @@ static const char *const kind_names[TRACE_KINDS] = {
 	"discard", "zeroes", "snapshot", "compressed clusters",
 	"data file", "bitmaps", "lazy refcounts",
 };
+static const char *const packs_names[] = { "", ", some compressed", ", all compressed" };
 static const unsigned sizes[TRACE_SIZES] = { 9, 12, 16, 21, 14, 16, 21 };
 
 /* Enough for several L2 tables of the smallest clusters, and some clusters of the largest. */
@@ -179,7 +180,7 @@ void trace_describe(const struct trace_opts *o, char *ret, size_t size)
 	const struct sim_image_opts *im = &o->image;
 
 	snprintf(ret, size, "seed %llu: %s%s, version %u, clusters of %llu%s, refcounts of %u "
-		 "bits, %u loop%s, %u fibers, %s%s%s%s%s",
+		 "bits, %u loop%s, %u fibers, %s%s%s%s%s%s",
 		 (unsigned long long)o->seed, kind_names[o->kind],
 		 im->is_shared && o->kind != TRACE_SHARED ? ", a snapshot" :
 		 im->is_raw_data ? ", raw" :
@@ -188,7 +189,8 @@ void trace_describe(const struct trace_opts *o, char *ret, size_t size)
 		 1u << im->refcount_order, o->nloops,
 		 o->nloops > 1 ? "s" : "", o->nfibers, o->is_device ? "device" : "file",
 		 o->writethrough ? ", writethrough" : "", o->gives_back ? ", discard" : "",
-		 im->stale ? ", stale clusters" : "", o->fault.nth ? ", faults" : "");
+		 im->stale ? ", stale clusters" : "",
+		 packs_names[o->packs], o->fault.nth ? ", faults" : "");
 }
 
 /* ---- opening ---- */

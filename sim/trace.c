@@ -201,10 +201,12 @@ static void change_wait(struct hand *h, enum model_kind what)
 	static const enum req_kind kinds[] = { REQ_WRITE, REQ_ZERO, REQ_DISCARD };
 	struct trace *t = h->run->t;
 	unsigned flags = prng_below(&h->prng, 8) ? 0 : REQ_FUA;
-	bool is_durable = flags || (t->o.writethrough && what != MODEL_DISCARD);
+	bool is_durable = flags & REQ_FUA || (t->o.writethrough && what != MODEL_DISCARD);
 	uint32_t op;
 	int rc;
 
+	if (what == MODEL_WRITE && t->o.packs == PACKS_ASKED && prng_below(&h->prng, 2))
+		flags |= REQ_COMPRESSED;
 	if (what == MODEL_ZERO && prng_below(&h->prng, 2))
 		flags |= REQ_MAY_UNMAP;
 	op = model_begin(&t->model, what, h->off, h->len, h->is_race, now(h->run));
@@ -308,6 +310,7 @@ static void probe(void *arg)
 			.session = t->sessions, .commits = w->commit.stats.commits,
 			.reserved = w->alloc.reserved, .taken = w->alloc.ntaken,
 			.freed = w->alloc.nfreed, .pending = w->pendings.n,
+			.packing = (w->pack.end - w->pack.pos) / w->cluster,
 			.quarantined = w->alloc.quarantine.clusters,
 		};
 	}
@@ -326,7 +329,8 @@ static int open_home(void *arg)
 				    .pages = &t->medium, .log = &t->log, .fault = &t->o.fault,
 				    .is_data = stamp_is_there, .seed = t->o.seed + now(r) };
 	struct qcow2_opts qo = { .writable = true, .writethrough = t->o.writethrough,
-				 .discard = t->o.gives_back, .broken = t->o.broken };
+				 .discard = t->o.gives_back,
+				 .compress = t->o.packs == PACKS_ALL, .broken = t->o.broken };
 	struct err err = { 0 };
 	int rc = trace_open_wait(t, &so, &qo, &r->cache, &r->node, &err);
 

@@ -36,6 +36,9 @@ enum trace_kind {
 enum { TRACE_SIZES = 7, TRACE_EXTENDED = 4,
        TRACE_CELLS = TRACE_KINDS * TRACE_SIZES * WORLD_LOOPS_MAX };
 
+/* What is compressed: nothing, half of the writes because they ask for it, or all of them. */
+enum trace_packs { PACKS_NOTHING, PACKS_ASKED, PACKS_ALL };
+
 struct trace_opts {
 	uint64_t seed;
 	enum trace_kind kind;
@@ -49,6 +52,7 @@ struct trace_opts {
 	unsigned nfibers;
 	unsigned nops;                  /* of all fibers */
 	unsigned reopen_after;          /* operations; 0: never */
+	enum trace_packs packs;
 	bool is_racy;                   /* requests overlap as much as they like, and starve */
 	unsigned broken;                /* enum writer_break */
 	struct sim_fault fault;
@@ -58,7 +62,7 @@ struct trace_opts {
 struct trace_probe {
 	unsigned session;               /* how often the image was opened */
 	uint64_t commits;               /* that have ended; the rest counts clusters */
-	uint64_t reserved, quarantined, pending;        /* now */
+	uint64_t reserved, quarantined, pending, packing;       /* now */
 	uint64_t taken, freed;                          /* ever */
 };
 
