@@ -3,7 +3,7 @@
 # tools/guest/restart.sh [-n TIMES] [-p DEVICE_PROPERTIES] [-k SIGNAL] [-b] - a guest writes and
 # verifies while byre, which serves its disk over vhost-user, is killed TIMES times (default: 3) and
 # started again 3 s later. The guest has to go on without an error and without a lost write. With
-# -b byre lives, and most of the guest's memory is taken away and given back instead.
+# -b byre lives, and a part of the guest's memory is taken away and given back instead.
 #
 # The disk is raw, and what was answered is in the page cache, which a kill does not touch.
 # shellcheck source=tools/guest/lib.sh
@@ -32,7 +32,7 @@ finish()
 fail()
 {
 	echo "restart.sh: $*" >&2
-	cat "$W/byre.log" >&2
+	cat "$W/byre.log" "$W/output" >&2
 	exit 1
 }
 
@@ -61,7 +61,7 @@ blow()
 disturb()
 {
 	if [ -n "$balloon" ]; then
-		blow 120 || fail "the memory is not given up"
+		blow 320 || fail "the memory is not given up"
 		blow 512 || fail "the memory is not taken back"
 		return
 	fi
@@ -72,6 +72,8 @@ disturb()
 	serve_disk
 }
 
+seconds=$((times * 6 + 6))
+[ -z "$balloon" ] || seconds=$((times * 25 + 10))
 mkdir "$W/job"
 # fio marks each block it writes with a counter and verifies it some writes later, and all at the
 # end.
@@ -82,7 +84,7 @@ for job in a b; do
 	/job/fio/loader --library-path /job/fio /job/fio/fio --name=\$job --filename=/dev/vda \
 		--ioengine=libaio --iodepth=16 --direct=1 --rw=randwrite --bsrange=4k-64k \
 		--offset=\$at --size=24M --verify=crc32c --verify_fatal=1 --verify_backlog=64 \
-		--time_based --runtime=$((times * 6 + 6)) >/tmp/\$job 2>&1 &
+		--time_based --runtime=$seconds >/tmp/\$job 2>&1 &
 	eval \$job=\$!
 done
 wait \$a || { cat /tmp/a; failed=1; }
@@ -94,7 +96,7 @@ END
 take_fio "$W/job"
 truncate -s 64M "$W/disk"
 serve_disk
-"$here/boot.sh" -t $((times * 20 + 120)) -m 512 -j "$W/job" -l "$W/console" \
+"$here/boot.sh" -t $((seconds * 3 + 120)) -m 512 -j "$W/job" -l "$W/console" \
 	-M "$W/monitor" "vub:$W/sock,$properties" >"$W/output" 2>&1 &
 boot=$!
 # fio has begun when the disk is no longer empty.
