@@ -124,3 +124,21 @@ cmp source.raw new || fail "after SIGUSR1: other content"
 cp source.raw copy.raw
 fails 'Failed to get "write" lock' copy.raw copy.raw
 cmp source.raw copy.raw || fail "a source was overwritten"
+
+# ---- a block device, which stays as long as it is ----
+
+qemu-img convert -O raw source.raw wanted.raw
+truncate -s 12M device.img
+truncate -s 1M short.img
+if [ "$(id -u)" = 0 ] && device=$(losetup -f --show device.img 2>/dev/null); then
+	short=$(losetup -f --show short.img)
+	status=0
+	head -c 12M /dev/zero | tr '\0' '\377' >"$device"
+	"$BYRE" convert source.raw "$device" && cmp -n $((8 << 20)) wanted.raw "$device" || status=1
+	"$BYRE" convert -O qcow2 source.raw "$device" &&
+		"$BYRE" compare -q -f qcow2 -F raw "$device" wanted.raw || status=1
+	"$BYRE" convert source.raw "$short" 2>log && status=1
+	losetup -d "$device" "$short"
+	[ $status = 0 ] || { cat log; fail "a block device"; }
+	grep -q 'Cannot grow device files' log || { cat log; fail "a device that is too short"; }
+fi

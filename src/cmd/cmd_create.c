@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -120,11 +121,28 @@ static int preallocate(const struct plan *p, uint64_t size)
 	return 0;
 }
 
+/* A device has its size. What it held shall not be taken for an image's header. */
+static int fill_device(const struct plan *p, uint64_t size)
+{
+	uint64_t room;
+	int rc;
+
+	if (ioctl(p->fd, BLKGETSIZE64, &room) < 0)
+		return err_set_errno(p->err, errno, "Could not create '%s'", p->path);
+	if (size > room)
+		return err_set(p->err, EINVAL, "Cannot grow device files");
+	rc = create_write_zeros(p->fd, MIN(room, (uint64_t)SECTOR));
+	return rc ? err_set_errno(p->err, -rc, "Could not create '%s'", p->path) : 0;
+}
+
 static int fill(const struct plan *p)
 {
 	uint64_t size = align_up(p->size, SECTOR);
+	struct stat st;
 	int rc;
 
+	if (!fstat(p->fd, &st) && S_ISBLK(st.st_mode))
+		return fill_device(p, size);
 	if (p->hints.extent_hint > UINT32_MAX)
 		return err_set(p->err, EINVAL, "Extent size hint is too large");
 	if (ftruncate(p->fd, 0) < 0)
