@@ -351,13 +351,11 @@ void heap_flush(struct heap *h)
 
 bool heap_flush_parked(struct heap *h, unsigned magazines)
 {
-	struct magazine *m = inbox_take(&h->inbox), *next;
+	struct magazine *m;
 	unsigned n = 0;
 
-	for (; m; m = next) {
-		next = magazine_next(m);
-		park(h, magazine_class(m), m, magazine_count(m));
-	}
+	receive(h);
+	find_received(h, CLASSES, &n);
 	for (unsigned c = 0; c < CLASSES && h->parked_bytes; c++) {
 		for (; magazines && (m = unpark(h, c, &n)); magazines--) {
 			return_objects(h, c, m, n);
