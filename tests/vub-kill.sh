@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan
-# limit: 300
+# limit: 900
 # kill -9 of byre while a guest writes over vhost-user, a restart, again and again: with requests in
 # flight tracked in memory that the front end holds, the guest goes on without an error and nothing
 # that it wrote is lost; on raw disks and on qcow2 images whose metadata is preallocated, over split
@@ -13,7 +13,7 @@ writer=$(dirname "$BYRE")/../../tests/vub/writer
 
 seed=${SEED:-$RANDOM}
 kills=4
-[ "${SUITE:-}" != long ] || kills=30
+[ "${SUITE:-}" != long ] || kills=20
 
 start()
 {

@@ -61,10 +61,11 @@ static void every_request_of_every_size(struct peer *p, struct prng *prng)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
 		struct vhost_user_msg m = asking(VHOST_USER_NONE, sizes[i]);
+		uint8_t *payload = (uint8_t *)&m + VHOST_USER_HEADER_SIZE;
 
 		m.head.request = request;
 		for (unsigned k = 0; k < sizes[i]; k++)
-			m.bytes[k] = prng_below(prng, 3) ? 0 : (uint8_t)prng_next(prng);
+			payload[k] = prng_below(prng, 3) ? 0 : (uint8_t)prng_next(prng);
 		say(p, &m, fd);
 	}
 }

@@ -164,7 +164,7 @@ int main(int argc, char **argv)
 {
 	struct world w = { 0 };
 	struct loop_opts lo = { .backend = LOOP_AUTO };
-	struct workers *workers;
+	struct workers *workers = NULL;
 	struct err err = { 0 };
 	struct loop *l;
 	int mib;
