@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "ctl/graph.h"
+#include "ctl/graph_impl.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,23 +21,6 @@
 #include "fmt/raw/raw.h"
 #include "loop/work.h"
 
-/* Which file a layer is, whatever it is called (G1). */
-struct file_id {
-	dev_t dev, rdev;
-	ino_t ino;
-	char *export;                   /* owned; an NBD server's, and the rest is 0 */
-};
-
-/* A graph in the making. */
-struct opening {
-	const struct graph_opts *opts;
-	struct loop *home;
-	struct confine *roots;
-	struct file_id *seen;
-	size_t nseen;
-	struct graph g;
-};
-
 /* An image on its way to becoming a node. */
 struct layer {
 	const char *path;
@@ -47,248 +30,6 @@ struct layer {
 	bool is_top;
 	bool writable;
 };
-
-/* ---- names ---- */
-
-int graph_resolve_name(const char *what, const char *asker, const char *name, char **ret,
-		       struct err *err)
-{
-	const char *slash = strrchr(asker, '/');
-	size_t folder = slash ? (size_t)(slash + 1 - asker) : 0;
-	char *path;
-
-	if (!strncmp(name, "file:", 5))
-		name += 5;
-	else if (nbd_name_is(name))
-		folder = 0;
-	else if (image_name_protocol_len(name)) {
-		err_set(err, ENOTSUP, "%s '%s' of '%s' is no file: '%.*s:' is not supported", what,
-			name, asker, (int)image_name_protocol_len(name), name);
-		return -ENOTSUP;
-	}
-	if (!name[0])
-		return err_set(err, EINVAL, "'%s' names a %s without a name", asker, what);
-	if (name[0] == '/')
-		folder = 0;
-	else if (nbd_name_is(asker) && !nbd_name_is(name))
-		return err_set(err, EINVAL, "Cannot generate a base directory for NBD nodes");
-	path = malloc(folder + strlen(name) + 1);
-	if (!path)
-		return err_set_errno(err, ENOMEM, "%s '%s'", what, name);
-	memcpy(path, asker, folder);
-	strcpy(path + folder, name);
-	*ret = path;
-	return 0;
-}
-
-/* ---- errors ---- */
-
-static int cannot_open(const struct opening *o, int errnum, const char *path, struct err *err)
-{
-	return err_set_errno(err, errnum, "%s '%s'",
-			     o->opts->qemu_words ? "Could not open" : "cannot open", path);
-}
-
-/* What stands before the error of a data or backing file that @asker names. */
-static int wrap_named(const struct opening *o, const char *what, const char *asker, int rc,
-		      struct err *err)
-{
-	return o->opts->qemu_words ? rc : err_wrap(err, rc, "%s of '%s'", what, asker);
-}
-
-/* ---- G1 ---- */
-
-static bool is_same_file(const struct file_id *a, const struct file_id *b)
-{
-	if (a->export || b->export)
-		return a->export && b->export && !strcmp(a->export, b->export);
-	return a->dev == b->dev && a->ino == b->ino && a->rdev == b->rdev;
-}
-
-static int note_id(struct opening *o, const struct file_id *id, const char *path, struct err *err)
-{
-	struct file_id *grown;
-
-	for (size_t i = 0; i < o->nseen; i++)
-		if (is_same_file(&o->seen[i], id))
-			return err_set(err, ELOOP, "the backing chain leads back to '%s'", path);
-	if (o->nseen == GRAPH_LAYERS_MAX)
-		return err_set(err, ELOOP, "the backing chain of '%s' is longer than %d images",
-			       o->opts->path, GRAPH_LAYERS_MAX);
-	grown = realloc(o->seen, (o->nseen + 1) * sizeof(*grown));
-	if (!grown)
-		return cannot_open(o, ENOMEM, path, err);
-	o->seen = grown;
-	o->seen[o->nseen++] = *id;
-	return 0;
-}
-
-static int note_file(struct opening *o, const struct stat *st, const char *path, struct err *err)
-{
-	struct file_id id = { .dev = st->st_dev, .rdev = st->st_rdev, .ino = st->st_ino };
-
-	return note_id(o, &id, path, err);
-}
-
-static int note_export(struct opening *o, const struct nbdc_server *nbd, struct err *err)
-{
-	struct file_id id = { .export = nbd_name_show(nbd) };
-	int rc;
-
-	if (!id.export)
-		return cannot_open(o, ENOMEM, "NBD", err);
-	rc = note_id(o, &id, id.export, err);
-	if (rc)
-		free(id.export);
-	return rc;
-}
-
-static void forget_files(struct opening *o)
-{
-	for (size_t i = 0; i < o->nseen; i++)
-		free(o->seen[i].export);
-	free(o->seen);
-}
-
-/* ---- files ---- */
-
-struct named_open {                     /* arguments for a worker */
-	const struct opening *o;
-	const char *path, *what, *asker;
-	int flags;
-	int fd;                         /* or -errno */
-	struct stat st;
-	struct err *err;
-};
-
-static void named_open_work(void *arg)
-{
-	struct named_open *w = arg;
-
-	if (w->o->opts->any_file) {
-		/* As drv/file does: what the path names may be a FIFO. */
-		w->fd = open(w->path, w->flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-		if (w->fd < 0)
-			w->fd = cannot_open(w->o, errno, w->path, w->err);
-	} else {
-		w->fd = confine_open(w->o->roots, w->path, w->flags, w->what, w->asker, w->err);
-	}
-	if (w->fd >= 0 && fstat(w->fd, &w->st) < 0) {
-		int rc = err_set_errno(w->err, errno, "%s '%s' of '%s'", w->what, w->path,
-				       w->asker);
-
-		close(w->fd);
-		w->fd = rc;
-	}
-}
-
-/* The cache mode that was said of a file. */
-static enum file_cache cache_mode(const struct opening *o, const struct image_name *image)
-{
-	return image && image->has_cache ? image->cache : o->opts->cache;
-}
-
-/* Where the format over it makes writes durable, the file need not. */
-static enum file_cache without_sync(enum file_cache cache)
-{
-	switch (cache) {
-	case FILE_CACHE_WRITETHROUGH:
-		return FILE_CACHE_WRITEBACK;
-	case FILE_CACHE_DIRECTSYNC:
-		return FILE_CACHE_NONE;
-	default:
-		return cache;
-	}
-}
-
-static bool is_writethrough(enum file_cache cache)
-{
-	return without_sync(cache) != cache;
-}
-
-static struct file_opts file_opts(const struct opening *o, const char *path, int fd, bool writable,
-				  const struct image_name *image)
-{
-	struct file_opts fo = {
-		.path = path,
-		.fd = fd,
-		.cache = cache_mode(o, image),
-		.writable = writable,
-		.discard = writable && o->opts->discard,
-		.drop_pages = o->opts->drop_pages,
-		.no_lock = o->opts->no_lock,
-		.share_writes = o->opts->share_raw && !writable,
-		.qemu_words = o->opts->qemu_words,
-	};
-
-	/* Sharing by force is for readers. */
-	if (image && (image->no_lock || (image->is_share_forced && !writable)))
-		fo.no_lock = true;
-	return fo;
-}
-
-static int open_export_wait(struct opening *o, const char *name, const struct image_name *image,
-			    enum file_cache cache, bool writable, struct node **ret,
-			    struct err *err)
-{
-	struct nbdc_opts no = {
-		.name = name,
-		.server = image->nbd,
-		.writable = writable,
-		.discard = writable && o->opts->discard,
-		.writethrough = is_writethrough(cache),
-		.no_flush = cache == FILE_CACHE_UNSAFE,
-	};
-
-	int rc = nbdc_open_wait(&no, o->home, ret, err);
-
-	return rc && !o->opts->qemu_words ? err_wrap(err, rc, "'%s'", name) : rc;
-}
-
-/* The same for an export that the image @asker names. */
-static int open_named_export_wait(struct opening *o, const char *what, const char *asker,
-				  const struct image_name *image, bool writable, bool note,
-				  struct node **ret, struct err *err)
-{
-	enum file_cache cache = cache_mode(o, image);
-	int rc = note ? note_export(o, image->nbd, err) : 0;
-
-	if (!rc)
-		rc = open_export_wait(o, image->path, image,
-				      writable ? without_sync(cache) : cache, writable, ret, err);
-	return rc ? wrap_named(o, what, asker, rc, err) : 0;
-}
-
-/* Opens the file @path that the image @asker names, @writable for that image's format. @note: it is
- * a layer of the chain. */
-static int open_named_wait(struct opening *o, const char *what, const char *asker,
-			   const char *path, const struct image_name *image, bool writable,
-			   bool note, struct node **ret, struct err *err)
-{
-	struct named_open w = {
-		.o = o, .path = path, .what = what, .asker = asker, .err = err,
-		.flags = writable ? O_RDWR : O_RDONLY,
-	};
-	struct file_opts fo;
-	int rc;
-
-	if (image && image->nbd)
-		return open_named_export_wait(o, what, asker, image, writable, note, ret, err);
-	loop_work_wait(o->home, named_open_work, &w);
-	if (w.fd < 0)
-		return w.fd;
-	rc = note ? note_file(o, &w.st, path, err) : 0;
-	fo = file_opts(o, path, w.fd, writable, image);
-	if (writable)
-		fo.cache = without_sync(fo.cache);
-	if (!rc)
-		rc = file_open_wait(&fo, o->home, ret, err);
-	if (rc) {
-		close(w.fd);
-		return wrap_named(o, what, asker, rc, err);
-	}
-	return 0;
-}
 
 static int probe_wait(struct node *file, const char **ret, struct err *err)
 {
@@ -317,7 +58,7 @@ static int check_format(const struct opening *o, const struct layer *l, struct e
 	bool is_export = l->image && l->image->nbd;
 
 	if (is_bare(l->format) && is_export && strcmp(l->format, "nbd"))
-		return cannot_open(o, ENOENT, l->path, err);
+		return graph_cannot_open(o, ENOENT, l->path, err);
 	if (!is_export && !strcmp(l->format, "nbd"))
 		return err_set(err, EINVAL, "File name string for NBD must start with 'nbd:'");
 	if (!strcmp(l->format, "qcow2") || !strcmp(l->format, "raw") || is_bare(l->format))
@@ -343,14 +84,14 @@ static int open_qcow2_wait(struct opening *o, const struct layer *l, struct node
 		.metadata_only = o->opts->metadata_only,
 		.for_check = o->opts->for_check && l->is_top,
 		.snapshot = l->is_top ? o->opts->snapshot : NULL,
-		.writethrough = l->writable && is_writethrough(cache_mode(o, l->image)),
+		.writethrough = l->writable && graph_is_writethrough(graph_cache_mode(o, l->image)),
 		.discard = l->writable && o->opts->discard,
 		.compress = l->is_top && o->opts->compress,
 		.compression_level = l->is_top ? o->opts->compression_level : 0,
 		.deflate_small_window = l->is_top && o->opts->deflate_small_window,
 	};
 	/* Unlike raw bytes, tables make no sense while somebody changes them. */
-	struct file_opts fo = file_opts(o, l->path, -1, l->writable, l->image);
+	struct file_opts fo = graph_file_opts(o, l->path, -1, l->writable, l->image);
 	bool is_file = !l->image || !l->image->nbd;
 	int rc = is_file ? file_refuse_writers_wait(file, &fo, err) : 0;
 
@@ -486,7 +227,7 @@ static int understand_named(struct opening *o, const char *what, const char *ask
 		return rc;
 	ret->image = &ret->parsed;
 	ret->path = strdup(ret->parsed.path);
-	return ret->path ? 0 : cannot_open(o, ENOMEM, name, err);
+	return ret->path ? 0 : graph_cannot_open(o, ENOMEM, name, err);
 }
 
 static int attach_data_file_wait(struct opening *o, struct node *n, const char *asker,
@@ -506,8 +247,8 @@ static int attach_data_file_wait(struct opening *o, struct node *n, const char *
 	else
 		rc = graph_resolve_name("data file", "", name, &b.path, err);
 	if (!rc)
-		rc = open_named_wait(o, "data file", asker, b.path, b.image, !n->read_only, false,
-				     &data, err);
+		rc = graph_open_named_wait(o, "data file", asker, b.path, b.image, !n->read_only,
+					   false, &data, err);
 	below_fini(&b);
 	if (rc)
 		return rc;
@@ -526,7 +267,7 @@ static int find_backing(struct opening *o, struct node *n, const char *asker,
 	if (image && image->backing) {
 		ret->image = image->backing;
 		ret->path = strdup(image->backing->path);
-		return ret->path ? 0 : cannot_open(o, ENOMEM, image->backing->path, err);
+		return ret->path ? 0 : graph_cannot_open(o, ENOMEM, image->backing->path, err);
 	}
 	return understand_named(o, "backing file", asker, name, ret, err);
 }
@@ -537,8 +278,8 @@ static int open_backing_wait(struct opening *o, struct node *n, const char *aske
 {
 	struct layer l = { .path = b->path, .image = b->image };
 	struct node *file;
-	int rc = open_named_wait(o, "backing file", asker, b->path, b->image, false, true, &file,
-				 err);
+	int rc = graph_open_named_wait(o, "backing file", asker, b->path, b->image, false, true,
+				       &file, err);
 
 	if (rc)
 		return rc;
@@ -546,7 +287,7 @@ static int open_backing_wait(struct opening *o, struct node *n, const char *aske
 	rc = open_layer_wait(o, &l, file, ret, err);
 	if (rc) {
 		node_put_wait(file);
-		return wrap_named(o, "backing file", asker, rc, err);
+		return graph_wrap_named(o, "backing file", asker, rc, err);
 	}
 	return 0;
 }
@@ -594,7 +335,7 @@ static int open_chain_wait(struct opening *o, struct err *err)
 {
 	struct node *n = o->g.top;
 	struct below asker = { .path = strdup(o->opts->path), .image = o->opts->image };
-	int rc = asker.path ? 0 : cannot_open(o, ENOMEM, o->opts->path, err);
+	int rc = asker.path ? 0 : graph_cannot_open(o, ENOMEM, o->opts->path, err);
 
 	while (n && !rc) {
 		struct below below = { 0 };
@@ -619,13 +360,14 @@ static int open_chain_wait(struct opening *o, struct err *err)
 static int open_top_file_wait(struct opening *o, const struct layer *l, struct node **ret,
 			      struct err *err)
 {
-	struct file_opts fo = file_opts(o, o->opts->path, -1, l->writable, o->opts->image);
+	struct file_opts fo = graph_file_opts(o, o->opts->path, -1, l->writable, o->opts->image);
 	int rc;
 
 	if (l->writable && !strcmp(l->format, "qcow2"))
-		fo.cache = without_sync(fo.cache);
+		fo.cache = graph_without_sync(fo.cache);
 	if (l->image && l->image->nbd)
-		return open_export_wait(o, l->path, l->image, fo.cache, l->writable, ret, err);
+		return graph_open_export_wait(o, l->path, l->image, fo.cache, l->writable, ret,
+					      err);
 	rc = file_open_wait(&fo, o->home, ret, err);
 	/* The image tools have no such option. */
 	if (l->writable && !o->opts->qemu_words &&
@@ -716,13 +458,13 @@ static int prepare_file(struct opening *o, struct err *err)
 	int rc;
 
 	if (!folder)
-		rc = cannot_open(o, ENOMEM, path, err);
+		rc = graph_cannot_open(o, ENOMEM, path, err);
 	else if (image_name_is_vhost_user(path))
 		rc = 0;
 	else if (stat(path, &st) < 0)
-		rc = cannot_open(o, errno, path, err);
+		rc = graph_cannot_open(o, errno, path, err);
 	else
-		rc = note_file(o, &st, path, err);
+		rc = graph_note_file(o, &st, path, err);
 	if (!rc && !image_name_is_vhost_user(path))
 		rc = confine_allow(o->roots, folder, err);
 	free(folder);
@@ -751,8 +493,8 @@ static int prepare(struct opening *o, struct err *err)
 
 	o->roots = confine_new();
 	if (!o->roots)
-		return cannot_open(o, ENOMEM, o->opts->path, err);
-	rc = nbd ? note_export(o, nbd, err) : prepare_file(o, err);
+		return graph_cannot_open(o, ENOMEM, o->opts->path, err);
+	rc = nbd ? graph_note_export(o, nbd, err) : prepare_file(o, err);
 	for (unsigned i = 0; i < o->opts->nallow && !rc; i++) {
 		rc = allow(o, o->opts->allow[i], err);
 		if (rc)
@@ -790,7 +532,7 @@ int graph_open_wait(const struct graph_opts *opts, struct loop *home, struct gra
 	if (!rc && opts->detect_zeroes != GRAPH_ZEROES_OFF && !o.g.top->read_only)
 		rc = add_filter_wait(&o, err);
 	confine_free(o.roots);
-	forget_files(&o);
+	graph_forget_files(&o);
 	if (rc) {
 		graph_close_wait(&o.g, NULL);
 		return rc;
