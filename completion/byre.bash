@@ -27,8 +27,8 @@ _byre_serve()
 	*)
 		if [[ $cur == -* ]]; then
 			mapfile -t COMPREPLY < <(compgen -W "-f --format --name -r --read-only --cache
-				--discard --detect-zeroes --snapshot -U --force-share --nbd --loops
-				--allow --cache-size --stats --backend --pid-file -h --help" -- "$cur")
+				--discard --detect-zeroes --compress --snapshot -U --force-share --nbd
+				--loops --allow --cache-size --stats --backend --pid-file -h --help" -- "$cur")
 		else
 			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		fi ;;

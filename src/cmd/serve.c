@@ -71,6 +71,7 @@ static int open_graph_wait(void *arg)
 		.read_only = d->image->read_only,
 		.discard = !d->image->ignore_discard,
 		.detect_zeroes = d->image->detect_zeroes,
+		.compress = d->image->compress,
 		.no_lock = d->image->force_share,
 		.cache_bytes = o->cache_bytes,
 		.allow = o->allow,

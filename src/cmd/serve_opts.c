@@ -17,6 +17,7 @@ enum {
 	OPT_CACHE,
 	OPT_DISCARD,
 	OPT_DETECT_ZEROES,
+	OPT_COMPRESS,
 	OPT_SNAPSHOT,
 	OPT_FORCE_SHARE,
 	OPT_NBD,                        /* from here on: for all */
@@ -40,6 +41,7 @@ static const struct opt image_opts[] = {
 	{ 0, "detect-zeroes", "MODE", "writes of zeros are off (default): written; on: zeroed;\n"
 				      "unmap: zeroed, and their space given back",
 	  OPT_DETECT_ZEROES },
+	{ 0, "compress", NULL, "write new clusters of a qcow2 image compressed", OPT_COMPRESS },
 	{ 0, "snapshot", "NAME", "serve an internal snapshot (name or id), read-only",
 	  OPT_SNAPSHOT },
 	{ 'U', "force-share", NULL, "neither take nor check image locks; read-only",
@@ -142,6 +144,9 @@ static int image_option(struct serve_image *next, int id, const char *value, str
 		return parse_discard(value, &next->ignore_discard, err);
 	case OPT_DETECT_ZEROES:
 		return parse_zeroes(value, &next->detect_zeroes, err);
+	case OPT_COMPRESS:
+		next->compress = true;
+		return 0;
 	case OPT_SNAPSHOT:
 		next->snapshot = value;
 		return 0;

@@ -30,6 +30,7 @@ struct serve_image {
 	bool read_only;
 	bool ignore_discard;
 	enum graph_zeroes detect_zeroes;
+	bool compress;
 	bool force_share;               /* then read_only too */
 	bool has_name;                  /* --name was given */
 };

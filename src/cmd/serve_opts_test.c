@@ -74,8 +74,10 @@ static void o1_options_belong_to_the_next_image_alone(void **state)
 	struct serve_opts o;
 
 	must_parse("-f raw --read-only --name x a --cache none b "
-		   "--snapshot s1 --discard ignore -U c d", &o);
+		   "--snapshot s1 --discard ignore -U c --compress d", &o);
 	assert_int_equal(o.nimages, 4);
+	assert_false(o.images[2].compress);
+	assert_true(o.images[3].compress);
 	assert_string_equal(o.images[0].format, "raw");
 	assert_string_equal(o.images[0].name, "x");
 	assert_true(o.images[0].read_only);

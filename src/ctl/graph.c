@@ -265,6 +265,9 @@ static int open_qcow2_wait(struct opening *o, const struct layer *l, struct node
 		.snapshot = l->is_top ? o->opts->snapshot : NULL,
 		.writethrough = l->writable && is_writethrough(cache_mode(o, l->image)),
 		.discard = l->writable && o->opts->discard,
+		.compress = l->is_top && o->opts->compress,
+		.compression_level = l->is_top ? o->opts->compression_level : 0,
+		.deflate_small_window = l->is_top && o->opts->deflate_small_window,
 	};
 	/* Unlike raw bytes, tables make no sense while somebody changes them. */
 	struct file_opts fo = file_opts(o, l->path, -1, l->writable, l->image);
@@ -305,6 +308,9 @@ static int open_format_wait(struct opening *o, const struct layer *l, struct nod
 		return rc;
 	if (!strcmp(l->format, "qcow2"))
 		return open_qcow2_wait(o, l, file, ret, err);
+	if (l->is_top && o->opts->compress)
+		return err_set(err, ENOTSUP, "'%s' is %s: only qcow2 images are written "
+			       "compressed", l->path, l->format);
 	if (is_bare(l->format)) {
 		*ret = file;
 		return 0;

@@ -47,6 +47,10 @@ struct graph_opts {
 	bool read_only;
 	bool discard;                   /* discards reach the file */
 	enum graph_zeroes detect_zeroes;
+	/* Of the image itself, which has to be qcow2: */
+	bool compress;                  /* what is written to new clusters is compressed */
+	int compression_level;          /* of that, and of what asks for it; 0: the default */
+	bool deflate_small_window;      /* 4 KiB, for readers that take no more */
 	bool no_lock;                   /* no image locks; only with read_only */
 	size_t cache_bytes;             /* of mapping cache, for all layers together */
 	const char *const *allow;       /* folders where named files may lie, besides the image's */
