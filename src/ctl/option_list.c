@@ -87,6 +87,18 @@ const struct option_item *option_list_take(struct option_list *l, const char *pr
 	return o;
 }
 
+void option_list_remove(struct option_list *l, const char *key)
+{
+	struct option_item *o = find(l, "", key);
+
+	if (!o)
+		return;
+	free(o->key);
+	free(o->value);
+	l->n--;
+	memmove(o, o + 1, (size_t)(l->items + l->n - o) * sizeof(*o));
+}
+
 bool option_list_has_below(const struct option_list *l, const char *prefix, const char *key)
 {
 	size_t n = strlen(prefix), k = strlen(key);

@@ -47,6 +47,8 @@ int option_list_set(struct option_list *l, const char *key, const char *value,
 /* The option @prefix@key, which counts as used from now on; or NULL. */
 const struct option_item *option_list_take(struct option_list *l, const char *prefix,
 					   const char *key);
+/* Forgets option @key, if it is there: what had its value points nowhere. */
+void option_list_remove(struct option_list *l, const char *key);
 /* Does any key begin with @prefix@key followed by a dot? */
 bool option_list_has_below(const struct option_list *l, const char *prefix, const char *key);
 /* The first option whose key begins with @prefix and which nobody took, or NULL. */
