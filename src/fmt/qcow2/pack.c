@@ -141,6 +141,7 @@ static void resend(struct pack *pk)
 
 void pack_push(struct pack *pk)
 {
+	pack_gather_push(pk);
 	if (pk->is_placing) {
 		pk->is_pushed = true;
 		return;
@@ -362,12 +363,15 @@ int pack_place_wait(struct pack *pk, struct pending *p, const uint8_t *bytes, si
 {
 	int rc;
 
-	assert(len && len < pk->w->cluster && !pk->is_placing);
+	assert(len && len < pk->w->cluster);
+	while (pk->is_placing)
+		fiber_queue_wait(&pk->placed);
 	pk->is_placing = true;
 	do
 		rc = place_wait(pk, p, bytes, len);
 	while (rc == -EAGAIN);
 	pk->is_placing = false;
+	fiber_queue_wake(&pk->placed);
 	if (pk->is_pushed || (!rc && p->is_closing)) {
 		pk->is_pushed = false;
 		pack_push(pk);
@@ -392,12 +396,14 @@ int pack_close_wait(struct pack *pk)
 
 void pack_end_wait(struct pack *pk)
 {
+	pack_gather_end_wait(pk);
 	while (buf_in(pk, PACK_WRITING))
 		fiber_queue_wait(&pk->room);
 }
 
 void pack_fini(struct pack *pk)
 {
+	pack_gather_fini(pk);
 	if (pk->is_pooled)
 		iobuf_put(loop_iobufs(pk->w->home), pk->memory, PACK_BUFS * pk->buf_bytes);
 	else

@@ -14,6 +14,10 @@
  * next begins behind the padding, in the same host cluster.
  * What does not become smaller is stored as it is, in a cluster of its own.
  *
+ * A guest's writes of less than a cluster *gather* (pack_gather.c): the cluster is opened, its old
+ * content read, and then it stays in memory for a while, where more writes may come to it, before
+ * it is compressed. So a stream of small writes compresses each cluster once.
+ *
  * Until its buffers are written a guest cluster is pending (pending.h): whoever reads it has them
  * written first. A job that covers its cluster in part opens it before it reads the old content, so
  * that nobody changes it meanwhile.
@@ -58,6 +62,8 @@ enum {
 	PACK_ALIGN = 4096,              /* or a cluster, where that is less */
 	PACK_JOBS_MAX = 64,
 	PACK_JOBS_BYTES = 32 << 20,     /* bounds the memory of jobs under way */
+	PACK_GATHERED_MAX = 64,         /* clusters that gather before the oldest is closed, */
+	PACK_GATHERED_BYTES = 4 << 20,  /* and their memory; while some are closed, twice that */
 };
 
 enum pack_buf_state { PACK_FREE, PACK_OPEN, PACK_WRITING, PACK_FAILED };
@@ -86,15 +92,20 @@ struct pack {
 	uint8_t *memory;                /* owned: of all buffers; NULL: not needed yet */
 	bool is_pooled;                 /* and from the loop's pool */
 	uint64_t pos, end;              /* host: where the next byte goes, where the span ends */
-	bool is_placing;                /* the open buffer must stay, */
+	bool is_placing;                /* somebody is; the open buffer must stay, */
 	bool is_pushed;                 /* though somebody wants it written */
-	struct fiber_queue room;        /* fibers that wait for a buffer */
+	struct fiber_queue room;        /* fibers that wait for a buffer, */
+	struct fiber_queue placed;      /* or to place something */
 
 	struct fiber_gate gate;         /* of jobs */
 	struct list_node jobs;          /* in order; the first one is placed */
 	struct fiber_queue moved;       /* fibers that wait until one is gone */
+
+	struct list_node gathered;      /* struct pack_gathered, oldest first */
+	unsigned ngathered, gathered_max;
+	struct fiber_queue closed;      /* fibers that wait until one of them was compressed */
 	/* Counters that do not depend on the machine. */
-	uint64_t nwrites, nbytes, nsmall, nplain, npacked;
+	uint64_t nwrites, nbytes, nsmall, nplain, npacked, njoined;
 };
 
 void pack_init(struct pack *pk, struct writer *w);
@@ -113,9 +124,40 @@ void pack_end_wait(struct pack *pk);
 /* On the home loop's thread. What could not be written is lost. */
 void pack_fini(struct pack *pk);
 
-/* ---- between pack.c and pack_jobs.c: while it is the caller's turn ---- */
+/* ---- between pack.c, pack_jobs.c and pack_gather.c ---- */
 
-/* Places @len bytes, less than a cluster's, for @p. Its entry comes when they are written. */
+/* A cluster in memory: @plain compressed into @out, both of a cluster's size. */
+struct pack_cluster {
+	const struct pack *pack;
+	const uint8_t *plain;
+	uint8_t *out;
+	long len;                       /* in @out; 0: it does not become smaller */
+};
+
+uint8_t *pack_cluster_memory(const struct pack *pk);
+/* 0 or -ENOMEM. */
+int pack_compress_wait(struct pack_cluster *c);
+/* Writes it as it is for @p, into a host cluster of its own that was taken: then that is its place.
+ * If it fails, @p is left as it is. */
+int pack_store_wait(struct pack *pk, struct pending *p, const uint8_t *plain, uint64_t host);
+int pack_take_wait(struct pack *pk, uint64_t *ret_host);
+
+/* @p's cluster, opened, has the content @plain and waits for more writes; one of [@lo, @hi) has
+ * just been made, and counts as done. Takes the memory of both; -ENOMEM: takes nothing. */
+int pack_gather(struct pack *pk, struct pending *p, uint8_t *plain, uint8_t *out, uint64_t lo,
+		uint64_t hi);
+/* Waits until there is room for one more. 0 or why there will be none. */
+int pack_gather_room_wait(struct pack *pk);
+/* Adds @part to the cluster of @p, if it still gathers. */
+bool pack_gather_join(struct pack *pk, struct pending *p, const struct req *part);
+/* Has those compressed that somebody waits for. */
+void pack_gather_push(struct pack *pk);
+/* Waits until none is being compressed. */
+void pack_gather_end_wait(struct pack *pk);
+void pack_gather_fini(struct pack *pk);
+
+/* Places @len bytes, less than a cluster's, for @p. Its entry comes when they are written. Who
+ * wants an order waits for his turn first. */
 int pack_place_wait(struct pack *pk, struct pending *p, const uint8_t *bytes, size_t len);
 /* Tries once more to write what failed. */
 int pack_retry_wait(struct pack *pk);

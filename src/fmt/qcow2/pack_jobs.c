@@ -24,10 +24,10 @@ struct job {
 	struct pending *p;              /* once it is opened */
 	bool is_busy;
 	bool is_in_place;               /* the cluster is the image's own: nothing to compress */
-	uint8_t *copy, *out;            /* owned; or NULL */
-	const uint8_t *plain;           /* the whole cluster: @copy, or the request's own memory */
-	long len;                       /* in @out; 0: it does not become smaller */
-	int rc;
+	bool is_gathered;               /* somebody else compresses it */
+	uint8_t *copy;                  /* owned; or NULL */
+	struct pack_cluster c;          /* its plain is @copy, or the request's own memory; its out
+					 * owned, or NULL */
 };
 
 /* A request that is served: the fiber's own, on its stack. */
@@ -46,6 +46,9 @@ void pack_init(struct pack *pk, struct writer *w)
 
 	pk->w = w;
 	list_init(&pk->jobs);
+	list_init(&pk->gathered);
+	n = PACK_GATHERED_BYTES / (2 * w->cluster);
+	pk->gathered_max = (unsigned)MAX(2ULL, MIN(n, (uint64_t)PACK_GATHERED_MAX));
 	fiber_gate_init(&pk->gate, (unsigned)MAX((uint64_t)JOBS_MIN,
 						 MIN(n, (uint64_t)PACK_JOBS_MAX)));
 }
@@ -156,29 +159,30 @@ static int open_wait(struct pack *pk, struct job *j)
 	return MIN(rc, 0);
 }
 
-static uint8_t *cluster_memory(const struct pack *pk)
+uint8_t *pack_cluster_memory(const struct pack *pk)
 {
 	return aligned_alloc(PACK_ALIGN, align_up(pk->w->cluster, PACK_ALIGN));
 }
 
-/* Lets j->plain be what the cluster shall hold. Whoever asks for compression leaves its memory
+/* Lets j->c.plain be what the cluster shall hold. Whoever asks for compression leaves its memory
  * alone; a guest may change it while we look. */
-static int gather_wait(struct pack *pk, struct job *j)
+static int fetch_wait(struct pack *pk, struct job *j)
 {
 	struct writer *w = pk->w;
 	uint64_t cluster = w->cluster, at = j->part.off - j->guest;
 	int rc = 0;
 
-	j->out = cluster_memory(pk);
-	if (!j->out)
+	j->c.pack = pk;
+	j->c.out = pack_cluster_memory(pk);
+	if (!j->c.out)
 		return -ENOMEM;
-	j->plain = j->parent->is_wanted && j->part.len == cluster ? req_flat(&j->part) : NULL;
-	if (j->plain)
+	j->c.plain = j->parent->is_wanted && j->part.len == cluster ? req_flat(&j->part) : NULL;
+	if (j->c.plain)
 		return 0;
-	j->copy = cluster_memory(pk);
+	j->copy = pack_cluster_memory(pk);
 	if (!j->copy)
 		return -ENOMEM;
-	j->plain = j->copy;
+	j->c.plain = j->copy;
 	memset(j->copy + visible(pk, j), 0, cluster - visible(pk, j));
 	if (!is_whole(pk, j))
 		rc = fill_read_wait(&w->pendings.fills, &j->p->old, j->guest, j->copy, 0,
@@ -190,16 +194,63 @@ static int gather_wait(struct pack *pk, struct job *j)
 
 static void compress(void *arg)
 {
-	struct job *j = arg;
-	const struct pack *pk = j->parent->pack;
+	struct pack_cluster *c = arg;
+	uint64_t cluster = c->pack->w->cluster;
 
-	j->len = codec_deflate(&pk->codec, j->plain, pk->w->cluster, j->out, pk->w->cluster - 1);
+	c->len = codec_deflate(&c->pack->codec, c->plain, cluster, c->out, cluster - 1);
+}
+
+int pack_compress_wait(struct pack_cluster *c)
+{
+	if (c->pack->w->cluster <= INLINE_BYTES_MAX)
+		compress(c);
+	else
+		loop_work_wait(c->pack->w->home, compress, c);
+	return c->len < 0 ? (int)c->len : 0;
+}
+
+/* Leaves the cluster to those that gather. */
+static int gather(struct pack *pk, struct job *j)
+{
+	uint64_t lo = j->part.off - j->guest;
+	int rc = pack_gather(pk, j->p, j->copy, j->c.out, lo, lo + j->part.len);
+
+	if (rc)
+		return rc;
+	j->is_gathered = true;
+	j->copy = j->c.out = NULL;
+	return 0;
+}
+
+/* A write that reads the rest of its cluster, or finds it in memory. In a fiber that waits for its
+ * elders. */
+static int prepare_part_wait(struct pack *pk, struct job *j)
+{
+	struct pending *p = pending_find(&pk->w->pendings, j->guest);
+	bool gathers = !j->parent->is_wanted;
+	int rc = 0;
+
+	if (gathers && p && pack_gather_join(pk, p, &j->part)) {
+		j->is_gathered = true;
+		return 0;
+	}
+	if (gathers)
+		rc = pack_gather_room_wait(pk);
+	if (!rc)
+		rc = open_wait(pk, j);
+	if (rc || j->is_in_place)
+		return rc;
+	rc = fetch_wait(pk, j);
+	if (rc)
+		return rc;
+	return gathers ? gather(pk, j) : pack_compress_wait(&j->c);
 }
 
 /* All that needs no turn. */
 static int prepare_wait(struct pack *pk, struct job *j)
 {
 	struct writer *w = pk->w;
+	bool is_part = !is_whole(pk, j);
 	int rc = write_begin_wait(w);
 
 	if (!rc)
@@ -207,35 +258,33 @@ static int prepare_wait(struct pack *pk, struct job *j)
 	if (rc)
 		return rc;
 	track_change(&w->track, j->part.off, j->part.len);
-	/* In order where that may decide what lies where (Z10); else before the old content is
+	/* In turn where that may decide what lies where (Z10); else before the old content is
 	 * read, or it is known that all stays where it is. */
-	if (!is_whole(pk, j) || !j->parent->is_wanted) {
+	if (is_part || !j->parent->is_wanted)
 		while (has_elder(pk, j))
 			fiber_queue_wait(&pk->moved);
+	if (is_part)
+		return prepare_part_wait(pk, j);
+	if (!j->parent->is_wanted)
 		rc = open_wait(pk, j);
-	}
 	if (!rc && !j->is_in_place)
-		rc = gather_wait(pk, j);
-	if (rc || j->is_in_place)
-		return rc;
-	if (w->cluster <= INLINE_BYTES_MAX)
-		compress(j);
-	else
-		loop_work_wait(w->home, compress, j);
-	return j->len < 0 ? (int)j->len : 0;
+		rc = fetch_wait(pk, j);
+	return rc || j->is_in_place ? rc : pack_compress_wait(&j->c);
 }
 
-/* A cluster of its own for what does not become smaller. */
-static int take_wait(struct writer *w, uint64_t *ret_host)
+int pack_take_wait(struct pack *pk, uint64_t *ret_host)
 {
+	struct writer *w = pk->w;
 	struct alloc_run run;
 	int rc = 0;
 
 	while (!rc && !alloc_take(&w->alloc, 1, &run))
 		rc = alloc_fill_wait(&w->alloc);
-	if (!rc)
-		*ret_host = run.first * w->cluster;
-	return rc;
+	if (rc)
+		return rc;
+	pk->nplain++;
+	*ret_host = run.first * w->cluster;
+	return 0;
 }
 
 /* In turn. */
@@ -247,23 +296,22 @@ static int place_wait(struct pack *pk, struct job *j, uint64_t *ret_host)
 		rc = open_wait(pk, j);
 	if (rc)
 		return rc;
-	if (j->len)
-		return pack_place_wait(pk, j->p, j->out, (size_t)j->len);
-	pk->nplain++;
-	return take_wait(pk->w, ret_host);
+	if (j->c.len)
+		return pack_place_wait(pk, j->p, j->c.out, (size_t)j->c.len);
+	return pack_take_wait(pk, ret_host);
 }
 
-static int store_wait(struct pack *pk, struct job *j, uint64_t host)
+int pack_store_wait(struct pack *pk, struct pending *p, const uint8_t *plain, uint64_t host)
 {
 	struct writer *w = pk->w;
-	struct iovec iov = { (void *)(uintptr_t)j->plain, w->cluster };
+	struct iovec iov = { (void *)(uintptr_t)plain, w->cluster };
 	struct req req = { .kind = REQ_WRITE, .off = host, .len = w->cluster, .iov = &iov,
 			   .iovcnt = 1 };
 	int rc = chan_submit_wait(w->file, &req);
 
 	commit_note(&w->commit);
 	if (!rc)
-		pending_stored(j->p, host);
+		pending_stored(p, host);
 	else
 		alloc_untake(&w->alloc, host / w->cluster, 1, false);
 	return rc;
@@ -274,7 +322,7 @@ static int run_wait(struct pack *pk, struct job *j)
 	uint64_t host = 0;
 	int rc = prepare_wait(pk, j);
 
-	if (!rc && !j->is_in_place) {
+	if (!rc && !j->is_in_place && !j->is_gathered) {
 		turn_wait(pk, j);
 		rc = place_wait(pk, j, &host);
 	}
@@ -282,7 +330,7 @@ static int run_wait(struct pack *pk, struct job *j)
 	if (!rc && j->is_in_place)
 		return write_range_wait(pk->w, &j->part);
 	if (!rc && host)
-		rc = store_wait(pk, j, host);
+		rc = pack_store_wait(pk, j->p, j->c.plain, host);
 	if (rc && j->p)
 		pending_not_packed(j->p);
 	return rc;
@@ -296,7 +344,7 @@ static void job_fiber(struct task *t)
 	int rc = run_wait(pk, j);
 
 	free(j->copy);
-	free(j->out);
+	free(j->c.out);
 	if (rc && !f->res)
 		f->res = rc;
 	j->is_busy = false;

@@ -75,6 +75,41 @@ static void z3_two_loops_write_one_disk(void **state)
 	}
 }
 
+static int stream_of_small_writes(void *arg)
+{
+	struct test_disk *d = arg;
+	uint8_t buf[4096];
+	struct iovec iov = { buf, sizeof(buf) };
+
+	memset(buf, 9, sizeof(buf));
+	for (uint64_t off = 0; off < 4 << 16; off += sizeof(buf)) {
+		struct test_ask a = { .req = { .kind = REQ_WRITE, .off = off, .len = sizeof(buf),
+					       .iov = &iov, .iovcnt = 1 } };
+
+		assert_int_equal(test_ask_wait(d, &a), 0);
+		test_model_write(d, off, buf, sizeof(buf), 0);
+	}
+	return 0;
+}
+
+static void small_writes_gather_in_memory(void **state)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .packs_all = true,
+			       .size = 1 << 20 };
+	struct test_disk *d = test_disk_new(&c, LOOP_SIM, 1, 1);
+
+	loop_call(d->loops[0], test_disk_open, d);
+	loop_call(d->loops[0], test_disk_open_port, d);
+	loop_call(d->loops[0], stream_of_small_writes, d);
+	assert_int_equal(loop_call(d->loops[0], test_disk_flush, d), 0);
+	assert_int_equal(d->w->pack.npacked, 4);
+	assert_int_equal(d->w->pack.njoined, 4 * 15);
+	loop_call(d->loops[0], test_disk_close_port, d);
+	loop_call(d->loops[0], test_disk_close, d);
+	loop_call(d->loops[0], test_disk_verify, d);
+	test_disk_free(d);
+}
+
 /* ---- what reaches the file ---- */
 
 /* What somebody who converts does: writes whole clusters in order, DEPTH at a time. */
@@ -253,6 +288,7 @@ int main(void)
 		cmocka_unit_test(z6_z7_compressed_writes_agree_with_the_model),
 		cmocka_unit_test(q9_x3_errors_leave_old_or_new),
 		cmocka_unit_test(z3_two_loops_write_one_disk),
+		cmocka_unit_test(small_writes_gather_in_memory),
 		cmocka_unit_test(z10_any_number_of_threads_makes_the_same_bytes),
 		cmocka_unit_test(z5_each_write_is_large_aligned_and_new),
 	};

@@ -49,6 +49,7 @@
 #include "fmt/qcow2/l2.h"
 #include "loop/fiber.h"
 
+struct pack_gathered;
 struct req;
 struct writer;
 
@@ -92,6 +93,7 @@ struct pending {
 	bool is_packed;                 /* written as a whole, by pack.h: no host, nobody joins */
 	unsigned parts;                 /* pack.c's: buffers that hold it and are not written */
 	struct l2_pair packed;          /* and what its entry will be */
+	struct pack_gathered *gathered; /* pack_gather.c's: it waits for more writes; or NULL */
 	bool is_acked;                  /* a write to it has ended well */
 	bool is_lost;                   /* more writes failed than can be remembered: it is never
 					 * mapped, and flushes fail (W7) */
