@@ -176,6 +176,22 @@ done <<'END_TABLE'
 -O qcow2 -o cluster_size=512,refcount_bits=1
 END_TABLE
 
+# ---- compressed copies ----
+
+while read -r options; do
+	for image in base.qcow2 top.qcow2 blank.qcow2 sub.qcow2 odd.raw full.raw zeros.raw; do
+		# shellcheck disable=SC2086  # words
+		convert -c -O qcow2 $options $image new
+	done
+done <<'END_TABLE'
+
+-W -m 8
+-o compression_type=zstd
+-S 0 -o cluster_size=4k
+-o extended_l2=on -t none -T none
+-o compat=0.10
+END_TABLE
+
 # ---- what is said ----
 
 while read -r options; do

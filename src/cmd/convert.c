@@ -20,6 +20,8 @@
 #include "blk/blk.h"
 #include "blk/port.h"
 #include "cmd/convert.h"
+#include "ctl/compress_opts.h"
+#include "ctl/graph.h"
 #include "ctl/image_name.h"
 #include "drv/file/file.h"
 #include "fmt/qcow2/bitmap.h"
@@ -112,6 +114,22 @@ static int set_option(struct create_args *c, const char *key, const char *value,
 	return rc ? err_set_errno(err, -rc, "options") : 0;
 }
 
+/* byre's own options of -c, which are the run's and not the image's. */
+static int read_compression(struct conversion *c, struct err *err)
+{
+	struct graph_opts go = { 0 };
+	int rc = compress_options_take(&c->args->create.options, &go, err);
+
+	if (rc)
+		return rc;
+	if (!c->args->is_compressed && (go.compression_level || go.deflate_small_window))
+		return err_set(err, EINVAL,
+			       "compression_level and deflate_window are options of -c");
+	c->args->target.compression_level = go.compression_level;
+	c->args->target.deflate_small_window = go.deflate_small_window;
+	return 0;
+}
+
 /* The options of the target that is to be made: those of -o, and what other options mean. */
 static int read_options(struct conversion *c, struct err *err)
 {
@@ -122,6 +140,8 @@ static int read_options(struct conversion *c, struct err *err)
 
 	if (!rc && c->args->options_text)
 		rc = option_list_parse(c->args->options_text, NULL, &cr->options, err);
+	if (!rc && is_qcow2)
+		rc = read_compression(c, err);
 	if (!rc)
 		rc = create_check_options(cr, err);
 	if (rc)

@@ -138,6 +138,8 @@ static int open_named(struct img *img, const char *name, const struct image_name
 	go->no_backing = opts->no_backing;
 	go->metadata_only = opts->metadata_only;
 	go->for_check = opts->for_check;
+	go->compression_level = opts->compression_level;
+	go->deflate_small_window = opts->deflate_small_window;
 	go->qemu_words = true;
 	img->name = strdup(name);
 	if (!img->name)

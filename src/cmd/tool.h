@@ -169,6 +169,8 @@ struct img_opts {
 	bool no_writers;                /* others do not write meanwhile, unless it is shared by
 					 * force */
 	size_t cache_bytes;             /* of mapping cache; 0: the default */
+	int compression_level;          /* of what is written compressed; 0: the default */
+	bool deflate_small_window;
 };
 
 /* An open image. */

@@ -166,14 +166,16 @@ static int next_chunk_wait(struct copy *c)
 	return 0;
 }
 
-/* How much of the chunk the next piece is. Pieces end where zeros may begin. */
+/* How much of the chunk the next piece is: no more than a buffer, unless no buffer is needed. Pieces
+ * end where zeros may begin. */
 static uint64_t piece_len(const struct copy *c, uint64_t off)
 {
-	bool is_whole = c->chunk.status == COPY_ZERO && c->o->min_sparse;
-	uint64_t n = c->piece_bytes - off % c->piece_bytes;
+	uint64_t n = c->piece_bytes;
 
-	if (is_whole || c->o->cluster || c->piece_bytes == COPY_CHUNK_BYTES)
-		n = is_whole ? c->chunk_rest : (uint64_t)COPY_CHUNK_BYTES;
+	if (c->chunk.status == COPY_ZERO && c->o->min_sparse)
+		return c->chunk_rest;
+	if (c->o->cluster || c->piece_bytes != COPY_CHUNK_BYTES)
+		n -= off % c->piece_bytes;
 	return MIN(n, c->chunk_rest);
 }
 
