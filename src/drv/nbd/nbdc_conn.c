@@ -390,10 +390,12 @@ static void send_next(struct nbdc_conn *c)
 	struct req *req = c->queue;
 	struct nbdc_req *nr = nbdc_req(req);
 
+	unsigned in_flight = ++c->in_flight;
+
 	nr->missing++;
-	c->in_flight++;
-	/* If it is taken @req may be answered already. */
-	if (send_command(c, req) >= 0)
+	/* If it is taken @req may be answered already; so it is, with all others, where the
+	 * connection was lost while it was sent, whatever is returned then. */
+	if (send_command(c, req) >= 0 || c->in_flight != in_flight)
 		return;
 	nr->missing--;
 	c->in_flight--;
