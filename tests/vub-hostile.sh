@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# suites: quick default long asan tsan
+# suites: default long asan tsan-long
 # limit: 200
 # Front ends that put nonsense into rings, take their memory away or send messages that make no
 # sense: byre lives, the disk they had takes the next front end, another disk goes on undisturbed,

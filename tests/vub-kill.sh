@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# suites: quick default long asan
+# suites: default long asan-long
 # limit: 900
 # kill -9 of byre while a guest writes over vhost-user, a restart, again and again: with requests in
 # flight tracked in memory that the front end holds, the guest goes on without an error and nothing

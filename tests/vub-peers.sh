@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# suites: quick default long asan tsan
+# suites: default long asan-long tsan-long
 # limit: 300
 # byre as the guest of somebody else: a disk that qemu-storage-daemon serves over vhost-user-blk
 # reads and writes as the file does, is described by the image tools, and is back after the daemon
