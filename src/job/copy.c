@@ -166,8 +166,8 @@ static int next_chunk_wait(struct copy *c)
 	return 0;
 }
 
-/* How much of the chunk the next piece is: no more than a buffer, unless no buffer is needed. Pieces
- * end where zeros may begin. */
+/* How much of the chunk the next piece is: no more than a buffer, unless no buffer is needed.
+ * Pieces end where zeros may begin. */
 static uint64_t piece_len(const struct copy *c, uint64_t off)
 {
 	uint64_t n = c->piece_bytes;
