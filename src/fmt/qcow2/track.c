@@ -341,6 +341,18 @@ static void table_drop(struct track *t, const struct tracked *k, const uint64_t 
 	}
 }
 
+/* Makes new clusters of bitmaps durable, and their refcounts (T34). A commit that has nothing to
+ * write of the image does not sync it, and knows nothing of what is in those clusters. */
+static int new_clusters_sync_wait(struct writer *w)
+{
+	int rc = commit_wait(&w->commit);
+
+	if (rc)
+		return rc;
+	w->commit.stats.syncs++;
+	return chan_flush_wait(w->file);
+}
+
 static int store_pieces_wait(struct track *t, const struct tracked *k, uint8_t *buf,
 			     uint64_t *table, bool *is_new)
 {
@@ -356,7 +368,7 @@ static int store_pieces_wait(struct track *t, const struct tracked *k, uint8_t *
 		is_any |= is_new[i];
 	}
 	if (!rc && is_any && !(t->w->broken & BREAK_T34_EARLY))
-		rc = commit_wait(&t->w->commit);        /* T34 */
+		rc = new_clusters_sync_wait(t->w);
 	if (rc)
 		table_drop(t, k, table, is_new);
 	return rc || !is_any ? rc : table_write_wait(t, k, table);

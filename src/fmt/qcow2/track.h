@@ -16,7 +16,7 @@
  *	     go when the bits are;
  *	T32  a bit is set in memory before the change is sent;
  *	T33  bitmaps that are disabled, or were marked when the image was opened, stay as they are;
- *	T34  a bitmap's table names a cluster only when its refcount is durable. */
+ *	T34  a bitmap's table names a cluster only when it and its refcount are durable. */
 #ifndef FMT_QCOW2_TRACK_H
 #define FMT_QCOW2_TRACK_H
 
