@@ -220,6 +220,7 @@ struct frame;
 struct part {
 	struct req req;
 	struct frame *frame;
+	uint64_t at;                    /* of the request */
 	bool is_busy;
 };
 
@@ -227,17 +228,25 @@ struct part {
 struct frame {
 	struct fiber *fiber;
 	unsigned busy;
-	int res;                        /* the first error */
+	int res;                        /* the error of the first bytes that have one, */
+	uint64_t res_at;                /* and where they are: whatever fails first */
 	struct part parts[PARTS_MAX];
 };
+
+static void note_result(struct frame *f, uint64_t at, int res)
+{
+	if (!res || (f->res && f->res_at < at))
+		return;
+	f->res = res;
+	f->res_at = at;
+}
 
 static void part_done(struct req *req, int res)
 {
 	struct part *p = container_of(req, struct part, req);
 	struct frame *f = p->frame;
 
-	if (res && !f->res)
-		f->res = res;
+	note_result(f, p->at, res);
 	p->is_busy = false;
 	f->busy--;
 	fiber_wake(f->fiber);
@@ -274,7 +283,7 @@ static int send_parts_wait(struct chan *ch, struct req *req)
 		struct part *part;
 
 		if (rc) {
-			f.res = f.res ? f.res : rc;
+			note_result(&f, at, rc);
 			break;
 		}
 		if (p.e.kind == EXT_ZERO) {
@@ -282,6 +291,7 @@ static int send_parts_wait(struct chan *ch, struct req *req)
 			continue;
 		}
 		part = part_get_wait(&f);
+		part->at = at;
 		req_part(req, at, p.e.len, &part->req);
 		part->req.done = part_done;
 		send_run(&p, &part->req);
