@@ -82,13 +82,13 @@ command_of()
 	printf '%s\n' "${newer[@]}" "$@"
 }
 
-# start PEER IMAGE: $server is its pid; it listens.
-start()
+# launch PEER COMMAND...: runs it until it listens on $sock; $server is its pid.
+launch()
 {
-	local argv
-	mapfile -t argv < <(command_of "$@")
+	local peer=$1
+	shift
 	rm -f "$sock"
-	"${argv[@]}" >"$W/server.log" 2>&1 </dev/null &
+	"$@" >"$W/server.log" 2>&1 </dev/null &
 	server=$!
 	for _ in $(seq 400); do
 		! grep -q " 00010000 .* $sock\$" /proc/net/unix || return 0
@@ -96,8 +96,16 @@ start()
 		sleep 0.02
 	done
 	cat "$W/server.log" >&2
-	echo "$0: $1 does not serve" >&2
+	echo "$0: $peer does not serve" >&2
 	exit 1
+}
+
+# start PEER IMAGE
+start()
+{
+	local argv
+	mapfile -t argv < <(command_of "$@")
+	launch "$1" "${argv[@]}"
 }
 
 stop()

@@ -40,17 +40,7 @@ vub_start()
 {
 	local argv
 	mapfile -t argv < <(vub_command "$@")
-	rm -f "$sock"
-	"${argv[@]}" >"$W/server.log" 2>&1 </dev/null &
-	server=$!
-	for _ in $(seq 400); do
-		! grep -q " 00010000 .* $sock\$" /proc/net/unix || return 0
-		kill -0 "$server" 2>/dev/null || break
-		sleep 0.02
-	done
-	cat "$W/server.log" >&2
-	echo "$0: $1 does not serve" >&2
-	exit 1
+	launch "$1" "${argv[@]}"
 }
 
 # us_per_op TICKS OPS
