@@ -21,6 +21,7 @@
 #include "mem/api.h"
 #include "mem/census.h"
 #include "mem/decay.h"
+#include "mem/test_resident.h"
 
 /* TSan starts no threads in the child of a fork. */
 #if defined(__SANITIZE_THREAD__)
@@ -40,27 +41,12 @@ static void sleep_ms(long ms)
 	nanosleep(&t, NULL);
 }
 
-/* Bytes of slices that the kernel has memory for. */
-static size_t resident(void)
-{
-	size_t end = atomic_load(&pages_end), n = 0;
-	unsigned char there[SLICE_BYTES / OS_PAGE];
-
-	for (size_t i = 1; i < end; i++) {
-		if (mincore(slice_at(i), SLICE_BYTES, there))
-			continue;
-		for (unsigned k = 0; k < sizeof(there); k++)
-			n += (size_t)(there[k] & 1) * OS_PAGE;
-	}
-	return n;
-}
-
 /* Waits until no more than @bytes are resident, for ten seconds at most; with @traffic the caller
  * takes slow paths meanwhile. */
 static bool shrinks_to(size_t bytes, bool traffic)
 {
 	for (int i = 0; i < 1000; i++) {
-		if (resident() <= bytes)
+		if (test_resident() <= bytes)
 			return true;
 		for (int k = 0; traffic && k < 40; k++) {
 			void *volatile p = malloc(200 * 1024);
@@ -100,12 +86,12 @@ static void sleeper(bool traffic)
 	pthread_t id;
 
 	census_release(SIZE_MAX, 0);
-	least = resident();
+	least = test_resident();
 	pthread_barrier_init(&filled, NULL, 2);
 	pthread_barrier_init(&done, NULL, 2);
 	assert_int_equal(pthread_create(&id, NULL, fill_and_sleep, NULL), 0);
 	pthread_barrier_wait(&filled);
-	assert_true(resident() > least + OBJECTS * SIZE / 2);
+	assert_true(test_resident() > least + OBJECTS * SIZE / 2);
 	/* A page on either side of each row of objects. */
 	assert_true(shrinks_to(least + OBJECTS / ALIVE_OF * (SIZE + 2 * OS_PAGE / 64) + MiB,
 			       traffic));
@@ -168,7 +154,7 @@ static void g13_what_is_needed_again_stays(void **state)
 	assert_int_equal(after.purged, before.purged);
 	assert_int_equal(decay_background(false), 0);
 	decay_set(200);
-	assert_true(shrinks_to(resident() - 25 * MiB, true));
+	assert_true(shrinks_to(test_resident() - 25 * MiB, true));
 }
 
 static void zero_is_never(void **state)
@@ -194,7 +180,7 @@ static void g14_child_of_a_fork_decays(void **state)
 	pid_t pid;
 
 	census_release(SIZE_MAX, 0);
-	least = resident();
+	least = test_resident();
 	decay_set(100);
 	assert_int_equal(decay_background(true), 0);
 	burst();

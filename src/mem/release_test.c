@@ -22,6 +22,7 @@
 #include "mem/api.h"
 #include "mem/census.h"
 #include "mem/sweep.h"
+#include "mem/test_resident.h"
 
 enum { THREADS = 3, OBJECTS = 20000, ALIVE_OF = 20 };
 
@@ -89,21 +90,6 @@ static void finish(void)
 	}
 }
 
-/* Bytes of slices that the kernel has memory for. */
-static size_t resident(void)
-{
-	size_t end = atomic_load(&pages_end), n = 0;
-	unsigned char there[SLICE_BYTES / OS_PAGE];
-
-	for (size_t i = 1; i < end; i++) {
-		if (mincore(slice_at(i), SLICE_BYTES, there))
-			continue;
-		for (unsigned k = 0; k < sizeof(there); k++)
-			n += (size_t)(there[k] & 1) * OS_PAGE;
-	}
-	return n;
-}
-
 /* Each call ends when its budget has gone, and the next goes on where it stopped, until no more is
  * there than one call without a budget would leave. O13 is asserted in os.c at every drop. */
 static void g12_o13_budget_is_kept_and_the_next_call_goes_on(void **state)
@@ -113,7 +99,7 @@ static void g12_o13_budget_is_kept_and_the_next_call_goes_on(void **state)
 
 	start();
 	os_drop_hook = count_drop;
-	before = resident();
+	before = test_resident();
 	do {
 		drops = 0;
 		gone = census_release(1 * MiB, 0);
@@ -123,7 +109,7 @@ static void g12_o13_budget_is_kept_and_the_next_call_goes_on(void **state)
 		assert_true(drops <= 4 * THREADS + 8);
 		calls++;
 	} while (gone);
-	least = resident();
+	least = test_resident();
 	assert_true(sum >= before - least);
 	assert_true(calls >= sum / (1 * MiB + 2 * SLICE_BYTES));
 	/* Nothing was left. */
