@@ -7,8 +7,9 @@
  * zero bytes follow to be the new end; it is taken away by putting the zeros back. Either
  * changes four bytes of one sector (Q7). Where a backing file's name follows at once, that moves
  * to the end of the cluster first: it is written there, then the header's field changes, then the
- * old place is zeroed, each durable before the next. In a cluster too small for that the image goes
- * without a mark, and leaks of a crash stay until a check.
+ * old place is zeroed, each durable before the next. What fails or loses power on the way is begun
+ * again by who comes next: copies that nothing names are told by their bytes. In a cluster too
+ * small for that the image goes without a mark, and leaks of a crash stay until a check.
  *
  * An image with lazy refcounts gets the dirty bit instead, whose meaning everybody knows: who opens
  * it for writing makes the refcounts anew.
@@ -24,7 +25,7 @@
 #include "fmt/qcow2/header_edit.h"
 #include "fmt/qcow2/writer.h"
 
-enum { MARK_READ_MAX = 64 << 10, EXT_BYTES = sizeof(struct qcow2_ext_disk) };
+enum { SECTOR = 512, MARK_READ_MAX = 64 << 10, EXT_BYTES = sizeof(struct qcow2_ext_disk) };
 
 /* Where the list of extensions ends, or the mark stands; false: not in these @len bytes. */
 static bool find_end(const struct qcow2_header *h, const uint8_t *buf, uint64_t len, uint64_t *ret)
@@ -41,29 +42,73 @@ static int write_sync_wait(struct writer *w, uint64_t off, const void *buf, uint
 	return rc ? rc : chan_flush_wait(w->file);
 }
 
-/* Moves the backing file's name away from behind the extensions. *@ret: where to; 0: no room. */
-static int move_name_wait(struct writer *w, uint8_t *buf, uint64_t len, uint64_t end, uint64_t *ret)
+/* All of @buf's @n bytes are zeros or, each in its place, those of @name: a copy that was begun. */
+static bool is_copy_begun(const uint8_t *buf, const uint8_t *name, uint64_t n)
 {
-	struct qcow2_header_disk *d = (void *)buf;
-	uint64_t from = be64_get(d->backing_file_offset), n = be32_get(d->backing_file_size);
-	uint64_t to = align_down(len - n, 8);
+	for (uint64_t i = 0; i < n; i++)
+		if (buf[i] && buf[i] != name[i])
+			return false;
+	return true;
+}
+
+/* Where the name goes that stands in @len bytes of header: to their end. */
+static uint64_t name_new_place(uint64_t n, uint64_t len)
+{
+	return align_down(len - n, 8);
+}
+
+/* The header names @to, then what stands at @from is zeroed. */
+static int name_switch_wait(struct writer *w, uint8_t *buf, uint64_t from, uint64_t to, uint64_t n)
+{
 	be64_t field = be64_make(to);
+	int rc = write_sync_wait(w, offsetof(struct qcow2_header_disk, backing_file_offset), &field,
+				 sizeof(field));
+
+	if (rc)
+		return rc;
+	memset(buf + from, 0, n);
+	return write_sync_wait(w, from, buf + from, n);
+}
+
+/* Moves the backing file's name away from behind the extensions. *@ret: where to; 0: no room. */
+static int name_move_wait(struct writer *w, uint8_t *buf, uint64_t len, uint64_t end, uint64_t *ret)
+{
+	const struct qcow2_header_disk *d = (void *)buf;
+	uint64_t from = be64_get(d->backing_file_offset), n = be32_get(d->backing_file_size);
+	uint64_t to = name_new_place(n, len);
 	int rc;
 
 	*ret = 0;
 	if (from < end + EXT_BYTES || !range_within(from, n, len) || to < from + n ||
-	    to < end + 2 * EXT_BYTES || !bytes_are_zero(buf + to, len - to))
+	    to < end + 2 * EXT_BYTES || !is_copy_begun(buf + to, buf + from, n) ||
+	    !bytes_are_zero(buf + to + n, len - to - n))
 		return 0;
 	rc = write_sync_wait(w, to, buf + from, n);
 	if (!rc)
-		rc = write_sync_wait(w, offsetof(struct qcow2_header_disk, backing_file_offset),
-				     &field, sizeof(field));
-	memset(buf + from, 0, n);
-	if (!rc)
-		rc = write_sync_wait(w, from, buf + from, n);
+		rc = name_switch_wait(w, buf, from, to, n);
 	if (!rc)
 		*ret = to;
 	return rc;
+}
+
+/* The name was moved, and what is left of it stands behind the list's end, at @end, still: the last
+ * steps again, both, as it is not known which of them is durable. */
+static int name_finish_wait(struct writer *w, uint8_t *buf, uint64_t len, uint64_t end)
+{
+	const struct qcow2_header_disk *d = (void *)buf;
+	uint64_t at = be64_get(d->backing_file_offset), n = be32_get(d->backing_file_size);
+	uint64_t from = end + EXT_BYTES;
+
+	if (!range_within(at, n, len) || at != name_new_place(n, len) || be64_load(buf + end) ||
+	    bytes_are_zero(buf + end, 2 * EXT_BYTES))
+		return 0;
+	/* It stood where the mark goes, or it would not have moved; what was before it is zero. */
+	while (from + n <= at && !is_copy_begun(buf + from, buf + at, n))
+		if (buf[from++])
+			return 0;
+	if (from + n > at || from >= end + 2 * EXT_BYTES)
+		return 0;
+	return name_switch_wait(w, buf, from, at, n);
 }
 
 /* Q5: another program that wrote the image without knowing what these bits say would have to. */
@@ -73,29 +118,37 @@ static int clear_autoclear_wait(struct writer *w)
 	       header_clear_autoclear_wait(w->file, &w->q->header);
 }
 
-/* Finds the mark's place and makes it free. *@ret 0: there is none. */
-static int place_wait(struct writer *w, uint64_t *ret, bool *ret_is_there)
+/* Makes room for the mark at @at, where the list ends. *@ret: there is some. */
+static int room_wait(struct writer *w, uint8_t *buf, uint64_t len, uint64_t at, bool *ret)
 {
-	uint64_t len = MIN(w->cluster, (uint64_t)MARK_READ_MAX), at = 0, end = len, name;
+	uint64_t name = be64_get(((struct qcow2_header_disk *)(void *)buf)->backing_file_offset);
+	uint64_t end = name > at ? MIN(name, len) : len;
+	int rc = 0;
+
+	if (name && at + 2 * EXT_BYTES > end)
+		rc = name_move_wait(w, buf, len, at, &end);
+	else if (name)
+		rc = name_finish_wait(w, buf, len, at);
+	if (rc)
+		return rc;
+	*ret = at + 2 * EXT_BYTES <= end && bytes_are_zero(buf + at, 2 * EXT_BYTES);
+	return 0;
+}
+
+/* Finds the mark's place and makes it free, where the mark is not there. *@ret 0: there is none. */
+static int place_wait(struct writer *w, uint64_t *ret)
+{
+	uint64_t len = MIN(w->cluster, (uint64_t)MARK_READ_MAX), at = 0;
 	uint8_t *buf = aligned_alloc(META_BYTES_MAX, MARK_READ_MAX);
 	int rc = buf ? chan_read_wait(w->file, 0, buf, len) : -ENOMEM;
+	bool has_room = false;
 
-	*ret = 0;
-	*ret_is_there = false;
-	if (rc || !find_end(&w->q->header, buf, len, &at))
-		goto out;
-	name = be64_get(((struct qcow2_header_disk *)(void *)buf)->backing_file_offset);
-	*ret_is_there = be32_load(buf + at) == QCOW2_EXT_IN_USE;
-	if (name > at)
-		end = MIN(name, len);
-	if (!*ret_is_there && name && at + 2 * EXT_BYTES > end) {
-		rc = move_name_wait(w, buf, len, at, &end);
-		if (rc || !end)
-			goto out;
+	if (!rc && find_end(&w->q->header, buf, len, &at)) {
+		has_room = be32_load(buf + at) == QCOW2_EXT_IN_USE;
+		if (!has_room)
+			rc = room_wait(w, buf, len, at, &has_room);
 	}
-	if (*ret_is_there || (at + 2 * EXT_BYTES <= end && bytes_are_zero(buf + at, 2 * EXT_BYTES)))
-		*ret = at;
-out:
+	*ret = has_room ? at : 0;
 	free(buf);
 	return rc;
 }
@@ -118,18 +171,22 @@ static int dirty_write_wait(struct writer *w, bool is_dirty)
 
 static int set_wait(struct writer *w)
 {
+	static const uint8_t end[EXT_BYTES];
 	be32_t type = be32_make(QCOW2_EXT_IN_USE);
-	bool is_there;
 	int rc = clear_autoclear_wait(w);
 
 	if (!rc)
 		rc = dirty_write_wait(w, true);
 	if (rc || (w->is_lazy && !w->q->header.is_in_use))
 		return rc;
-	rc = place_wait(w, &w->mark.off, &is_there);
-	if (!rc && w->mark.off && !is_there)
-		rc = write_sync_wait(w, w->mark.off, &type, sizeof(type));
-	return rc;
+	rc = place_wait(w, &w->mark.off);
+	if (rc || !w->mark.off)
+		return rc;
+	/* The list's new end is as durable as the mark if it shares its sector. */
+	if ((w->mark.off + EXT_BYTES) % SECTOR == 0)
+		rc = write_sync_wait(w, w->mark.off + EXT_BYTES, end, sizeof(end));
+	/* A mark that is there may have been written by one whose sync failed. */
+	return rc ? rc : write_sync_wait(w, w->mark.off, &type, sizeof(type));
 }
 
 int mark_set_wait(struct writer *w)
