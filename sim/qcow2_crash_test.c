@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Power cuts while qcow2 images are written: none may hurt. And for each rule of the writer, that a
  * writer which leaves it out is caught.
+ * How much, and which case, as sim/crash_main.h has it; a case also with
  *
- *	BYRE_SIM_TRACES=500 BYRE_SIM_IMAGES=60 (a trace)        how much
- *	BYRE_SIM_SEED=1                                         where seeds begin
- *	BYRE_SIM_REOPEN=8                                       one of so many is written on
- *	BYRE_SIM_TEST='q4_*'                                    only these
- *	BYRE_SIM_CASE=SEED:EVENT:FATE                           one case, with its log
- *	BYRE_SIM_BROKEN=0x4                                     the same, with a rule left out
- *	BYRE_SIM_FAULTS=1                                       and with faults */
+ *	BYRE_SIM_BROKEN=0x4                                     a rule left out
+ *	BYRE_SIM_FAULTS=1                                       faults */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,45 +17,17 @@
 #include <stdio.h>
 
 #include "base/bits.h"
-#include "base/log.h"
 #include "fmt/qcow2/writer.h"
-#include "sim/campaign.h"
+#include "sim/crash_main.h"
 
 enum { BROKEN_TRACES = 40 * TRACE_CELLS, BROKEN_IMAGES = 24 };
-
-static uint64_t number(const char *name, uint64_t otherwise)
-{
-	const char *text = getenv(name);
-
-	return text && *text ? strtoull(text, NULL, 0) : otherwise;
-}
-
-static void silent(enum log_level level, const char *line)
-{
-}
-
-static void run(struct campaign *c)
-{
-	if (!campaign_run(c))
-		fail_msg("%s", c->why);
-	print_message("%u traces, %llu events, %llu power cuts (%llu written on), %llu left leaks, "
-		      "%llu at most\n", c->ran, (unsigned long long)c->events,
-		      (unsigned long long)c->judged, (unsigned long long)c->reopened,
-		      (unsigned long long)c->leaked, (unsigned long long)c->most_leaks);
-}
 
 /* Q1, Q2, Q3, Q4, Q5, Q7, Q8 of writer.h. */
 static void no_power_cut_hurts(void **state)
 {
-	struct campaign c = {
-		.first_seed = number("BYRE_SIM_SEED", 0), .step = 1,
-		.traces = (unsigned)number("BYRE_SIM_TRACES", TRACE_CELLS),
-		.images = (unsigned)number("BYRE_SIM_IMAGES", 16),
-		.reopen_every = (unsigned)number("BYRE_SIM_REOPEN", 8),
-	};
+	struct campaign c = crash_campaign(NULL);
 
-	print_message("seeds from %llu\n", (unsigned long long)c.first_seed);
-	run(&c);
+	crash_expect_clean(&c);
 }
 
 /* ---- faults ---- */
@@ -80,13 +48,11 @@ static void add_fault(struct trace_opts *o, uint64_t seed)
 
 static void q9_what_fails_is_not_done(void **state)
 {
-	struct campaign c = {
-		.first_seed = number("BYRE_SIM_SEED", 0), .step = 1, .change = add_fault,
-		.traces = (unsigned)(1 + number("BYRE_SIM_TRACES", TRACE_CELLS) / 4),
-		.images = (unsigned)number("BYRE_SIM_IMAGES", 16),
-	};
+	struct campaign c = crash_campaign(add_fault);
 
-	run(&c);
+	c.traces = 1 + c.traces / 4;
+	c.reopen_every = 0;
+	crash_expect_clean(&c);
 }
 
 /* As the next trace shall fail. */
@@ -214,10 +180,7 @@ static void expect_caught_in(enum writer_break rule, enum trace_kind kind, unsig
 	if (rule == BREAK_Q4_NO_EPOCH)
 		c.change = leave_out_and_race;
 	broken = rule;
-	if (campaign_run(&c))
-		fail_msg("%u traces, %llu power cuts: nothing noticed", c.ran,
-			 (unsigned long long)c.judged);
-	print_message("caught by trace %u: %s\n", c.ran, c.why);
+	crash_expect_caught(&c);
 }
 
 static void expect_caught(enum writer_break rule, enum trace_kind kind)
@@ -299,11 +262,13 @@ static void q4_reuse_under_requests_is_caught(void **state)
 
 static void q4_requests_that_race_hurt_nobody(void **state)
 {
-	struct campaign c = { .first_seed = number("BYRE_SIM_SEED", 0), .step = 1, .images = 8,
-			      .traces = TRACE_CELLS / 2, .change = leave_out_and_race };
+	struct campaign c = crash_campaign(leave_out_and_race);
 
+	c.traces = TRACE_CELLS / 2;
+	c.images = 8;
+	c.reopen_every = 0;
 	broken = 0;
-	run(&c);
+	crash_expect_clean(&c);
 }
 
 static void q5_an_old_autoclear_bit_is_caught(void **state)
@@ -350,24 +315,11 @@ static void q10_cutting_too_much_is_caught(void **state)
 
 static void change_one(struct trace_opts *o, uint64_t seed)
 {
-	if (number("BYRE_SIM_FAULTS", 0))
+	if (crash_number("BYRE_SIM_FAULTS", 0))
 		add_fault(o, seed);
-	if (number("BYRE_SIM_BROKEN", 0) == BREAK_Q9_IGNORE)
+	if (crash_number("BYRE_SIM_BROKEN", 0) == BREAK_Q9_IGNORE)
 		leave_out_with_faults(o, seed);
-	o->broken = (unsigned)number("BYRE_SIM_BROKEN", 0);
-}
-
-static int show(const char *text)
-{
-	struct campaign c = { .change = change_one,
-			      .reopen_every = (unsigned)number("BYRE_SIM_REOPEN", 8) };
-	unsigned long long seed, fate = 0;
-	unsigned k = UINT32_MAX;
-
-	if (sscanf(text, "%llu:%u:%llu", &seed, &k, &fate) < 1)
-		return 2;
-	campaign_show(&c, seed, k, fate);
-	return 0;
+	o->broken = (unsigned)crash_number("BYRE_SIM_BROKEN", 0);
 }
 
 int main(void)
@@ -400,13 +352,10 @@ int main(void)
 		cmocka_unit_test(t31_marks_that_go_early_are_caught),
 		cmocka_unit_test(t34_tables_before_refcounts_are_caught),
 	};
-	const char *one = getenv("BYRE_SIM_CASE");
+	int shown = crash_main_show(change_one);
 
-	if (one)
-		return show(one);
-	if (getenv("BYRE_SIM_TEST"))
-		cmocka_set_test_filter(getenv("BYRE_SIM_TEST"));
-	/* Damage, in this program, is what a rule left out leaves. */
-	log_set_sink(silent);
+	if (shown >= 0)
+		return shown;
+	crash_main_init();
 	return cmocka_run_group_tests_name("qcow2_crash", tests, NULL, NULL);
 }

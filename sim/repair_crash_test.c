@@ -20,12 +20,12 @@
 
 #include "base/bits.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "fmt/qcow2/check.h"
 #include "fmt/qcow2/header.h"
 #include "fmt/qcow2/qcow2.h"
 #include "fmt/qcow2/repair.h"
 #include "sim/crash.h"
+#include "sim/crash_main.h"
 #include "sim/damage.h"
 #include "sim/image.h"
 #include "sim/world.h"
@@ -398,13 +398,6 @@ static void cut(struct repair_case *c, unsigned images)
 
 /* ---- the tests ---- */
 
-static uint64_t number(const char *name, uint64_t otherwise)
-{
-	const char *text = getenv(name);
-
-	return text && *text ? strtoull(text, NULL, 0) : otherwise;
-}
-
 /* Runs cases until one fails: its seed + 1; 0: none did. */
 static uint64_t run(uint64_t first, unsigned n, unsigned images, unsigned broken, char *why)
 {
@@ -431,11 +424,11 @@ static uint64_t run(uint64_t first, unsigned n, unsigned images, unsigned broken
 /* Y11, Y12, Y13, Y14, Y15 of repair.h; now and then requests fail, too (Q9). */
 static void no_power_cut_makes_it_worse(void **state)
 {
-	uint64_t first = number("BYRE_SIM_SEED", 0);
-	unsigned traces = (unsigned)number("BYRE_SIM_TRACES", 60);
+	uint64_t first = crash_number("BYRE_SIM_SEED", 0);
+	unsigned traces = (unsigned)crash_number("BYRE_SIM_TRACES", 60);
 	char why[WHY_MAX];
 
-	if (run(first, traces, (unsigned)number("BYRE_SIM_IMAGES", 24), 0, why))
+	if (run(first, traces, (unsigned)crash_number("BYRE_SIM_IMAGES", 24), 0, why))
 		fail_msg("%s", why);
 }
 
@@ -474,10 +467,6 @@ static void y15_bits_that_go_too_early_are_caught(void **state)
 	expect_caught(BREAK_Y15_BITS, 0);
 }
 
-static void silent(enum log_level level, const char *line)
-{
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -489,9 +478,6 @@ int main(void)
 		cmocka_unit_test(y15_bits_that_go_too_early_are_caught),
 	};
 
-	/* Damage is what this program is about. */
-	log_set_sink(silent);
-	if (getenv("BYRE_SIM_TEST"))
-		cmocka_set_test_filter(getenv("BYRE_SIM_TEST"));
+	crash_main_init();
 	return cmocka_run_group_tests_name("repair_crash", tests, NULL, NULL);
 }
