@@ -15,29 +15,17 @@
 #include <cmocka.h>
 
 #include "base/bits.h"
-#include "base/err.h"
 #include "loop/sanitize.h"
-#include "loop/work.h"
+#include "loop/test_loop.h"
 
 static struct workers *workers;
 static struct loop *loop;
-
-static struct loop *new_loop(void)
-{
-	struct loop_opts opts = { .backend = LOOP_AUTO, .workers = workers };
-	struct loop *l = NULL;
-	struct err err = { 0 };
-
-	if (loop_new(&opts, &l, &err) < 0)
-		fail_msg("%s", err.text);
-	return l;
-}
 
 static int setup(void **state)
 {
 	if (workers_new(2, &workers, NULL) < 0)
 		return -1;
-	loop = new_loop();
+	loop = test_loop_new(LOOP_AUTO, workers);
 	loop_turn(loop, false);         /* it is this thread's now */
 	return 0;
 }
@@ -433,7 +421,7 @@ static int status_of_child(struct task *t)
 			sigaltstack(&ss, NULL);
 			sigaction(SIGSEGV, &sa, NULL);
 		}
-		l = new_loop();
+		l = test_loop_new(LOOP_AUTO, workers);
 		loop_turn(l, false);
 		loop = l;
 		fiber_start(l, t);
@@ -498,7 +486,7 @@ static void run_short_of_memory(void)
 {
 	struct numbered n[200];
 
-	loop = new_loop();
+	loop = test_loop_new(LOOP_AUTO, workers);
 	loop_turn(loop, false);
 	many_ended = 0;
 	limit_address_space(600 * KiB);
@@ -509,7 +497,7 @@ static void run_short_of_memory(void)
 	turn_until(&many_ended, 200);
 	loop_free(loop);
 
-	loop = new_loop();
+	loop = test_loop_new(LOOP_AUTO, workers);
 	loop_turn(loop, false);
 	limit_address_space(0);
 	fiber_start(loop, &n[0].task);
@@ -525,19 +513,7 @@ static void run_short_of_memory(void)
 
 static void f4_without_memory_tasks_wait(void **state)
 {
-	int status = 0;
-	pid_t pid;
-
-	if (is_instrumented())
-		return;                 /* they need the address space themselves */
-	fflush(NULL);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0)
-		run_short_of_memory();
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	assert_int_equal(WEXITSTATUS(status), 0);
+	test_in_child(run_short_of_memory);
 }
 
 /* ---- registers ---- */

@@ -21,10 +21,10 @@
 #include <cmocka.h>
 
 #include "base/bits.h"
-#include "base/err.h"
 #include "base/prng.h"
 #include "loop/fiber.h"
 #include "loop/sanitize.h"
+#include "loop/test_loop.h"
 
 static struct loop *loop;
 static struct iobufs *pool;
@@ -533,19 +533,7 @@ static void run_short_of_memory(void)
 
 static void without_memory_waiters_try_again(void **state)
 {
-	int status = 0;
-	pid_t pid;
-
-	if (is_instrumented())
-		return;                 /* they need the address space themselves */
-	fflush(NULL);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0)
-		run_short_of_memory();
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	assert_int_equal(WEXITSTATUS(status), 0);
+	test_in_child(run_short_of_memory);
 }
 
 /* ---- cost ---- */
@@ -577,25 +565,18 @@ static void reuse_is_cheap(void **state)
 	print_message("# get and put of 4 KiB, 32 deep: %.1f ns\n", ns / 32000);
 }
 
+/* In a child: anything but read, write and exit kills. */
+static void get_and_put_only(void)
+{
+	get_and_put(1);
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) == 0)
+		get_and_put(100);
+	syscall(SYS_exit, 0);
+}
+
 static void m2_reuse_makes_no_system_calls(void **state)
 {
-	int status = 0;
-	pid_t pid;
-
-	if (is_instrumented())
-		return;                 /* they make calls of their own */
-	get_and_put(1);
-	fflush(NULL);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		/* From here on, anything but read, write and exit kills. */
-		if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) == 0)
-			get_and_put(100);
-		syscall(SYS_exit, 0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
+	test_in_child(get_and_put_only);
 }
 
 static unsigned small_kib = 64, large_kib = 256 * 1024;

@@ -13,27 +13,16 @@
 #include "base/bits.h"
 #include "base/err.h"
 #include "loop/loop_thread.h"
-#include "loop/work.h"
+#include "loop/test_loop.h"
 
 static struct workers *workers;
 static struct loop *loop;
-
-static struct loop *new_loop(void)
-{
-	struct loop_opts opts = { .backend = LOOP_AUTO, .workers = workers };
-	struct loop *l = NULL;
-	struct err err = { 0 };
-
-	if (loop_new(&opts, &l, &err) < 0)
-		fail_msg("%s", err.text);
-	return l;
-}
 
 static int setup(void **state)
 {
 	if (workers_new(2, &workers, NULL) < 0)
 		return -1;
-	loop = new_loop();
+	loop = test_loop_new(LOOP_AUTO, workers);
 	loop_turn(loop, false);         /* it is this thread's now */
 	return 0;
 }
@@ -49,7 +38,7 @@ static void start_thread(struct loop_thread *t)
 {
 	struct err err = { 0 };
 
-	if (loop_thread_start(t, new_loop(), "loop", &err) < 0)
+	if (loop_thread_start(t, test_loop_new(LOOP_AUTO, workers), "loop", &err) < 0)
 		fail_msg("%s", err.text);
 }
 
@@ -68,7 +57,7 @@ static int double_after_sleep(void *arg)
 
 static void call_turns_a_loop_that_nobody_runs(void **state)
 {
-	struct loop *l = new_loop();
+	struct loop *l = test_loop_new(LOOP_AUTO, workers);
 	int v = 21;
 
 	assert_false(loop_is_current(l));

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -21,21 +20,10 @@
 #include "base/bits.h"
 #include "base/err.h"
 #include "loop/loop_impl.h"
-#include "loop/sanitize.h"
+#include "loop/test_loop.h"
 
 static struct workers *workers;
 static struct loop *loop;
-
-static struct loop *new_loop(enum loop_backend backend)
-{
-	struct loop_opts opts = { .backend = backend, .workers = workers, .sim_seed = 7 };
-	struct loop *l = NULL;
-	struct err err = { 0 };
-
-	if (loop_new(&opts, &l, &err) < 0)
-		fail_msg("%s", err.text);
-	return l;
-}
 
 /* A pool of *@state threads. */
 static int setup(void **state)
@@ -44,7 +32,7 @@ static int setup(void **state)
 
 	if (workers_new(*threads, &workers, NULL) < 0)
 		return -1;
-	loop = new_loop(LOOP_AUTO);
+	loop = test_loop_new(LOOP_AUTO, workers);
 	workers_set_limit(workers, *threads);   /* whatever the loop has asked for */
 	loop_turn(loop, false);
 	return 0;
@@ -285,7 +273,7 @@ static void a_fiber_waits_for_work(void **state)
 
 static void a_simulated_loop_runs_its_own_work(void **state)
 {
-	struct loop *l = new_loop(LOOP_SIM);
+	struct loop *l = test_loop_new(LOOP_SIM, workers);
 
 	assert_int_equal(loop_call(l, wait_for_squares, l), 50);
 	assert_int_equal(l->in_flight, 0);
@@ -322,6 +310,8 @@ static void run_without_threads(void)
 {
 	struct rlimit rl = { .rlim_cur = 0, .rlim_max = RLIM_INFINITY };
 
+	loop = test_loop_new(LOOP_AUTO, workers);
+	loop_turn(loop, false);
 	set_stack_size(256 * MiB);
 	if (setrlimit(RLIMIT_AS, &rl) < 0)
 		_exit(2);
@@ -344,22 +334,7 @@ static void run_without_threads(void)
 
 static void w2_without_threads_the_loop_runs_the_jobs(void **state)
 {
-	int status = 0;
-	pid_t pid;
-
-	if (is_instrumented())
-		return;                 /* they need the address space themselves */
-	fflush(NULL);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		loop = new_loop(LOOP_AUTO);
-		loop_turn(loop, false);
-		run_without_threads();
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	assert_int_equal(WEXITSTATUS(status), 0);
+	test_in_child(run_without_threads);
 }
 
 static unsigned one = 1, four = 4;
