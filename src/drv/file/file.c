@@ -3,7 +3,7 @@
  *
  * A READ or WRITE that the kernel can take as it is becomes one operation in the request's own io:
  * nothing is allocated, no fiber runs. What else there is:
- *	batch   a small WRITE through the page cache: file_batch.c;
+ *	batch   a small WRITE through the page cache: file_batch.c, file_now.c;
  *	cut     the request's data is part of its iov, or longer than an operation may be: its
  *		iovecs are copied, CUT_IOVECS at a time, into an array of the chan's;
  *	bounce  O_DIRECT does not take its offset, length or addresses: file_bounce.c.
@@ -140,6 +140,7 @@ static void rw_end(struct file_chan *fc, struct req *req, int res)
 		req_complete(req, res);
 		return;
 	}
+	fc->nwrites--;
 	if (!res)
 		file_grown(file_node(&fc->chan), req->off + req->len);
 	file_written(fc, req, res);
@@ -278,6 +279,7 @@ static void rw_start(struct file_chan *fc, struct req *req)
 	}
 	if (req->kind == REQ_WRITE && fn->is_direct && file_range_hold(fc, req))
 		return;
+	fc->nwrites += req->kind == REQ_WRITE;
 	rw_send(fc, req, f == FIT_AS_IS);
 }
 
@@ -426,7 +428,8 @@ void file_chan_close_wait(struct chan *ch)
 	assert(list_is_empty(&fc->in_flight) && !fc->is_syncing && !fc->starved);
 	assert(!fc->end.is_looking);
 	file_pages_idle_wait(fc);
-	assert(!fc->batch.ngathered && !fc->batch.is_due && !fc->batch.is_running);
+	assert(!fc->nwrites && !fc->batch.ngathered && !fc->batch.is_running);
+	assert(!fc->batch.is_due && !fc->batch.now_is_due);
 	if (file_node(ch)->is_direct)
 		file_range_unregister_wait(fc);
 	free_chan_wait(fc);

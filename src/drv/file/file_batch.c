@@ -9,7 +9,11 @@
  * So the chan gathers them until the end of the turn. Few go to the loop, as everything else does;
  * more are one job, and what comes while it runs gathers for the next. At most one job of a chan is
  * under way. A request's `io` is in one of three places: gathered, batched (the worker's, until the
- * job ends) or the loop's. */
+ * job ends) or the loop's.
+ *
+ * But one that is alone, from a guest that waits for each of its writes, is better done at once
+ * where that can be (file_now.c). Whether it is alone is known once the turn has taken all that
+ * has completed. */
 #include <errno.h>
 #include <sys/uio.h>
 
@@ -22,6 +26,16 @@ enum {
 	BATCH_BYTES = 512 << 10,        /* about this: the first is answered with the last */
 };
 
+int file_batch_write(const struct io *io)
+{
+	ssize_t rc;
+
+	do
+		rc = pwritev(io->fd, io->iov, (int)io->iovcnt, (off_t)io->off);
+	while (rc < 0 && errno == EINTR);
+	return rc < 0 ? -errno : (int)rc;
+}
+
 /* On a worker. */
 static void write_all(struct work *work)
 {
@@ -29,13 +43,21 @@ static void write_all(struct work *work)
 
 	list_for_each(n, &b->batched) {
 		struct io *io = list_entry(n, struct io, link);
-		ssize_t rc;
 
-		do
-			rc = pwritev(io->fd, io->iov, (int)io->iovcnt, (off_t)io->off);
-		while (rc < 0 && errno == EINTR);
-		io->res = rc < 0 ? -errno : (int)rc;
+		io->res = file_batch_write(io);
 	}
+}
+
+static struct file_chan *chan_of(struct file_batch *b)
+{
+	return container_of(b, struct file_chan, batch);
+}
+
+/* Counts @n batches more that are under way, in all chans of the file. */
+static void count(struct file_batch *b, int n)
+{
+	atomic_fetch_add_explicit(&file_node(&chan_of(b)->chan)->batches, (unsigned)n,
+				  memory_order_relaxed);
 }
 
 static void start_soon(struct file_batch *b)
@@ -52,6 +74,7 @@ static void batch_done(struct work *work)
 	struct list_node *n;
 
 	b->is_running = false;
+	count(b, -1);
 	if (b->ngathered)
 		start_soon(b);
 	while ((n = list_pop(&b->batched))) {
@@ -84,7 +107,28 @@ static void start(struct task *t)
 	if (!is_batch)
 		return;
 	b->is_running = true;
+	count(b, 1);
 	loop_work(b->loop, &b->work);
+}
+
+/* After the completions of the turn. */
+static void start_now(struct task *t)
+{
+	struct file_batch *b = container_of(t, struct file_batch, now_task);
+	struct file_chan *fc = chan_of(b);
+	struct io *io = list_entry(b->gathered.next, struct io, link);
+
+	b->now_is_due = false;
+	if (!b->ngathered || b->is_due)
+		return;
+	if (fc->nwrites > 1 ||
+	    !file_now_may(&fc->now, file_node(&fc->chan), io, loop_now(b->loop))) {
+		start_soon(b);
+		return;
+	}
+	list_del(&io->link);
+	b->ngathered--;
+	io->done(io, file_now_write(&fc->now, io));
 }
 
 void file_batch_init(struct file_batch *b, struct loop *l)
@@ -93,6 +137,7 @@ void file_batch_init(struct file_batch *b, struct loop *l)
 	b->work.fn = write_all;
 	b->work.done = batch_done;
 	b->task.fn = start;
+	b->now_task.fn = start_now;
 	list_init(&b->gathered);
 	list_init(&b->batched);
 }
@@ -104,6 +149,11 @@ bool file_batch_take(struct file_batch *b, struct io *io, uint64_t len)
 	io->len = len;
 	list_add_tail(&b->gathered, &io->link);
 	b->ngathered++;
-	start_soon(b);
+	if (chan_of(b)->nwrites > 1 || file_node(&chan_of(b)->chan)->vmstat_fd < 0) {
+		start_soon(b);
+	} else if (!b->now_is_due) {
+		b->now_is_due = true;
+		loop_defer(b->loop, &b->now_task);
+	}
 	return true;
 }

@@ -3,6 +3,7 @@
  *
  *	file.c         submit, reads and writes: the data path
  *	file_batch.c   small writes through the page cache, many at a time
+ *	file_now.c     one of those that is alone, at once
  *	file_sync.c    flushes, joined
  *	file_end.c     what if somebody else makes it shorter
  *	file_alloc.c   zero and discard by fallocate
@@ -32,6 +33,7 @@ enum {
 	RANGE_LOCKS_MAX = 8,            /* a node, at a time */
 	BOUNCE_MAX = 1 << 20,
 	BOUNCE_RESERVE = 64 << 10,      /* also the largest block a file may have */
+	FILE_NOW_SHARE = 16,            /* F17 */
 };
 
 struct file_chan;
@@ -62,11 +64,20 @@ struct chan_lock {
 struct file_batch {
 	struct loop *loop;
 	struct task task;               /* at the end of the turn, if is_due */
+	struct task now_task;           /* soon, if now_is_due */
 	struct work work;
 	struct list_node gathered;      /* of struct io */
 	struct list_node batched;       /* the worker's, if is_running */
 	unsigned ngathered;
-	bool is_due, is_running;
+	bool is_due, now_is_due, is_running;
+};
+
+/* What a chan knows of when it may write by itself; see file_now.c. */
+struct file_now {
+	uint64_t looked_ns;
+	uint64_t room;                  /* bytes that it may write until it looks again */
+	uint64_t rest_until_ns;
+	uint64_t writes;                /* done so; for tests */
 };
 
 struct iov_cut {
@@ -105,6 +116,8 @@ struct file_node {
 	bool is_direct;
 	bool is_dsync;                  /* every write durable */
 	struct file_pages *pages;       /* owned; NULL: they stay */
+	int vmstat_fd;                  /* owned; -1: loops do not write by themselves */
+	uint64_t now_align;             /* those writes: multiple for offset and length */
 	bool leave_lock_out;            /* tests: shows that K1's test can fail */
 
 	/* Written once, by any loop, with relaxed stores: a late reader only tries in vain. */
@@ -113,6 +126,9 @@ struct file_node {
 	/* The least length that somebody else has cut it to, or FILE_NOT_CUT: see file_end.c. Any
 	 * loop lowers it; a late reader learns by itself. */
 	_Atomic uint64_t cut_to;
+
+	/* Batches under way, of all chans, relaxed: it is a hint for file_now.c. */
+	atomic_uint batches;
 
 	/* Home's: see file_range.c. */
 	struct list_node chans;         /* of file_chan.registered; direct nodes only */
@@ -131,6 +147,8 @@ struct file_chan {
 	struct req *starved, **starved_tail;    /* wait for one */
 
 	struct file_batch batch;
+	struct file_now now;
+	unsigned nwrites;               /* WRITEs under way */
 
 	struct file_end end;
 
@@ -200,6 +218,22 @@ void file_batch_init(struct file_batch *b, struct loop *l);
 /* Takes @io, a write of @len bytes through the page cache, instead of loop_submit(). False: it is
  * too large for that. */
 bool file_batch_take(struct file_batch *b, struct io *io, uint64_t len);
+/* Does the write @io where it is called: bytes or -errno. */
+int file_batch_write(const struct io *io);
+
+/* file_now.c */
+/* Sets @fn's vmstat_fd and now_align, where @fd lies on a file system that it is right for. On a
+ * worker. */
+void file_now_open(struct file_node *fn, int fd);
+/* May the loop do the write @io, the only one of its chan, by itself at @now? */
+bool file_now_may(struct file_now *n, const struct file_node *fn, const struct io *io,
+		  uint64_t now);
+/* Does it: bytes or -errno. */
+int file_now_write(struct file_now *n, const struct io *io);
+/* A write took from @from to @to: is a rest needed? */
+void file_now_took(struct file_now *n, uint64_t from, uint64_t to);
+/* How many bytes may become dirty before the next look, going by the text of /proc/vmstat. */
+uint64_t file_now_room(const char *vmstat);
 
 /* The READ @req waited for a look, which said @res. */
 void file_read_looked(struct file_chan *fc, struct req *req, int res);

@@ -225,6 +225,8 @@ static int inspect(const struct file_opts *o, struct file_node *fn, int fd, stru
 			return rc;
 		fn->is_locked = true;
 	}
+	if (o->writable && !fn->is_direct && !fn->is_block_device)
+		file_now_open(fn, fd);
 	if (o->writable)
 		fn->node.zero_is_fast = fn->is_block_device ? device_zeroes_fast(st.st_rdev) :
 							      fs_zeroes_fast(fd);
@@ -393,6 +395,8 @@ static void file_free(struct node *n)
 	struct file_node *fn = container_of(n, struct file_node, node);
 
 	file_pages_free(fn->pages);
+	if (fn->vmstat_fd >= 0)
+		close(fn->vmstat_fd);
 	if (fn->owns_fd) {
 		if (fn->is_locked)
 			file_lock_release(fn->fd);
@@ -462,6 +466,7 @@ static int new_node(const struct file_opts *o, struct loop *home, struct file_no
 		return rc;
 	}
 	fn->fd = -1;
+	fn->vmstat_fd = -1;
 	atomic_init(&fn->cut_to, FILE_NOT_CUT);
 	fn->cache = o->cache;
 	fn->block = 1;
