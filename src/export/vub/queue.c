@@ -232,7 +232,7 @@ static void flush(struct task *t)
 	if (!q->is_broken && !is_memory_lost(q)) {
 		if (q->is_logging)
 			for (const struct vub_req *vr = list; vr; vr = vr->next)
-				vub_log_request(&q->v->log, &q->v->memory, vr);
+				vub_log_request(q, vr);
 		publish(q, list);
 		if (wants_call(q))
 			call(q);
