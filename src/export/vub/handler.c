@@ -287,9 +287,9 @@ static int set_vring_enable_wait(struct call *c)
 	return run_wait(q);
 }
 
-/* Takes the descriptor of a message that has one, to notify or be notified by: an eventfd or a
- * pipe, for others may block whoever looks at them. -1: there is none; or -errno. */
-static int take_notifier(struct call *c)
+/* Takes the descriptor of a message that has one, to notify or be notified by: an eventfd or, to be
+ * read only, a pipe, for others may block whoever looks at them. -1: there is none; or -errno. */
+static int take_notifier(struct call *c, bool may_be_pipe)
 {
 	char path[32], target[32] = "";
 	int fd = c->fds[0];
@@ -300,8 +300,9 @@ static int take_notifier(struct call *c)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	if (fstat(fd, &st) < 0)
 		return -EBADF;
-	if (!S_ISFIFO(st.st_mode) && readlink(path, target, sizeof(target) - 1) > 0 &&
-	    strcmp(target, "anon_inode:[eventfd]"))
+	if (!(may_be_pipe && S_ISFIFO(st.st_mode)) &&
+	    (readlink(path, target, sizeof(target) - 1) < 0 ||
+	     strcmp(target, "anon_inode:[eventfd]")))
 		return -EINVAL;
 	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
 		return -EBADF;
@@ -312,7 +313,7 @@ static int take_notifier(struct call *c)
 static int set_vring_kick_wait(struct call *c)
 {
 	struct vub_queue *q = queue_of(c->v, c->m->u64 & VHOST_USER_VRING_INDEX_MASK);
-	int fd = q ? take_notifier(c) : -EINVAL;
+	int fd = q ? take_notifier(c, true) : -EINVAL;
 
 	if (fd < -1)
 		return fd;
@@ -324,25 +325,33 @@ static int set_vring_kick_wait(struct call *c)
 	return run_wait(q);
 }
 
-static int set_notifier_wait(struct call *c, enum vub_queue_fd which)
+static int set_notifier_wait(struct call *c, bool is_call)
 {
 	struct vub_queue *q = queue_of(c->v, c->m->u64 & VHOST_USER_VRING_INDEX_MASK);
-	int fd = q ? take_notifier(c) : -EINVAL;
+	int fd = q ? take_notifier(c, false) : -EINVAL;
+	struct vub_notifier *n = NULL;
 
 	if (fd < -1)
 		return fd;
-	vub_queue_set_fd_wait(q, which, fd);
+	if (fd >= 0) {
+		n = vub_notifier_new(fd, q->loop);
+		if (!n) {
+			close(fd);
+			return -ENOMEM;
+		}
+	}
+	vub_queue_set_notifier_wait(q, is_call ? &q->call : &q->err, n);
 	return 0;
 }
 
 static int set_vring_call_wait(struct call *c)
 {
-	return set_notifier_wait(c, VUB_CALL);
+	return set_notifier_wait(c, true);
 }
 
 static int set_vring_err_wait(struct call *c)
 {
-	return set_notifier_wait(c, VUB_ERR);
+	return set_notifier_wait(c, false);
 }
 
 /* ---- the device ---- */

@@ -11,6 +11,7 @@
  *	inflight.c   requests in flight, kept where they outlive us
  *	chain.c      descriptors to iovecs
  *	request.c    block requests to the port, and back
+ *	notify.c     notifications that never wait
  *	queue.c      a virtqueue's life: kicks, requests, used entries, calls
  *	handler.c    what each message does
  *	session.c    messages from the socket, replies to it
@@ -36,7 +37,8 @@
  *	V23  pages that we have written are in the log, after they were written and before the queue
  *	     is halted: who copies the memory and looks at the log again misses nothing;
  *	V24  of a device's two front ends only one has queues that run: a machine that moves from
- *	     one monitor to another has written all before it reads again. */
+ *	     one monitor to another has written all before it reads again;
+ *	V25  whatever a front end does to the descriptors that it is notified by, no loop waits. */
 #ifndef EXPORT_VUB_VUB_IMPL_H
 #define EXPORT_VUB_VUB_IMPL_H
 
@@ -145,7 +147,8 @@ struct vub_queue {
 	bool has_addr;
 	bool is_started;                /* it has a kick descriptor, or needs none */
 	bool is_enabled;
-	int kick_fd, call_fd, err_fd;
+	int kick_fd;
+	struct vub_notifier *call, *err;        /* NULL: none */
 
 	/* ---- while it runs ---- */
 	bool is_primed;                 /* avail and used are right */
@@ -253,6 +256,15 @@ void vub_log_request(struct vub_queue *q, const struct vub_req *vr);
 /* Starts what @c holds. False: the chain has no room for a header and a status; c->wrong. */
 bool vub_request_start(struct vub_chain *c);
 
+/* ---- notify.c ---- */
+
+/* Takes the eventfd @fd, which has O_NONBLOCK, for @loop; on any thread, as is its end. NULL: no
+ * memory, and @fd is not taken. */
+struct vub_notifier *vub_notifier_new(int fd, const struct loop *loop);
+void vub_notifier_free(struct vub_notifier *n);
+/* On the queue's loop. Never waits (V25). NULL is fine. */
+void vub_notifier_signal(struct vub_notifier *n);
+
 /* ---- queue.c ---- */
 
 int vub_queue_new(struct vub *v, unsigned index, struct loop *loop, struct vub_queue **ret);
@@ -268,9 +280,9 @@ void vub_queue_halt_wait(struct vub_queue *q);
 /* Lets it run, if it is started and enabled and its memory is there. 0; -EFAULT: it is not;
  * -EINVAL: the queue is broken or not set up; or -ENOMEM. */
 int vub_queue_run_wait(struct vub_queue *q);
-enum vub_queue_fd { VUB_CALL, VUB_ERR };
-/* Takes @fd (-1: none) for what it is used while the queue runs. */
-void vub_queue_set_fd_wait(struct vub_queue *q, enum vub_queue_fd which, int fd);
+/* Puts @n, or NULL, which is taken, in the place of *@which: q->call or q->err. */
+void vub_queue_set_notifier_wait(struct vub_queue *q, struct vub_notifier **which,
+				 struct vub_notifier *n);
 /* Halted: stopped; base is where it was. */
 void vub_queue_stop(struct vub_queue *q);
 /* Halted: as it was when it was made. */
