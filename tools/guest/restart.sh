@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 # tools/guest/restart.sh [-n TIMES] [-p DEVICE_PROPERTIES] [-f FORMAT] [-k SIGNAL] [-b] - a guest
 # writes and verifies while byre, which serves its disk over vhost-user, is killed TIMES times
-# (default: 3) and started again 3 s later. The guest has to go on without an error and without a lost
-# write. With -b byre lives, and a part of the guest's memory is taken away and given back instead.
+# (default: 3) and started again 3 s later. The guest has to go on without an error and without a
+# lost write. With -b byre lives, and a part of the guest's memory is taken away and given back
+# instead.
 #
 # The disk is raw, or qcow2 with its metadata preallocated; what was answered is in the page cache,
 # which a kill does not touch.
