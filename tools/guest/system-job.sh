@@ -21,8 +21,10 @@ right()
 # verify NAME FIO_OPTIONS...: writes and reads back in blocks of random sizes.
 verify()
 {
-	right /run/job/fio/loader --library-path /run/job/fio /run/job/fio/fio --ioengine=libaio \
-		--iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --name="$@"
+	name=$1
+	shift
+	right /run/job/fio/loader --library-path /run/job/fio /run/job/fio/fio --name="$name" \
+		--ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 "$@"
 }
 
 sum()
