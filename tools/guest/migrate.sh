@@ -88,6 +88,8 @@ migrate()
 	      value(answer, "dirty sync count"), value(answer, "downtime")))
 	if status == "completed":
 	    s.sendall(b"quit\n")
+	    while s.recv(1 << 16):
+	        pass
 	sys.exit(status != "completed" and answer)
 	END
 	wait "${boots[$1]}" || true
