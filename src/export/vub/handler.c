@@ -5,8 +5,9 @@
  * the log) is changed with all of them halted; so a slot goes only when nothing is in flight (V15),
  * and the guest sees nothing but a moment without answers.
  *
- * A front end holds the disk from the first queue that it lets run until all of them are stopped.
- * Who wants to run queues meanwhile is answered as ever; they run when the other lets go (V24). */
+ * A front end holds the disk from the first queue that it lets run until all of them are stopped or
+ * disabled. Who wants to run queues meanwhile is answered as ever; they run when the other lets go
+ * (V24). */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -50,10 +51,17 @@ static int run_wait(struct vub_queue *q)
 {
 	struct vub *v = q->v;
 
-	if (!q->is_started || !q->is_enabled || v->is_stopping ||
-	    (v->twin && v->twin->is_holding))
+	if (!q->is_started || !q->is_enabled || v->is_stopping)
 		return 0;
+	if (v->twin && v->twin->is_holding) {
+		if (!v->is_waiting)
+			log_info("vhost-user: '%s': a front end waits for the other to stop its "
+				 "queues", v->name);
+		v->is_waiting = true;
+		return 0;
+	}
 	v->is_holding = true;
+	v->is_waiting = false;
 	return vub_queue_run_wait(q);
 }
 
@@ -70,11 +78,11 @@ void vub_handle_turn_wait(struct vub *v)
 	run_all_wait(v);
 }
 
-/* Stopped, its requests done: with the last one the disk goes to whoever waits for it. */
+/* A queue is halted: with the last one the disk goes to whoever waits for it. */
 static void let_go(struct vub *v)
 {
 	for (unsigned i = 0; i < v->nqueues; i++)
-		if (v->queues[i]->is_started)
+		if (v->queues[i]->is_started && v->queues[i]->is_enabled)
 			return;
 	if (!v->is_holding)
 		return;
@@ -284,6 +292,8 @@ static int set_vring_enable_wait(struct call *c)
 	if (!c->m->state.num)
 		vub_queue_halt_wait(q);
 	q->is_enabled = c->m->state.num;
+	if (!q->is_enabled)
+		let_go(c->v);
 	return run_wait(q);
 }
 
@@ -503,5 +513,5 @@ void vub_handle_end_wait(struct vub *v)
 	v->backend_fd = -1;
 	v->features = v->protocol_features = 0;
 	v->is_write_through = false;
-	v->has_complained = false;
+	v->has_complained = v->is_waiting = false;
 }

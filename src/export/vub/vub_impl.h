@@ -327,6 +327,7 @@ struct vub {
 	struct vub *twin;               /* the other seat; NULL: there is one */
 	bool is_holding;                /* the disk is this one's (V24) */
 	bool is_our_turn;               /* the twin has let go of it */
+	bool is_waiting;                /* until it does, which was said */
 	bool is_accepting;              /* waits for the next front end */
 	int listen_fd, next_fd;         /* next_fd: by vub_serve(); -1: none */
 	int fd, backend_fd;             /* the session's socket, the way back; -1: none */

@@ -369,8 +369,18 @@ static void put_and_see_nothing(struct guest *g, const struct guest_ask *a)
 	assert_false(guest_has_answer(g, a->queue));
 }
 
+static void enable_all(struct guest *g, bool is_enabled)
+{
+	for (unsigned i = 0; i < HOST_LOOPS; i++) {
+		struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_VRING_ENABLE, sizeof(m.state));
+
+		m.state = (struct vhost_user_vring_state){ i, is_enabled };
+		assert_int_equal(vfe_msg_tell(g->link.sock, &m, NULL, 0, true), 0);
+	}
+}
+
 /* V24: two front ends have set everything up; the second one's queues run when all of the first's
- * are stopped, and the other way round, also where one leaves without a word. */
+ * are stopped or disabled, and the other way round, also where one leaves without a word. */
 static void v24_one_of_two_front_ends_runs(void **state)
 {
 	struct guest_ask a = { .queue = 1, .token = 2, .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA,
@@ -398,6 +408,14 @@ static void v24_one_of_two_front_ends_runs(void **state)
 		assert_int_equal(vfe_link_set_queue(&g[0].link, i, &g[0].queues[i], NULL), 0);
 	put_and_see_nothing(&g[0], &a);
 	assert_int_equal(guest_do(&g[1], &a), VIRTIO_BLK_S_OK);
+	enable_all(&g[1], false);
+	await_answer(&g[0], &a);
+	enable_all(&g[1], true);
+	put_and_see_nothing(&g[1], &a);
+	enable_all(&g[0], false);
+	await_answer(&g[1], &a);
+	enable_all(&g[0], true);
+	put_and_see_nothing(&g[0], &a);
 	guest_stop(&g[1]);
 	await_answer(&g[0], &a);
 	assert_int_equal(host_broken(&h), 0);
