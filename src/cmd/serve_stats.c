@@ -87,7 +87,7 @@ static void put_line(struct serve_stats *st, const char *line)
 /* How many virtual machines there are, where there may be any. */
 static void show_machines(struct serve_stats *st, const struct serve *s)
 {
-	uint64_t now = 0, total = 0;
+	uint64_t now = 0, total = 0, logged = 0;
 	char line[LINE_MAX_BYTES];
 	bool is_any = false;
 
@@ -100,11 +100,13 @@ static void show_machines(struct serve_stats *st, const struct serve *s)
 		is_any = true;
 		now += vs.sessions;
 		total += vs.sessions_total;
+		logged += vs.logged;
 	}
 	if (!is_any)
 		return;
-	snprintf(line, sizeof(line), "%-16s %llu now, %llu since the start", "machines",
-		 (unsigned long long)now, (unsigned long long)total);
+	snprintf(line, sizeof(line), "%-16s %llu now, %llu since the start, %llu pages logged",
+		 "machines", (unsigned long long)now, (unsigned long long)total,
+		 (unsigned long long)logged);
 	put_line(st, line);
 }
 

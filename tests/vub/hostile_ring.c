@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* tests/vub/hostile_ring.c - rings and chains that no guest would make. */
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -341,6 +342,23 @@ static void pages_are_taken_away(struct peer *p, struct prng *prng)
 	}
 }
 
+/* The counter to be notified by is full, and whoever writes to it waits. */
+static void nobody_takes_notifications(struct peer *p, struct prng *prng)
+{
+	uint64_t most = UINT64_MAX - 1, count;
+	int flags = fcntl(p->q.call, F_GETFL);
+
+	for (unsigned i = 0; i < 20; i++) {
+		fcntl(p->q.call, F_SETFL, flags | O_NONBLOCK);
+		while (read(p->q.call, &count, sizeof(count)) > 0)
+			;
+		if (write(p->q.call, &most, sizeof(most)) < 0)
+			return;
+		fcntl(p->q.call, F_SETFL, flags & ~O_NONBLOCK);
+		peer_request(p, VIRTIO_BLK_T_IN, prng_below(prng, 1024), 4096);
+	}
+}
+
 const struct hostile_case hostile_rings[] = {
 	{ "avail runs ahead", avail_runs_ahead },
 	{ "heads are out of range", heads_are_out_of_range },
@@ -353,5 +371,6 @@ const struct hostile_case hostile_rings[] = {
 	{ "data is cut off", data_is_cut_off },
 	{ "memory goes under load", memory_goes_under_load },
 	{ "pages are taken away", pages_are_taken_away },
+	{ "nobody takes notifications", nobody_takes_notifications },
 	{ NULL, NULL },
 };

@@ -6,27 +6,31 @@
 # temporary file, except for a DISK that is given as rw:URI. A DISK vub:SOCKET[,PROPERTY=VALUE]...
 # is a vhost-user-blk device with those properties, behind the socket; it is written to.
 #   -j DIR   becomes /job in the guest; run.sh in it is the job, and its exit status ours
-#   -r DEV   boot the system on DEV instead (no job)
+#   -r DEV   boot the system on DEV instead; it finds the job in /run/job
 #   -w TEXT  with -r: done, with success, once TEXT is on the console
 #   -t SECS  time limit (default 120): 124 when it is over
 #   -l FILE  keep the console's output here
+#   -o FILE  the job prints to it while it runs
 #   -m MIB   memory (default 512)
 #   -M SOCK  QEMU's monitor there, and a balloon in the guest
+#   -i URI   the guest is one that migrates to URI
 # QEMU is the program, and perhaps its first arguments (default: qemu-system-x86_64).
 # 125: the guest ended without a status.
 set -eu -o pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-job='' root='' text='' limit=120 console='' memory=512 extra=()
-while getopts j:r:w:t:l:m:M: option; do
+job='' root='' text='' limit=120 console='' output='' memory=512 extra=()
+while getopts j:r:w:t:l:o:m:M:i: option; do
 	case $option in
 	j) job=$OPTARG ;;
 	r) root=$OPTARG ;;
 	w) text=$OPTARG ;;
 	t) limit=$OPTARG ;;
 	l) console=$OPTARG ;;
+	o) output=$OPTARG ;;
 	m) memory=$OPTARG ;;
-	M) extra=(-monitor "unix:$OPTARG,server=on,wait=off" -device virtio-balloon-pci) ;;
+	M) extra+=(-monitor "unix:$OPTARG,server=on,wait=off" -device virtio-balloon-pci) ;;
+	i) extra+=(-incoming "$OPTARG") ;;
 	*) exit 2 ;;
 	esac
 done
@@ -44,7 +48,7 @@ finish()
 }
 trap finish EXIT
 trap 'exit 143' INT TERM
-: "${console:=$tmp/console}"
+: "${console:=$tmp/console}" "${output:=$tmp/output}"
 
 # start ACCELERATOR INITRD KERNEL_ARGUMENTS QEMU_ARGUMENTS...
 start()
@@ -52,13 +56,13 @@ start()
 	local accel=$1 initrd=$2 kernel_args=$3
 	shift 3
 	: >"$console"
-	: >"$tmp/output"
+	: >"$output"
 	: >"$tmp/status"
 	"${program[@]}" -accel "$accel" -cpu max -smp 2 -m "$memory" -nodefaults \
 		-no-user-config -display none -no-reboot -kernel "$guest/vmlinuz" \
 		-initrd "$initrd" \
 		-append "console=ttyS0 quiet panic=-1 $kernel_args" -serial "file:$console" \
-		-serial "file:$tmp/output" -serial "file:$tmp/status" "$@" \
+		-serial "file:$output" -serial "file:$tmp/status" "$@" \
 		</dev/null >"$tmp/qemu.log" 2>&1 &
 	qemu=$!
 }
@@ -147,7 +151,7 @@ start "$(cat "$tmp/accelerator")" "$initrd" "${root:+root=$root rw}" "${drives[@
 	"${shared[@]}" "${extra[@]}"
 status=0
 wait_for_end "$limit" || status=$?
-cat "$tmp/output"
+[ "$output" != "$tmp/output" ] || cat "$output"
 [ ! -s "$tmp/qemu.log" ] || sed 's/^/qemu: /' "$tmp/qemu.log" >&2
 if [ "$status" = 0 ]; then
 	if [ -n "$text" ]; then

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # tools/guest/debian.sh - makes a small real Debian with systemd once: $CACHE/debian/disk.qcow2,
-# an ext4 that the small guest's init can hand over to. Needs root (debootstrap does). The packages
-# come from where this machine's apt gets its own. The last line it prints is the image.
+# an ext4 that the small guest's init can hand over to. It runs a job that it finds in /run/job,
+# and shuts down. Needs root (debootstrap does). The packages come from where this machine's apt
+# gets its own. The last line it prints is the image.
 set -eu -o pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=tools/cache.sh
@@ -59,6 +60,21 @@ else
 	echo "ARRIVED WRONG"
 fi
 END
+# A job that the initramfs has left there; its output and status go where the small guest's do.
+cat >"$tmp/root/etc/systemd/system/job.service" <<'END'
+[Unit]
+After=multi-user.target arrived.service
+ConditionPathExists=/run/job/run.sh
+DefaultDependencies=no
+[Service]
+Type=oneshot
+WorkingDirectory=/run/job
+ExecStartPre=/bin/stty -F /dev/ttyS1 raw -echo
+ExecStartPre=/bin/stty -F /dev/ttyS2 raw -echo
+ExecStart=/bin/sh -c 'sh ./run.sh </dev/null >/dev/ttyS1 2>&1; echo $? >/dev/ttyS2'
+ExecStart=/bin/systemctl --no-block poweroff
+END
+ln -s ../job.service "$tmp/root/etc/systemd/system/multi-user.target.wants/"
 echo byre-guest >"$tmp/root/etc/hostname"
 echo '/dev/vda / ext4 rw 0 1' >"$tmp/root/etc/fstab"
 : >"$tmp/root/etc/machine-id"           # filled in by the first boot

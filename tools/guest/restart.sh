@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# tools/guest/restart.sh [-n TIMES] [-p DEVICE_PROPERTIES] [-k SIGNAL] [-b] - a guest writes and
-# verifies while byre, which serves its disk over vhost-user, is killed TIMES times (default: 3) and
-# started again 3 s later. The guest has to go on without an error and without a lost write. With
-# -b byre lives, and a part of the guest's memory is taken away and given back instead.
+# tools/guest/restart.sh [-n TIMES] [-p DEVICE_PROPERTIES] [-f FORMAT] [-k SIGNAL] [-b] - a guest
+# writes and verifies while byre, which serves its disk over vhost-user, is killed TIMES times
+# (default: 3) and started again 3 s later. The guest has to go on without an error and without a
+# lost write. With -b byre lives, and a part of the guest's memory is taken away and given back
+# instead.
 #
-# The disk is raw, and what was answered is in the page cache, which a kill does not touch.
+# The disk is raw, or qcow2 with its metadata preallocated; what was answered is in the page cache,
+# which a kill does not touch.
 # shellcheck source=tools/guest/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-times=3 properties=num-queues=2 signal=KILL balloon=''
-while getopts n:p:k:b option; do
+times=3 properties=num-queues=2 format=raw signal=KILL balloon=''
+while getopts n:p:f:k:b option; do
 	case $option in
 	n) times=$OPTARG ;;
 	p) properties=$OPTARG ;;
+	f) format=$OPTARG ;;
 	k) signal=$OPTARG ;;
 	b) balloon=1 ;;
 	*) usage ;;
@@ -38,7 +41,7 @@ fail()
 
 serve_disk()
 {
-	start_byre --loops 2 -f raw --vhost-user "$W/sock" "$W/disk"
+	start_byre --loops 2 -f "$format" --vhost-user "$W/sock" "$W/disk"
 }
 
 # blow MIB: the guest keeps that much; waits until it has.
@@ -94,18 +97,22 @@ grep -h 'write:' /tmp/a /tmp/b
 exit \$failed
 END
 take_fio "$W/job"
-truncate -s 64M "$W/disk"
+case $format in
+raw) truncate -s 64M "$W/disk" ;;
+*) "$BYRE" create -q -f "$format" -o preallocation=metadata "$W/disk" 64M ;;
+esac
 serve_disk
+empty=$(stat -c %b "$W/disk")
 "$here/boot.sh" -t $((seconds * 3 + 120)) -m 512 -j "$W/job" -l "$W/console" \
 	-M "$W/monitor" "vub:$W/sock,$properties" >"$W/output" 2>&1 &
 boot=$!
 # fio has begun when the disk is no longer empty.
 for _ in $(seq 3000); do
-	[ "$(stat -c %b "$W/disk")" = 0 ] || break
+	[ "$(stat -c %b "$W/disk")" = "$empty" ] || break
 	kill -0 $boot 2>/dev/null || { cat "$W/output"; fail "the guest does not begin"; }
 	sleep 0.1
 done
-[ "$(stat -c %b "$W/disk")" != 0 ] || fail "the guest does not begin to write"
+[ "$(stat -c %b "$W/disk")" != "$empty" ] || fail "the guest does not begin to write"
 for _ in $(seq "$times"); do
 	disturb
 done
@@ -115,6 +122,7 @@ boot=
 cat "$W/output"
 [ $status = 0 ] || fail "the guest is not content (status $status)"
 end_byre
+[ "$format" = raw ] || qemu-img check -q -f "$format" "$W/disk" || fail "the image is damaged"
 ! grep -q "is stopped" "$W/byre.log" || fail "a queue was stopped"
 [ -z "$balloon" ] || { echo "$times times taken away, and the guest went on"; exit; }
-echo "$times times killed ($signal), and the guest went on"
+echo "$times times killed ($signal), $format, $properties, and the guest went on"

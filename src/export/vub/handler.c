@@ -3,7 +3,11 @@
  *
  * All run in the control fiber, one at a time. What queues read while they run (memory, features,
  * the log) is changed with all of them halted; so a slot goes only when nothing is in flight (V15),
- * and the guest sees nothing but a moment without answers. */
+ * and the guest sees nothing but a moment without answers.
+ *
+ * A front end holds the disk from the first queue that it lets run until all of them are stopped or
+ * disabled. Who wants to run queues meanwhile is answered as ever; they run when the other lets go
+ * (V24). */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -42,12 +46,51 @@ static void halt_all_wait(struct vub *v)
 			vub_queue_halt_wait(v->queues[i]);
 }
 
+/* Lets @q run as far as the messages have come, and if the disk is ours. */
+static int run_wait(struct vub_queue *q)
+{
+	struct vub *v = q->v;
+
+	if (!q->is_started || !q->is_enabled || v->is_stopping)
+		return 0;
+	if (v->twin && v->twin->is_holding) {
+		if (!v->is_waiting)
+			log_info("vhost-user: '%s': a front end waits for the other to stop its "
+				 "queues", v->name);
+		v->is_waiting = true;
+		return 0;
+	}
+	v->is_holding = true;
+	v->is_waiting = false;
+	return vub_queue_run_wait(q);
+}
+
 /* What cannot run yet waits for more messages. */
 static void run_all_wait(struct vub *v)
 {
 	for (unsigned i = 0; i < v->nqueues; i++)
+		run_wait(v->queues[i]);
+}
+
+void vub_handle_turn_wait(struct vub *v)
+{
+	v->is_our_turn = false;
+	run_all_wait(v);
+}
+
+/* A queue is halted: with the last one the disk goes to whoever waits for it. */
+static void let_go(struct vub *v)
+{
+	for (unsigned i = 0; i < v->nqueues; i++)
 		if (v->queues[i]->is_started && v->queues[i]->is_enabled)
-			vub_queue_run_wait(v->queues[i]);
+			return;
+	if (!v->is_holding)
+		return;
+	v->is_holding = false;
+	if (!v->twin || !v->twin->fiber)
+		return;
+	v->twin->is_our_turn = true;
+	fiber_wake(v->twin->fiber);
 }
 
 static struct vub_queue *queue_of(struct vub *v, uint64_t index)
@@ -120,6 +163,7 @@ static int reset_device_wait(struct call *c)
 	for (unsigned i = 0; i < c->v->nqueues; i++)
 		vub_queue_reset(c->v->queues[i]);
 	c->v->is_write_through = false;
+	let_go(c->v);
 	return 0;
 }
 
@@ -177,6 +221,9 @@ static int set_log_base_wait(struct call *c)
 	int rc;
 
 	halt_all_wait(c->v);
+	if (!c->v->log.bits)
+		log_info("vhost-user: '%s': what is written to the memory is logged: a migration",
+			 c->v->name);
 	rc = vub_log_init(&c->v->log, c->fds[0], &where);
 	run_all_wait(c->v);
 	reply_u64(c, 0);
@@ -208,7 +255,7 @@ static int set_vring_addr_wait(struct call *c)
 	vub_queue_halt_wait(q);
 	q->addr = addr;
 	q->has_addr = true;
-	return vub_queue_run_wait(q);
+	return run_wait(q);
 }
 
 static int set_vring_base(struct call *c)
@@ -231,6 +278,7 @@ static int get_vring_base_wait(struct call *c)
 		return -EINVAL;
 	vub_queue_halt_wait(q);
 	vub_queue_stop(q);
+	let_go(c->v);
 	c->m->state.num = q->base;
 	return 0;
 }
@@ -244,12 +292,14 @@ static int set_vring_enable_wait(struct call *c)
 	if (!c->m->state.num)
 		vub_queue_halt_wait(q);
 	q->is_enabled = c->m->state.num;
-	return vub_queue_run_wait(q);
+	if (!q->is_enabled)
+		let_go(c->v);
+	return run_wait(q);
 }
 
-/* Takes the descriptor of a message that has one, to notify or be notified by: an eventfd or a
- * pipe, for others may block whoever looks at them. -1: there is none; or -errno. */
-static int take_notifier(struct call *c)
+/* Takes the descriptor of a message that has one, to notify or be notified by: an eventfd or, to be
+ * read only, a pipe, for others may block whoever looks at them. -1: there is none; or -errno. */
+static int take_notifier(struct call *c, bool may_be_pipe)
 {
 	char path[32], target[32] = "";
 	int fd = c->fds[0];
@@ -260,8 +310,9 @@ static int take_notifier(struct call *c)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	if (fstat(fd, &st) < 0)
 		return -EBADF;
-	if (!S_ISFIFO(st.st_mode) && readlink(path, target, sizeof(target) - 1) > 0 &&
-	    strcmp(target, "anon_inode:[eventfd]"))
+	if (!(may_be_pipe && S_ISFIFO(st.st_mode)) &&
+	    (readlink(path, target, sizeof(target) - 1) < 0 ||
+	     strcmp(target, "anon_inode:[eventfd]")))
 		return -EINVAL;
 	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
 		return -EBADF;
@@ -272,7 +323,7 @@ static int take_notifier(struct call *c)
 static int set_vring_kick_wait(struct call *c)
 {
 	struct vub_queue *q = queue_of(c->v, c->m->u64 & VHOST_USER_VRING_INDEX_MASK);
-	int fd = q ? take_notifier(c) : -EINVAL;
+	int fd = q ? take_notifier(c, true) : -EINVAL;
 
 	if (fd < -1)
 		return fd;
@@ -281,28 +332,36 @@ static int set_vring_kick_wait(struct call *c)
 		close(q->kick_fd);
 	q->kick_fd = fd;
 	q->is_started = true;
-	return vub_queue_run_wait(q);
+	return run_wait(q);
 }
 
-static int set_notifier_wait(struct call *c, enum vub_queue_fd which)
+static int set_notifier_wait(struct call *c, bool is_call)
 {
 	struct vub_queue *q = queue_of(c->v, c->m->u64 & VHOST_USER_VRING_INDEX_MASK);
-	int fd = q ? take_notifier(c) : -EINVAL;
+	int fd = q ? take_notifier(c, false) : -EINVAL;
+	struct vub_notifier *n = NULL;
 
 	if (fd < -1)
 		return fd;
-	vub_queue_set_fd_wait(q, which, fd);
+	if (fd >= 0) {
+		n = vub_notifier_new(fd, q->loop);
+		if (!n) {
+			close(fd);
+			return -ENOMEM;
+		}
+	}
+	vub_queue_set_notifier_wait(q, is_call ? &q->call : &q->err, n);
 	return 0;
 }
 
 static int set_vring_call_wait(struct call *c)
 {
-	return set_notifier_wait(c, VUB_CALL);
+	return set_notifier_wait(c, true);
 }
 
 static int set_vring_err_wait(struct call *c)
 {
-	return set_notifier_wait(c, VUB_ERR);
+	return set_notifier_wait(c, false);
 }
 
 /* ---- the device ---- */
@@ -444,6 +503,7 @@ void vub_handle_end_wait(struct vub *v)
 	halt_all_wait(v);
 	for (unsigned i = 0; i < v->nqueues; i++)
 		vub_queue_reset(v->queues[i]);
+	let_go(v);
 	vub_memory_clear(&v->memory);
 	vub_log_fini(&v->log);
 	vub_mapping_fini(&v->inflight);
@@ -453,5 +513,5 @@ void vub_handle_end_wait(struct vub *v)
 	v->backend_fd = -1;
 	v->features = v->protocol_features = 0;
 	v->is_write_through = false;
-	v->has_complained = false;
+	v->has_complained = v->is_waiting = false;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Guests and front ends that mean ill: it is the end of their queue, and of nothing else. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -243,6 +244,51 @@ static void v13_memory_is_taken_away(void **state)
 	host_stop(&h);
 }
 
+/* Writers of @fd wait from now on. */
+static void fill(int fd)
+{
+	uint64_t most = UINT64_MAX - 1, count;
+
+	assert_int_equal(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK), 0);
+	while (read(fd, &count, sizeof(count)) > 0)
+		;
+	assert_int_equal(write(fd, &most, sizeof(most)), sizeof(most));
+	assert_int_equal(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK), 0);
+}
+
+/* V25: who fills the counter that it is notified by, and lets writers wait for it, holds nobody up:
+ * its requests are done, and so are its messages, which need the queue's loop. */
+static void v25_a_full_counter_stalls_nobody(void **state)
+{
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 4096 };
+	struct host h;
+	struct guest g;
+	uint8_t status;
+
+	host_start(&h, NULL);
+	for (unsigned i = 0; i < 2; i++) {
+		struct vfe_want want = { .packed = i };
+
+		guest_start(&g, &h, &want);
+		assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+		for (a.token = 0; a.token < 3; a.token++) {
+			fill(g.queues[0].call);
+			guest_has_answer(&g, 0);                /* ask to be notified */
+			guest_put(&g, &a);
+			guest_kick(&g, 0);
+			for (unsigned n = 0; n < 10000 && !guest_has_answer(&g, 0); n++)
+				usleep(1000);
+			assert_int_equal(guest_take(&g, 0, &status), a.token);
+			assert_int_equal(status, VIRTIO_BLK_S_OK);
+		}
+		fill(g.queues[0].call);
+		assert_int_equal(vfe_link_stop_queue(&g.link, 0, &(uint32_t){ 0 }), 0);
+		guest_stop(&g);
+		a.token = 0;
+	}
+	host_stop(&h);
+}
+
 static bool is_closed(int sock)
 {
 	struct pollfd p = { .fd = sock, .events = POLLIN };
@@ -332,6 +378,7 @@ int main(void)
 		cmocka_unit_test(v17_v18_packed_rings),
 		cmocka_unit_test(v19_packed_ring_is_overrun),
 		cmocka_unit_test(v13_memory_is_taken_away),
+		cmocka_unit_test(v25_a_full_counter_stalls_nobody),
 		cmocka_unit_test(v11_nonsense_ends_the_session),
 		cmocka_unit_test(wrong_numbers_are_refused),
 	};

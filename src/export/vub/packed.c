@@ -221,8 +221,8 @@ static void log_ring(struct vub_queue *q)
 	uint64_t guest;
 
 	if (vub_memory_where(&q->v->memory, q->packed.desc, &guest))
-		vub_log_mark(&q->v->log, guest, q->num * sizeof(*q->packed.desc));
-	vub_log_mark(&q->v->log, q->addr.log, sizeof(*q->packed.device));
+		vub_log_mark(q, guest, q->num * sizeof(*q->packed.desc));
+	vub_log_mark(q, q->addr.log, sizeof(*q->packed.device));
 }
 
 void vub_packed_publish(struct vub_queue *q, struct vub_req *done)
@@ -244,9 +244,9 @@ void vub_packed_publish(struct vub_queue *q, struct vub_req *done)
 	}
 	if (q->inflight)
 		vub_inflight_use_packed(q, done, q->used, q->packed.used_wrap);
+	__atomic_store_n(&first->flags, first_flags, __ATOMIC_RELEASE);
 	if (q->is_logging && q->addr.flags & VHOST_USER_VRING_F_LOG)
 		log_ring(q);
-	__atomic_store_n(&first->flags, first_flags, __ATOMIC_RELEASE);
 	if (q->inflight)
 		vub_inflight_used_packed(q, done);
 }

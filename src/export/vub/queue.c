@@ -60,19 +60,10 @@ static bool wants_call(struct vub_queue *q)
 
 /* ---- notifications ---- */
 
-static void signal_fd(int fd)
-{
-	static const uint64_t one = 1;
-
-	/* Where its counter is full, the other side has enough to wake up for. */
-	if (fd >= 0 && write(fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
-		log_debug("vhost-user: cannot notify: %s", strerrordesc_np(errno));
-}
-
 static void call(struct vub_queue *q)
 {
 	vub_count(&q->counters.calls, 1);
-	signal_fd(q->call_fd);
+	vub_notifier_signal(q->call);
 }
 
 /* V18 */
@@ -84,7 +75,7 @@ static void break_queue(struct vub_queue *q, const char *why)
 	}
 	q->is_broken = true;
 	q->is_running = false;
-	signal_fd(q->err_fd);
+	vub_notifier_signal(q->err);
 	if (q->kick_is_busy)
 		loop_cancel(q->loop, &q->kick_io);
 }
@@ -232,7 +223,7 @@ static void flush(struct task *t)
 	if (!q->is_broken && !is_memory_lost(q)) {
 		if (q->is_logging)
 			for (const struct vub_req *vr = list; vr; vr = vr->next)
-				vub_log_request(&q->v->log, &q->v->memory, vr);
+				vub_log_request(q, vr);
 		publish(q, list);
 		if (wants_call(q))
 			call(q);
@@ -458,27 +449,27 @@ void vub_queue_halt_wait(struct vub_queue *q)
 	loop_call_wait(q->loop, halt, q);
 }
 
-struct set_fd {
-	struct vub_queue *q;
-	enum vub_queue_fd which;
-	int fd;
+struct exchange {
+	struct vub_notifier **which, *n;
 };
 
-static int set_fd(void *arg)
+static int exchange(void *arg)
 {
-	struct set_fd *s = arg;
-	int *fd = s->which == VUB_CALL ? &s->q->call_fd : &s->q->err_fd;
+	struct exchange *x = arg;
+	struct vub_notifier *before = *x->which;
 
-	drop_fd(fd);
-	*fd = s->fd;
+	*x->which = x->n;
+	x->n = before;
 	return 0;
 }
 
-void vub_queue_set_fd_wait(struct vub_queue *q, enum vub_queue_fd which, int fd)
+void vub_queue_set_notifier_wait(struct vub_queue *q, struct vub_notifier **which,
+				 struct vub_notifier *n)
 {
-	struct set_fd s = { q, which, fd };
+	struct exchange x = { which, n };
 
-	loop_call_wait(q->loop, set_fd, &s);
+	loop_call_wait(q->loop, exchange, &x);
+	vub_notifier_free(x.n);
 }
 
 uint32_t vub_queue_base(const struct vub_queue *q)
@@ -503,8 +494,9 @@ void vub_queue_stop(struct vub_queue *q)
 void vub_queue_reset(struct vub_queue *q)
 {
 	vub_queue_stop(q);
-	drop_fd(&q->call_fd);
-	drop_fd(&q->err_fd);
+	vub_notifier_free(q->call);
+	vub_notifier_free(q->err);
+	q->call = q->err = NULL;
 	q->num = 0;
 	q->base = 0;
 	q->has_addr = q->is_enabled = false;
@@ -519,7 +511,7 @@ int vub_queue_new(struct vub *v, unsigned index, struct loop *loop, struct vub_q
 	q->v = v;
 	q->loop = loop;
 	q->index = index;
-	q->kick_fd = q->call_fd = q->err_fd = -1;
+	q->kick_fd = -1;
 	q->done_last = &q->done_first;
 	q->flush_task.fn = flush;
 	q->poll_task.fn = poll_ring;

@@ -56,6 +56,10 @@ int vub_io_wait(struct vub *v, int fd, enum io_op op, int events)
 		}
 		if (v->is_resized)
 			tell_resized(v);
+		if (v->is_our_turn) {
+			vub_handle_turn_wait(v);
+			continue;               /* it has waited: see what there is */
+		}
 		fiber_park();
 	}
 	if (v->is_stopping) {

@@ -193,10 +193,10 @@ void vub_split_publish(struct vub_queue *q, struct vub_req *done)
 		used->ring[q->used & mask(q)] = (struct vring_used_elem){ vr->id, vr->used_len };
 		q->used++;
 	}
-	if (q->is_logging && q->addr.flags & VHOST_USER_VRING_F_LOG)
-		vub_log_mark(&q->v->log, q->addr.log, sizeof(*used) + sizeof(uint16_t) +
-			     q->num * sizeof(struct vring_used_elem));
 	__atomic_store_n(&used->idx, q->used, __ATOMIC_RELEASE);
+	if (q->is_logging && q->addr.flags & VHOST_USER_VRING_F_LOG)
+		vub_log_mark(q, q->addr.log, sizeof(*used) + sizeof(uint16_t) +
+			     q->num * sizeof(struct vring_used_elem));
 	if (q->inflight)
 		vub_inflight_used_split(q, done);
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* export/vub/vub.h - serves a port to a virtual machine as a vhost-user-blk device.
  *
- * A device has one listening socket and one front end (QEMU, for instance) at a time; who comes
- * meanwhile waits in the socket's queue until the one before has gone. Its queues are spread over
- * the loops that it is given, in turn; a queue belongs to one of them. The front end's messages
- * are handled by a fiber of loops[first].
+ * A device has one listening socket and two seats for front ends (QEMU, for instance), so that a
+ * machine can move from one to the other; only one of the two has queues that run. Who comes
+ * meanwhile waits in the socket's queue until one of them has gone. The queues are spread over
+ * the loops that it is given, in turn; a queue belongs to one of them. The front ends' messages
+ * are handled by fibers of loops[first].
  *
  * Life: vub_new(), vub_start_wait(), vub_stop_wait(), vub_free(). Each is called once. */
 #ifndef EXPORT_VUB_VUB_H
@@ -32,7 +33,7 @@ struct vub_opts {
 	bool read_only;                 /* a read-only port is served read-only in any case */
 	const char *name;               /* for messages; copied */
 	const char *serial;             /* what GET_ID tells the guest, cut; NULL: the name */
-	int listen_fd;                  /* borrowed until the stop; -1: none */
+	int listen_fd;                  /* borrowed until the stop; -1: none, and one seat */
 	uint64_t poll_ns;               /* how long a loop looks for requests before it sleeps */
 };
 
@@ -56,13 +57,14 @@ int vub_serve(struct vub *v, int fd);
 void vub_resized(struct vub *v);
 
 struct vub_stats {
-	uint64_t sessions;              /* front ends now: 0 or 1 */
+	uint64_t sessions;              /* front ends now: 0, 1 or 2 */
 	uint64_t sessions_total;
 	uint64_t requests;              /* taken from the rings */
 	uint64_t request_errors;        /* answered with an error */
 	uint64_t kicks;                 /* notifications from the guest */
 	uint64_t calls;                 /* notifications to it */
 	uint64_t broken;                /* queues that were stopped for what was on their ring */
+	uint64_t logged;                /* pages marked in the dirty logs of migrations */
 };
 
 /* Any thread. */

@@ -11,6 +11,7 @@
  *	inflight.c   requests in flight, kept where they outlive us
  *	chain.c      descriptors to iovecs
  *	request.c    block requests to the port, and back
+ *	notify.c     notifications that never wait
  *	queue.c      a virtqueue's life: kicks, requests, used entries, calls
  *	handler.c    what each message does
  *	session.c    messages from the socket, replies to it
@@ -33,7 +34,11 @@
  *	V21  a front end that has tracked what was in flight gets each request answered after a
  *	    restart of ours, in the order in which they were taken, none of them twice;
  *	V22  a queue that begins to run notifies once: what was used before it, unseen, is seen;
- *	V23  pages that we have written are in the log before the guest can see the used entry. */
+ *	V23  pages that we have written are in the log, after they were written and before the queue
+ *	     is halted: who copies the memory and looks at the log again misses nothing;
+ *	V24  of a device's two front ends only one has queues that run: a machine that moves from
+ *	     one monitor to another has written all before it reads again;
+ *	V25  whatever a front end does to the descriptors that it is notified by, no loop waits. */
 #ifndef EXPORT_VUB_VUB_IMPL_H
 #define EXPORT_VUB_VUB_IMPL_H
 
@@ -119,7 +124,7 @@ struct vub_packed {
 
 /* What a queue counts; written by its loop alone, relaxed, read by any thread. */
 struct vub_counters {
-	_Atomic uint64_t requests, errors, kicks, calls, broken;
+	_Atomic uint64_t requests, errors, kicks, calls, broken, logged;
 };
 
 static inline void vub_count(_Atomic uint64_t *counter, uint64_t n)
@@ -142,7 +147,8 @@ struct vub_queue {
 	bool has_addr;
 	bool is_started;                /* it has a kick descriptor, or needs none */
 	bool is_enabled;
-	int kick_fd, call_fd, err_fd;
+	int kick_fd;
+	struct vub_notifier *call, *err;        /* NULL: none */
 
 	/* ---- while it runs ---- */
 	bool is_primed;                 /* avail and used are right */
@@ -240,15 +246,24 @@ struct vub_log {
 
 int vub_log_init(struct vub_log *log, int fd, const struct vhost_user_log *where);
 void vub_log_fini(struct vub_log *log);
-/* Marks the pages of the guest's [@addr, @addr + @len). */
-void vub_log_mark(struct vub_log *log, uint64_t addr, uint64_t len);
-/* Marks what @vr has written to the guest's memory. */
-void vub_log_request(struct vub_log *log, const struct vub_memory *mem, const struct vub_req *vr);
+/* Mark what @q has written, and count the pages that were not in the log: the guest's [@addr,
+ * @addr + @len), or what answers @vr. */
+void vub_log_mark(struct vub_queue *q, uint64_t addr, uint64_t len);
+void vub_log_request(struct vub_queue *q, const struct vub_req *vr);
 
 /* ---- request.c ---- */
 
 /* Starts what @c holds. False: the chain has no room for a header and a status; c->wrong. */
 bool vub_request_start(struct vub_chain *c);
+
+/* ---- notify.c ---- */
+
+/* Takes the eventfd @fd, which has O_NONBLOCK, for @loop; on any thread, as is its end. NULL: no
+ * memory, and @fd is not taken. */
+struct vub_notifier *vub_notifier_new(int fd, const struct loop *loop);
+void vub_notifier_free(struct vub_notifier *n);
+/* On the queue's loop. Never waits (V25). NULL is fine. */
+void vub_notifier_signal(struct vub_notifier *n);
 
 /* ---- queue.c ---- */
 
@@ -265,9 +280,9 @@ void vub_queue_halt_wait(struct vub_queue *q);
 /* Lets it run, if it is started and enabled and its memory is there. 0; -EFAULT: it is not;
  * -EINVAL: the queue is broken or not set up; or -ENOMEM. */
 int vub_queue_run_wait(struct vub_queue *q);
-enum vub_queue_fd { VUB_CALL, VUB_ERR };
-/* Takes @fd (-1: none) for what it is used while the queue runs. */
-void vub_queue_set_fd_wait(struct vub_queue *q, enum vub_queue_fd which, int fd);
+/* Puts @n, or NULL, which is taken, in the place of *@which: q->call or q->err. */
+void vub_queue_set_notifier_wait(struct vub_queue *q, struct vub_notifier **which,
+				 struct vub_notifier *n);
 /* Halted: stopped; base is where it was. */
 void vub_queue_stop(struct vub_queue *q);
 /* Halted: as it was when it was made. */
@@ -284,6 +299,8 @@ int vub_config_write(struct vub *v, const struct vhost_user_config *c, bool *ret
 
 /* ---- devices and sessions ---- */
 
+/* One of a device's two seats for front ends. Both accept from one socket, one after the other,
+ * and have a control fiber of one loop. */
 struct vub {
 	struct loop *loop;              /* the control fiber's */
 	struct port *port;
@@ -306,7 +323,12 @@ struct vub {
 	uint64_t protocol_features;
 	bool is_write_through;          /* the guest has switched the write cache off */
 
-	/* The control fiber's alone. */
+	/* The control fibers' alone. */
+	struct vub *twin;               /* the other seat; NULL: there is one */
+	bool is_holding;                /* the disk is this one's (V24) */
+	bool is_our_turn;               /* the twin has let go of it */
+	bool is_waiting;                /* until it does, which was said */
+	bool is_accepting;              /* waits for the next front end */
 	int listen_fd, next_fd;         /* next_fd: by vub_serve(); -1: none */
 	int fd, backend_fd;             /* the session's socket, the way back; -1: none */
 	struct io io;                   /* what the control fiber waits for */
@@ -328,6 +350,8 @@ struct vub {
  * caller closes it). What is left in @fds is closed by the caller; what is taken becomes -1.
  * 0 or -errno. In the control fiber. */
 int vub_handle_wait(struct vub *v, struct vhost_user_msg *m, int *fds, int *ret_fd);
+/* Runs what waited for the other front end. In the control fiber. */
+void vub_handle_turn_wait(struct vub *v);
 /* Forgets all that a front end has set up. In the control fiber. */
 void vub_handle_end_wait(struct vub *v);
 
