@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A machine moves from one front end to another: two are connected, one runs, and what is written to
- * the memory of the first is in its log. */
+/* A machine moves from one front end to another: two are connected, one runs, and what is written
+ * to the memory of the first is in its log. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
