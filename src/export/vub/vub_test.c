@@ -353,123 +353,6 @@ static void v21_requests_outlive_a_session(void **state)
 	}
 }
 
-static void await_answer(struct guest *g, const struct guest_ask *a)
-{
-	uint8_t status;
-
-	assert_int_equal(guest_take(g, a->queue, &status), a->token);
-	assert_int_equal(status, VIRTIO_BLK_S_OK);
-}
-
-static void put_and_see_nothing(struct guest *g, const struct guest_ask *a)
-{
-	guest_put(g, a);
-	guest_kick(g, a->queue);
-	usleep(20000);
-	assert_false(guest_has_answer(g, a->queue));
-}
-
-static void enable_all(struct guest *g, bool is_enabled)
-{
-	for (unsigned i = 0; i < HOST_LOOPS; i++) {
-		struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_VRING_ENABLE, sizeof(m.state));
-
-		m.state = (struct vhost_user_vring_state){ i, is_enabled };
-		assert_int_equal(vfe_msg_tell(g->link.sock, &m, NULL, 0, true), 0);
-	}
-}
-
-/* V24: two front ends have set everything up; the second one's queues run when all of the first's
- * are stopped or disabled, and the other way round, also where one leaves without a word. */
-static void v24_one_of_two_front_ends_runs(void **state)
-{
-	struct guest_ask a = { .queue = 1, .token = 2, .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA,
-			       .len = 512 };
-	struct vub_stats st;
-	struct guest g[2];
-	struct host h;
-	uint32_t base;
-
-	host_start(&h, NULL);
-	for (unsigned i = 0; i < 2; i++)
-		guest_start(&g[i], &h, &wants[i]);
-	vub_get_stats(h.vub, &st);
-	assert_int_equal(st.sessions, 2);
-	assert_int_equal(guest_do(&g[0], &a), VIRTIO_BLK_S_OK);
-	put_and_see_nothing(&g[1], &a);
-	assert_int_equal(vfe_link_stop_queue(&g[0].link, 0, &base), 0);
-	usleep(20000);
-	assert_false(guest_has_answer(&g[1], 1));
-	assert_int_equal(guest_do(&g[0], &a), VIRTIO_BLK_S_OK);
-	assert_int_equal(vfe_link_stop_queue(&g[0].link, 1, &base), 0);
-	await_answer(&g[1], &a);
-	/* Back again: it waits, until the other has gone. */
-	for (unsigned i = 0; i < 2; i++)
-		assert_int_equal(vfe_link_set_queue(&g[0].link, i, &g[0].queues[i], NULL), 0);
-	put_and_see_nothing(&g[0], &a);
-	assert_int_equal(guest_do(&g[1], &a), VIRTIO_BLK_S_OK);
-	enable_all(&g[1], false);
-	await_answer(&g[0], &a);
-	enable_all(&g[1], true);
-	put_and_see_nothing(&g[1], &a);
-	enable_all(&g[0], false);
-	await_answer(&g[1], &a);
-	enable_all(&g[0], true);
-	put_and_see_nothing(&g[0], &a);
-	guest_stop(&g[1]);
-	await_answer(&g[0], &a);
-	assert_int_equal(host_broken(&h), 0);
-	guest_stop(&g[0]);
-	host_stop(&h);
-}
-
-static bool is_marked(const uint8_t *log, uint64_t addr)
-{
-	return log[addr / 4096 / 8] >> addr / 4096 % 8 & 1;
-}
-
-/* V23: what the device writes to the guest's memory is in the log. */
-static void v23_written_pages_are_logged(void **state)
-{
-	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 8192 };
-	struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_LOG_BASE, sizeof(m.log));
-	struct vhost_user_msg f = vfe_msg(VHOST_USER_SET_FEATURES, 8);
-	struct vhost_user_msg p = vfe_msg(VHOST_USER_SET_PROTOCOL_FEATURES, 8);
-	uint64_t bytes = (VFE_MEM_GUEST + GUEST_MEMORY) / 4096 / 8;
-	struct vub_stats st;
-	struct host h;
-	struct guest g;
-	int fd = memfd_create("log", 0);
-	uint8_t *log;
-
-	assert_true(fd >= 0 && !ftruncate(fd, (off_t)bytes));
-	log = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
-	host_start(&h, NULL);
-	guest_start(&g, &h, NULL);
-	p.u64 = g.link.protocol | 1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD;
-	assert_int_equal(vfe_msg_tell(g.link.sock, &p, NULL, 0, true), 0);
-	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
-	assert_false(is_marked(log, VFE_MEM_GUEST + GUEST_DATA));
-	m.log.size = bytes;
-	assert_int_equal(vfe_msg_send(g.link.sock, &m, &fd, 1), 0);
-	assert_int_equal(vfe_msg_recv(g.link.sock, &m, NULL), 0);
-	assert_int_equal(m.head.request, VHOST_USER_SET_LOG_BASE);
-	f.u64 = g.link.features | 1ULL << VHOST_USER_F_LOG_ALL;
-	assert_int_equal(vfe_msg_tell(g.link.sock, &f, NULL, 0, true), 0);
-	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
-	assert_true(is_marked(log, VFE_MEM_GUEST + GUEST_DATA));
-	assert_true(is_marked(log, VFE_MEM_GUEST + GUEST_DATA + 4096));
-	assert_false(is_marked(log, VFE_MEM_GUEST + GUEST_DATA + 8192));
-	assert_true(is_marked(log, VFE_MEM_GUEST + GUEST_PAGES));       /* the status */
-	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
-	vub_get_stats(h.vub, &st);
-	assert_int_equal(st.logged, 3);                 /* pages, not writes to them */
-	munmap(log, bytes);
-	close(fd);
-	guest_stop(&g);
-	host_stop(&h);
-}
-
 /* A request of a loop that looks at its rings for a while is found without a kick. */
 static void polling_finds_requests(void **state)
 {
@@ -505,8 +388,6 @@ int main(void)
 		cmocka_unit_test(v20_a_stop_waits_for_requests),
 		cmocka_unit_test(v21_requests_outlive_a_session),
 		cmocka_unit_test(v22_a_start_notifies),
-		cmocka_unit_test(v23_written_pages_are_logged),
-		cmocka_unit_test(v24_one_of_two_front_ends_runs),
 		cmocka_unit_test(polling_finds_requests),
 	};
 
