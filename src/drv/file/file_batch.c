@@ -11,9 +11,8 @@
  * under way. A request's `io` is in one of three places: gathered, batched (the worker's, until the
  * job ends) or the loop's.
  *
- * But one that is alone, from a guest that waits for each of its writes, is better done at once
- * where that can be (file_now.c). Whether it is alone is known once the turn has taken all that
- * has completed. */
+ * Where it can be, the loop does them itself instead (file_now.c), once the turn has taken all that
+ * had completed. */
 #include <errno.h>
 #include <sys/uio.h>
 
@@ -68,6 +67,19 @@ static void start_soon(struct file_batch *b)
 	loop_at_turn_end(b->loop, &b->task);
 }
 
+/* Some have gathered. A job that runs calls again when it ends. */
+static void go_on(struct file_batch *b)
+{
+	if (b->is_running)
+		return;
+	if (file_node(&chan_of(b)->chan)->vmstat_fd < 0) {
+		start_soon(b);
+	} else if (!b->now_is_due) {
+		b->now_is_due = true;
+		loop_defer(b->loop, &b->now_task);
+	}
+}
+
 static void batch_done(struct work *work)
 {
 	struct file_batch *b = container_of(work, struct file_batch, work);
@@ -76,7 +88,7 @@ static void batch_done(struct work *work)
 	b->is_running = false;
 	count(b, -1);
 	if (b->ngathered)
-		start_soon(b);
+		go_on(b);
 	while ((n = list_pop(&b->batched))) {
 		struct io *io = list_entry(n, struct io, link);
 
@@ -91,9 +103,8 @@ static void start(struct task *t)
 	uint64_t bytes = 0;
 	unsigned n = 0;
 
+	assert(!b->is_running);
 	b->is_due = false;
-	if (b->is_running)
-		return;
 	for (; b->ngathered && n < BATCH_MAX && bytes < BATCH_BYTES; n++) {
 		struct io *io = list_entry(list_pop(&b->gathered), struct io, link);
 
@@ -116,19 +127,22 @@ static void start_now(struct task *t)
 {
 	struct file_batch *b = container_of(t, struct file_batch, now_task);
 	struct file_chan *fc = chan_of(b);
-	struct io *io = list_entry(b->gathered.next, struct io, link);
+	struct list_node done, *n;
 
 	b->now_is_due = false;
 	if (!b->ngathered || b->is_due)
 		return;
-	if (fc->nwrites > 1 ||
-	    !file_now_may(&fc->now, file_node(&fc->chan), io, loop_now(b->loop))) {
+	list_init(&done);
+	if (fc->nwrites == b->ngathered)
+		b->ngathered -= file_now_write(&fc->now, file_node(&fc->chan), &b->gathered,
+					       loop_now(b->loop), &done);
+	if (b->ngathered)
 		start_soon(b);
-		return;
+	while ((n = list_pop(&done))) {
+		struct io *io = list_entry(n, struct io, link);
+
+		io->done(io, io->res);
 	}
-	list_del(&io->link);
-	b->ngathered--;
-	io->done(io, file_now_write(&fc->now, io));
 }
 
 void file_batch_init(struct file_batch *b, struct loop *l)
@@ -149,11 +163,6 @@ bool file_batch_take(struct file_batch *b, struct io *io, uint64_t len)
 	io->len = len;
 	list_add_tail(&b->gathered, &io->link);
 	b->ngathered++;
-	if (chan_of(b)->nwrites > 1 || file_node(&chan_of(b)->chan)->vmstat_fd < 0) {
-		start_soon(b);
-	} else if (!b->now_is_due) {
-		b->now_is_due = true;
-		loop_defer(b->loop, &b->now_task);
-	}
+	go_on(b);
 	return true;
 }

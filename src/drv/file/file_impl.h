@@ -3,7 +3,7 @@
  *
  *	file.c         submit, reads and writes: the data path
  *	file_batch.c   small writes through the page cache, many at a time
- *	file_now.c     one of those that is alone, at once
+ *	file_now.c     a few of those, by the loop itself
  *	file_sync.c    flushes, joined
  *	file_end.c     what if somebody else makes it shorter
  *	file_alloc.c   zero and discard by fallocate
@@ -127,8 +127,9 @@ struct file_node {
 	 * loop lowers it; a late reader learns by itself. */
 	_Atomic uint64_t cut_to;
 
-	/* Batches under way, of all chans, relaxed: it is a hint for file_now.c. */
+	/* Hints for file_now.c, relaxed: batches under way, of all chans; does a loop write? */
 	atomic_uint batches;
+	atomic_bool is_writing_now;
 
 	/* Home's: see file_range.c. */
 	struct list_node chans;         /* of file_chan.registered; direct nodes only */
@@ -225,11 +226,14 @@ int file_batch_write(const struct io *io);
 /* Sets @fn's vmstat_fd and now_align, where @fd lies on a file system that it is right for. On a
  * worker. */
 void file_now_open(struct file_node *fn, int fd);
-/* May the loop do the write @io, the only one of its chan, by itself at @now? */
-bool file_now_may(struct file_now *n, const struct file_node *fn, const struct io *io,
-		  uint64_t now);
-/* Does it: bytes or -errno. */
-int file_now_write(struct file_now *n, const struct io *io);
+/* Does what it may of @list, the writes of a chan that are under way; those go to @done, with the
+ * result in io->res. How many. */
+unsigned file_now_write(struct file_now *n, struct file_node *fn, struct list_node *list,
+			uint64_t now, struct list_node *done);
+/* How many bytes the loop may write by itself at @now. */
+uint64_t file_now_may(struct file_now *n, const struct file_node *fn, uint64_t now);
+/* May it be the write @io? */
+bool file_now_fits(const struct file_node *fn, const struct io *io);
 /* A write took from @from to @to: is a rest needed? */
 void file_now_took(struct file_now *n, uint64_t from, uint64_t to);
 /* How many bytes may become dirty before the next look, going by the text of /proc/vmstat. */
