@@ -19,7 +19,7 @@ enum {
 	LONGER_MAX = 64 << 20,          /* bytes of a stream that is longer than its cluster */
 	SMALL_WINDOW_BITS = 12, ZLIB_MEMORY = 9, DEFLATE_LEVEL_MAX = 12, ZLIB_LEVEL_MAX = 9,
 	SAMPLES_MAX = 4096,
-	GAINS_FROM_256 = 19 * 256 / 4, GAINS_TO_256 = 15 * 256 / 2,     /* 4.75 .. 7.5 bits a byte */
+	GAINS_FROM_256 = 19 * 256 / 4, GAINS_TO_256 = 15 * 256 / 2, /* 4.75 .. 7.5 bits a byte */
 	TEXT_PERCENT = 85,
 };
 
@@ -27,7 +27,8 @@ enum {
 struct contexts {
 	struct libdeflate_decompressor *deflate;
 	ZSTD_DCtx *zstd;
-	struct libdeflate_compressor *deflaters[DEFLATE_LEVEL_MAX + 1];        /* by level */
+	/* By level. */
+	struct libdeflate_compressor *deflaters[DEFLATE_LEVEL_MAX + 1];
 	ZSTD_CCtx *zstd_in;
 	z_stream zlib;
 	int zlib_level;                 /* 0: there is none */
