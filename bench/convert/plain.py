@@ -26,6 +26,13 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 MIB = 1 << 20
 
 
+def find_tools(args):
+    tools = {"byre": [args.byre], "qemu-img": ["qemu-img"]}
+    if os.access(args.qemu10, os.X_OK):
+        tools["qemu-img 10"] = [args.qemu10, "qemu-img"]
+    return tools
+
+
 def make_sources(args, folder):
     fs, data = os.path.join(folder, "fs.raw"), os.path.join(folder, "data.raw")
     if not os.path.exists(fs):
@@ -91,9 +98,7 @@ def main():
     p.add_argument("--options", default="", help="more options of convert, for all")
     p.add_argument("folder", nargs="?")
     args = p.parse_args()
-    tools = {"byre": [args.byre], "qemu-img": ["qemu-img"]}
-    if os.access(args.qemu10, os.X_OK):
-        tools["qemu-img 10"] = [args.qemu10, "qemu-img"]
+    tools = find_tools(args)
     with tempfile.TemporaryDirectory() as made:
         folder = args.folder or made
         fs, data, packed = make_sources(args, folder)

@@ -4,14 +4,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/bits.h"
 #include "base/zero.h"
 #include "blk/port.h"
 #include "job/copy_plan.h"
-#include "loop/iobuf.h"
+#include "job/job_end.h"
 
-enum { SECTOR = 512, WRITES_MAX = 16 };
+enum { SECTOR = 512, WRITES_MAX = 16, HUGE_PAGE = 2 << 20 };
 
 /* What a fiber has in hand. */
 struct piece {
@@ -38,6 +39,10 @@ struct copy {
 	struct copy_result result;
 	bool has_failed;
 
+	void *bufs_map;                 /* owned */
+	size_t bufs_bytes;
+	uint8_t *bufs;                  /* all of them, in there */
+	unsigned depth;
 	unsigned nrunning;
 	struct fiber *waiter;
 };
@@ -388,13 +393,10 @@ static void copier_main(struct task *t)
 {
 	struct copier *w = container_of(t, struct copier, task);
 	struct copy *c = w->c;
-	struct loop *l = loop_current();
 
 	w->fiber = fiber_self();
-	w->buf = iobuf_get_wait(l, loop_iobufs(l), c->piece_bytes);
 	while (take_piece_wait(c, &w->piece))
 		copy_piece_wait(w);
-	iobuf_put(loop_iobufs(l), w->buf, c->piece_bytes);
 	if (--c->nrunning == 0)
 		fiber_wake(c->waiter);
 }
@@ -408,6 +410,33 @@ static uint64_t choose_piece_bytes(const struct copy_opts *o)
 	if (o->min_sparse > o->align || o->align > COPY_PIECE_BYTES)
 		return COPY_CHUNK_BYTES;
 	return COPY_PIECE_BYTES;
+}
+
+/* In huge pages where there are some: past the page cache the kernel looks every page up, and what
+ * a device takes in one go is counted in pieces of memory. */
+static int bufs_map(struct copy *c)
+{
+	uint64_t most = MAX((uint64_t)COPY_DEPTH_MIN, COPY_BUFFER_BYTES / c->piece_bytes);
+	size_t size;
+	void *p;
+
+	c->depth = (unsigned)MIN((uint64_t)c->o->depth, most);                  /* D7 */
+	size = align_up(c->depth * c->piece_bytes, HUGE_PAGE);
+	p = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	c->bufs_map = p;
+	c->bufs_bytes = size + HUGE_PAGE;
+	c->bufs = (uint8_t *)align_up((uintptr_t)p, HUGE_PAGE);
+	madvise(c->bufs, size, MADV_HUGEPAGE);
+	return 0;
+}
+
+static void bufs_unmap(struct copy *c)
+{
+	if (c->bufs_map)
+		munmap(c->bufs_map, c->bufs_bytes);
 }
 
 /* Maps all, and counts what is to be done. */
@@ -430,9 +459,10 @@ static int survey_wait(struct copy *c)
 static void run_copiers_wait(struct copy *c, struct copier *copiers)
 {
 	c->waiter = fiber_self();
-	c->nrunning = c->o->depth;
-	for (unsigned i = 0; i < c->o->depth; i++) {
+	c->nrunning = c->depth;
+	for (unsigned i = 0; i < c->depth; i++) {
 		copiers[i].c = c;
+		copiers[i].buf = c->bufs + i * c->piece_bytes;
 		copiers[i].task.fn = copier_main;
 		fiber_start(loop_current(), &copiers[i].task);
 	}
@@ -445,14 +475,19 @@ int copy_run_wait(const struct copy_opts *o, struct copy_result *ret)
 	struct copy c = { .o = o, .piece_bytes = choose_piece_bytes(o),
 			  .offloads = o->offload_wait };
 	struct copier *copiers = calloc(o->depth, sizeof(*copiers));
+	uint64_t start = loop_now(o->target->loop);
 	int rc;
 
 	assert(o->depth && o->depth <= COPY_DEPTH_MAX && is_pow2(o->align));
 	rc = copiers ? plan_init(&c.plan, o) : -ENOMEM;
+	if (!rc)
+		rc = bufs_map(&c);
 	if (!rc && !survey_wait(&c) && !is_over(&c))
 		run_copiers_wait(&c, copiers);
+	bufs_unmap(&c);
 	plan_fini(&c.plan);
 	free(copiers);
+	job_end_wait(o->target->loop, start);
 	if (rc)
 		return rc;
 	*ret = c.result;

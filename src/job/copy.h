@@ -17,7 +17,8 @@
  *	    there, or was given up in a salvage and told of;
  *	D6  nothing is written behind the last piece of the plan, and nothing at all before the
  *	    sources have been mapped to their end;
- *	D7  there are at most `depth` buffers of COPY_CHUNK_BYTES, however large the disks are. */
+ *	D7  there are at most `depth` buffers of COPY_CHUNK_BYTES, and no more of them than
+ *	    COPY_DEPTH_MIN or COPY_BUFFER_BYTES hold, however large the disks are. */
 #ifndef JOB_COPY_H
 #define JOB_COPY_H
 
@@ -30,8 +31,10 @@ struct port_chan;
 
 enum {
 	COPY_CHUNK_BYTES = 2 << 20,
-	COPY_PIECE_BYTES = 512 << 10,
+	COPY_PIECE_BYTES = 1 << 20,
+	COPY_DEPTH_MIN = 8,
 	COPY_DEPTH_MAX = 256,
+	COPY_BUFFER_BYTES = 32 << 20,
 	COPY_SPARSE_MAX = 16 << 20,
 };
 
@@ -64,7 +67,7 @@ struct copy_opts {
 	uint64_t cluster;               /* compress, in clusters of this size; 0: do not */
 	bool out_of_order;
 	bool salvage;                   /* what cannot be read is zero */
-	unsigned depth;                 /* pieces under way: 1 .. COPY_DEPTH_MAX */
+	unsigned depth;                 /* pieces under way: 1 .. COPY_DEPTH_MAX; see D7 */
 	uint64_t rate;                  /* bytes a second; 0: as fast as can be */
 	const atomic_bool *is_stopped;  /* NULL: it never is; else looked at before each piece */
 	/* Optional. Copies [@off, @off + @len) of @file, which is data, to @target_off in a way

@@ -28,6 +28,7 @@ static void answer(struct task *t)
 		loop_defer(req->ch->loop, t);
 		return;
 	}
+	m->reading -= req->kind == REQ_READ ? req->len : 0;
 	if (m->fails_at >= 0 && first <= (unsigned)m->fails_at && last >= (unsigned)m->fails_at) {
 		req_complete(req, -EIO);
 		return;
@@ -67,6 +68,10 @@ static void mem_submit(struct chan *ch, struct req *req)
 	if (req->kind == REQ_MAP) {
 		answer_map(ch, req);
 		return;
+	}
+	if (req->kind == REQ_READ) {
+		mem_of(ch)->reading += req->len;
+		mem_of(ch)->reading_max = MAX(mem_of(ch)->reading_max, mem_of(ch)->reading);
 	}
 	req->ch = ch;
 	req->task.fn = answer;

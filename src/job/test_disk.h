@@ -19,6 +19,7 @@ struct mem {
 	int fails_at;                   /* the granule whose reads and writes fail; -1: none */
 	int map_fails_at;               /* the same for maps */
 	unsigned nwrites;               /* answered */
+	uint64_t reading, reading_max;  /* bytes that are being read: now, at most */
 };
 
 /* A disk of random content, open on the running loop. In a fiber. */

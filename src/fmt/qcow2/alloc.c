@@ -292,17 +292,18 @@ void alloc_named(struct alloc *a, uint64_t cluster)
 }
 
 /* An entry may reach the disk before the data that makes the file long enough for its cluster, and
- * a cluster behind the end is damage to everybody: so the file ends behind the start of the last
- * cluster of the reserve, and durably so when their refcounts are. */
+ * a cluster behind the end is damage to everybody: so the file ends behind the last cluster of the
+ * reserve, and durably so when their refcounts are. File systems let all others wait for a write
+ * that makes the file longer; so this is the only one. */
 static int file_grow_wait(struct alloc *a, uint64_t last)
 {
-	static const uint8_t zeros[512] __attribute__((aligned(512)));
+	static const uint8_t zeros[4096] __attribute__((aligned(4096)));
 	const struct chan *file = a->w->file;
-	uint64_t off = last * a->w->cluster;
+	uint64_t end = (last + 1) * a->w->cluster, len = MIN(sizeof(zeros), a->w->cluster);
 
-	if (atomic_load_explicit(&file->node->size, memory_order_relaxed) > off)
+	if (atomic_load_explicit(&file->node->size, memory_order_relaxed) >= end)
 		return 0;
-	return chan_write_wait(a->w->file, off, zeros, sizeof(zeros));
+	return chan_write_wait(a->w->file, end - len, zeros, len);
 }
 
 /* One run of free clusters, @want at most, into the reserve, which has place for two. */

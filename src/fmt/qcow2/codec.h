@@ -8,8 +8,10 @@
 
 struct err;
 
-/* Levels that make images no larger than QEMU's, as fast as that can be had. */
-enum { CODEC_DEFLATE_LEVEL = 2, CODEC_ZSTD_LEVEL = 3, CODEC_ZLIB_LEVEL = 6 };
+/* Levels that make images no larger than QEMU's, as fast as that can be had. Deflate takes the
+ * second one for clusters that gain by it (codec_gains()). */
+enum { CODEC_DEFLATE_LEVEL = 1, CODEC_DEFLATE_LEVEL_MORE = 2, CODEC_ZSTD_LEVEL = 3,
+       CODEC_ZLIB_LEVEL = 6 };
 
 /* How clusters are compressed. */
 struct codec {
@@ -27,6 +29,9 @@ int codec_inflate(unsigned compression, const void *in, size_t in_len, void *out
  * -ENOMEM. The same input gives the same bytes, on any thread. */
 long codec_deflate(const struct codec *c, const void *in, size_t in_len, void *out,
 		   size_t out_len);
+
+/* Is a second level of deflate worth its time for @in? By how its bytes are spread alone: pure. */
+bool codec_gains(const void *in, size_t in_len);
 
 /* 0, or -EINVAL and @err says what levels there are. */
 int codec_check(const struct codec *c, struct err *err);

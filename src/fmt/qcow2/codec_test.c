@@ -182,6 +182,27 @@ static void levels_have_limits(void **state)
 	}
 }
 
+/* Machine code gains by a second level; text, what is nearly empty and noise do not. */
+static void the_second_level_is_for_what_gains_by_it(void **state)
+{
+	struct prng p = { 5 };
+
+	for (size_t i = 0; i < CLUSTER; i++)
+		plain[i] = (uint8_t)(128 + prng_below(&p, 80)); /* 6.3 bits a byte */
+	assert_true(codec_gains(plain, CLUSTER));
+	for (size_t i = 0; i < CLUSTER; i++)
+		plain[i] = (uint8_t)('-' + prng_below(&p, 80));
+	assert_false(codec_gains(plain, CLUSTER));
+	for (size_t i = 0; i < CLUSTER; i++)
+		plain[i] = (uint8_t)prng_below(&p, 256);
+	assert_false(codec_gains(plain, CLUSTER));
+	memset(plain, 0, CLUSTER);
+	plain[77] = 1;
+	assert_false(codec_gains(plain, CLUSTER));
+	assert_false(codec_gains(plain, 1));
+	assert_false(codec_gains(plain, 0));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -192,6 +213,7 @@ int main(void)
 		cmocka_unit_test(what_is_compressed_comes_back),
 		cmocka_unit_test(a_small_window_is_enough_for_strict_readers),
 		cmocka_unit_test(levels_have_limits),
+		cmocka_unit_test(the_second_level_is_for_what_gains_by_it),
 	};
 
 	return cmocka_run_group_tests_name("qcow2_codec", tests, NULL, NULL);

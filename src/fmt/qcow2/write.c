@@ -292,6 +292,7 @@ static int fault_wait(struct frame *f, struct part *part, struct step *s)
 	case FAULT_ROOM:
 		return pendings_room_wait(&w->pendings);
 	case FAULT_FILL:
+		alloc_expect(&w->alloc);
 		return alloc_fill_wait(&w->alloc);
 	default:
 		return rc;
