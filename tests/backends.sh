@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long asan tsan-long
 # limit: 400
+# takes: 60
 # byre without io_uring: by --backend posix, and by itself where the system forbids io_uring.
 # What the other scripts ask of byre holds there too.
 . "$(dirname "$0")/lib.sh"

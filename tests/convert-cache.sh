@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 60
+# limit: 300
 # byre convert leaves the host's page cache as it was: of what was not there before nothing stays,
 # of neither end, and what was there stays; --keep-cache keeps all.
 . "$(dirname "$0")/lib.sh"
@@ -40,8 +40,9 @@ forget source.raw
 [ "$(pages source.raw)" = 0 ] || skip "the file system keeps pages"
 "$BYRE" convert -O qcow2 source.raw source.qcow2 || fail "convert"
 
-for options in "" "-t none" "-t writeback" "-T writeback" "-T none -t none" "-t writethrough"; do
-	what="convert $options"
+# As it was: with nothing of it there, all, and pieces.
+leaves_as_it_was()
+{
 	forget source.raw source.qcow2
 	# shellcheck disable=SC2086  # words
 	"$BYRE" convert $options -O qcow2 source.raw new.qcow2 || fail "$what"
@@ -76,6 +77,12 @@ for options in "" "-t none" "-t writeback" "-T writeback" "-T none -t none" "-t 
 	# shellcheck disable=SC2086
 	"$BYRE" convert $options -O qcow2 source.raw new.qcow2 || fail "$what"
 	pages_are source.raw "$before"
+}
+
+for options in "" "-t none" "-t writeback" "-T writeback" "-T none -t none" "-t writethrough"; do
+	what="convert $options"
+	# The kernel takes pages that nobody seems to want whenever it likes, but not each time.
+	(leaves_as_it_was) || (leaves_as_it_was) || leaves_as_it_was
 done
 
 # A backing file as well, and a target that is there.

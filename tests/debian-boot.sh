@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 400
+# takes: 80
 # A real Debian boots from a disk that byre serves, gets to its multi-user target under systemd,
 # and finds every program and library there as the packages have it.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long asan
-# limit: 120
+# limit: 300
+# takes: 40
 # Damaged qcow2 images, and good ones with a long past: byre refuses them or reads what QEMU reads;
 # it neither dies nor hangs nor takes memory without end. tests/fuzz-images.py says more.
 #

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 600
+# limit: 1200
+# takes: 160
 # Every fuzz target runs for some seconds under ASan and UBSan, and finds nothing.
 #
 #	FUZZ_SECONDS=3600 tests/fuzz-smoke.sh
 . "$(dirname "$0")/lib.sh"
 
-"$top/fuzz/run" all "${FUZZ_SECONDS:-10}"
+seconds=4
+[ "${SUITE:-}" != long ] || seconds=20
+"$top/fuzz/run" all "${FUZZ_SECONDS:-$seconds}"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
+# takes: 115
 # A real Linux writes to qcow2 disks that byre serves, over NBD and over vhost-user; what it wrote
 # is there, for it and for QEMU.
 . "$(dirname "$0")/lib.sh"

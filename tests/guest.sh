@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long asan
 # limit: 400
+# takes: 60
 # A real Linux on disks that byre serves reads what the host put there, and what it writes arrives;
 # one byte changed in an image makes the same check fail.
 . "$(dirname "$0")/lib.sh"

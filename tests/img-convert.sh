@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 900
+# takes: 110
 # byre convert says what qemu-img convert says, shows progress and ends as it does, and makes the
 # same image: size, format, content, and what is data, zeros or in the backing file.
 . "$(dirname "$0")/lib.sh"
@@ -71,42 +72,55 @@ sync ./*
 
 # ---- one conversion by both ----
 
-# describe FILE: all that a guest or qemu-img map sees of it, but where in the file it lies.
+cat >describe.py <<'END_PYTHON'
+import json, os, subprocess, sys
+reference = sys.argv[1]
+
+def ask(command, *arguments):
+    run = subprocess.run([reference, "qemu-img", command, "-U", "--output=json", *arguments],
+                         stdout=subprocess.PIPE, check=True)
+    return json.loads(run.stdout)
+
+def describe(file):
+    info = ask("info", file)
+    kind = info["format"]
+    print(f"{file}: {kind}")
+    for k in "virtual-size", "backing-filename", "backing-filename-format", "format-specific":
+        print(k, info.get(k))
+    runs = []
+    for r in ask("map", "-f", kind, file):
+        # Where nothing is stored it does not matter how it is not stored.
+        what = {k: r.get(k) for k in ("data", "zero", "depth", "compressed")}
+        if r["zero"] and kind == "raw":
+            what["data"] = False
+        # What was not written of a cluster is a hole in its file.
+        if kind == "qcow2" and what["data"]:
+            what["zero"] = False
+        if runs and runs[-1][2] == what:
+            runs[-1][1] += r["length"]
+        else:
+            runs.append([r["start"], r["length"], what])
+    for r in runs:
+        print(*r)
+
+for line in sys.stdin:
+    if os.path.exists(line.rstrip()):
+        describe(line.rstrip())
+    print(".", flush=True)
+END_PYTHON
+
+# describe FILE: all that a guest or qemu-img map sees of it, but where in the file it lies. One
+# process answers for all files: to start one for each takes longer than the work.
+coproc python3 describe.py "$qemu10"
+describer=("${COPROC[@]}")
 describe()
 {
-	local file=$1 format
-	[ -e "$file" ] || return 0
-	format=$("$qemu10" qemu-img info -U --output=json "$file" | python3 -c '
-import json, sys
-i = json.load(sys.stdin)
-if i["format"] == "raw":
-    i["actual-size"] = 0
-print(i["format"])
-for k in "virtual-size", "backing-filename", "backing-filename-format", "format-specific":
-    print(k, i.get(k), file=sys.stderr)
-' 2>"$file.info")
-	echo "$file: $format"
-	cat "$file.info"
-	rm "$file.info"
-	"$qemu10" qemu-img map -U --output=json -f "$format" "$file" | python3 -c '
-import json, sys
-format = sys.argv[1]
-runs = []
-for r in json.load(sys.stdin):
-    # Where nothing is stored it does not matter how it is not stored.
-    kind = {k: r.get(k) for k in ("data", "zero", "depth", "compressed")}
-    if r["zero"] and format == "raw":
-        kind["data"] = False
-    # What was not written of a cluster is a hole in its file.
-    if format == "qcow2" and kind["data"]:
-        kind["zero"] = False
-    if runs and runs[-1][2] == kind:
-        runs[-1][1] += r["length"]
-    else:
-        runs.append([r["start"], r["length"], kind])
-for r in runs:
-    print(*r)
-' "$format"
+	local line=
+	echo "$1" >&"${describer[1]}"
+	while read -r line <&"${describer[0]}" && [ "$line" != . ]; do
+		echo "$line"
+	done
+	[ "$line" = . ] || fail "describe.py has ended"
 }
 
 # setup COMMAND: makes the target before each of the two; for -n.

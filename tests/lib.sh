@@ -2,9 +2,11 @@
 # tests/lib.sh - sourced by every test script, from any directory.
 #
 # A script is one behaviour; it exits 0 (held), 77 (skipped, a line says why) or anything else.
-# Its second and third lines say when it runs and how long it may take:
+# Its second and third lines say when it runs and how long it may take; a fourth, where that is not
+# about ten seconds, how long it does, so that those begin first:
 #	# suites: quick default long
 #	# limit: 60
+#	# takes: 20
 # What it starts with start_byre is ended and looked at when it leaves: a byre that does not end
 # cleanly on SIGTERM, or whose log shows a sanitizer's report, fails the test.
 # shellcheck shell=bash

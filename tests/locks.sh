@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan
-# limit: 60
+# limit: 300
 # Image locks, with QEMU as the other program: two writers never, readers together, and the
 # message names who holds the image.
 . "$(dirname "$0")/lib.sh"

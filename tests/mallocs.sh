@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 1200
+# takes: 60
 # byre with each malloc that -Dmalloc knows: built, it serves and copies 4 GiB, and gives its free
 # memory back when it has nothing to do. Prints what is resident before, at the most, and after.
 . "$(dirname "$0")/lib.sh"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long asan
 # limit: 900
+# takes: 30
 # Every kind of qcow2 image that qemu-img makes, filled at random, reads through byre as it does
 # through QEMU, byte for byte, with the same map, and the image tools say of it what qemu-img says.
 # Pairs of features; in the long suite all

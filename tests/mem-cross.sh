@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
+# takes: 60
 # The malloc library on aarch64: its unit tests, its threads, its fuzz target.
 . "$(dirname "$0")/lib.sh"
 # shellcheck disable=SC2154  # top, W: lib.sh

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
+# takes: 60
 # byre writes qcow2 images of every kind. With a data file, raw or not: what it holds is there for
 # QEMU, too, which goes on writing. With persistent bitmaps: QEMU finds in them what was written.
 # With lazy refcounts: what is left dirty, by byre or by QEMU, is repaired by either.

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 900
+# takes: 100
 # A real Linux on rings of every kind, with QEMU as it is installed and with QEMU 10 where
 # tools/qemu10 has unpacked it: what it wrote is in the image, and a disk that grows grows in the
 # guest.

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long asan-long
 # limit: 900
+# takes: 60
 # kill -9 of byre while a guest writes over vhost-user, a restart, again and again: with requests in
 # flight tracked in memory that the front end holds, the guest goes on without an error and nothing
 # that it wrote is lost; on raw disks and on qcow2 images whose metadata is preallocated, over split

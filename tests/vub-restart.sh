@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 1800
+# takes: 130
 # A daemon that serves a guest over vhost-user is killed and started again: the guest goes on
 # without an error and without a lost write (V21), on rings of both kinds; and after a clean end. So
 # does one whose memory a balloon takes away: no page of it is pinned. The long suite kills twenty
