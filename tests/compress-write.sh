@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# suites: default long
+# suites: default long tsan-long
 # limit: 300
 # What byre serve --compress writes is compressed, and QEMU finds in it what was written and nothing
 # wrong: clusters and refcounts of all sizes, deflate and zstd, both versions, subclusters, backing

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# suites: default long
+# suites: default long tsan-long
 # limit: 300
 # byre convert --bitmaps copies persistent bitmaps as qemu-img does: which ones, their bits, what is
 # said of those that cannot be copied.

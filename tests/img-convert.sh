@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# suites: default long
+# suites: default long tsan-long
 # limit: 900
 # takes: 110
 # byre convert says what qemu-img convert says, shows progress and ends as it does, and makes the

@@ -59,6 +59,8 @@ enum req_flags {
 					 * twice is copied first */
 	REQ_COMPRESSED = 16,            /* WRITE: compressed, where the format can; elsewhere it is
 					 * as any other */
+	REQ_IN_ORDER = 32,              /* WRITE, ZERO: a format that allocates gives it its place
+					 * after all that came before it with this flag */
 };
 
 /* What REQ_MAP says of a run of bytes. */

@@ -312,10 +312,8 @@ static int make_plan(struct create_args *a, struct image_name *name, struct plan
 	rc = option_bool(nocow, "", &p->hints.is_nocow, err);
 	if (!rc)
 		rc = option_size(hint, "", &p->hints.extent_hint, err);
-	if (!rc && !strncmp(a->filename, "json:", 5))
-		rc = err_set(err, EINVAL, "Unknown protocol 'json'");
 	if (!rc && a->filename[0])
-		rc = image_name_parse(a->filename, name, err);
+		rc = create_parse_name(a->filename, name, err);
 	if (rc)
 		return rc;
 	p->path = name->path ? name->path : "";

@@ -138,6 +138,8 @@ static int read_options(struct conversion *c, struct err *err)
 	char size[32];
 	int rc = create_check_format(cr->format, err);
 
+	if (!rc)
+		rc = create_check_protocol(cr->filename, err);
 	if (!rc && c->args->options_text)
 		rc = option_list_parse(c->args->options_text, NULL, &cr->options, err);
 	if (!rc && is_qcow2)

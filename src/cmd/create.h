@@ -55,6 +55,11 @@ void create_print_help(const struct create_args *a);
 /* Makes the image; it is announced unless a->is_quiet. 0 or -errno; @err does not name it. */
 int create_image(struct tool *t, struct create_args *a, struct err *err);
 
+/* What @filename, which is not empty, means as a target. */
+int create_parse_name(const char *filename, struct image_name *ret, struct err *err);
+/* Is it of a protocol at all? */
+int create_check_protocol(const char *filename, struct err *err);
+
 /* create_export.c, in fibers of @l and @n's home: opens the export that @name is; checks that an
  * image of @size bytes fits into it, and zeroes the first @zeros. */
 int create_open_export_wait(const struct image_name *name, struct loop *l, struct node **ret,

@@ -6,13 +6,46 @@
  * sector zeroed, so that it looks like no other format; a qcow2 one all that its metadata needs. */
 #include <errno.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #include "base/bits.h"
 #include "base/err.h"
 #include "blk/blk.h"
 #include "cmd/create.h"
 #include "ctl/image_name.h"
+#include "ctl/nbd_name.h"
 #include "drv/nbd/nbdc.h"
+
+static int cannot_open(struct err *err, int rc)
+{
+	return err_wrap(err, rc, "Protocol driver 'nbd' does not support creating new images, so "
+			"an existing image must be selected as the target; however, opening the "
+			"given target as an existing image failed");
+}
+
+int create_check_protocol(const char *filename, struct err *err)
+{
+	struct image_name name = { 0 };
+	int rc;
+
+	if (!strncmp(filename, "json:", 5))
+		return err_set(err, EINVAL, "Unknown protocol 'json'");
+	if (!filename[0] || nbd_name_is(filename))
+		return 0;
+	rc = image_name_parse(filename, &name, err);
+	image_name_fini(&name);
+	return rc;
+}
+
+int create_parse_name(const char *filename, struct image_name *ret, struct err *err)
+{
+	int rc;
+
+	if (!strncmp(filename, "json:", 5))
+		return err_set(err, EINVAL, "Unknown protocol 'json'");
+	rc = image_name_parse(filename, ret, err);
+	return rc && nbd_name_is(filename) ? cannot_open(err, rc) : rc;
+}
 
 int create_open_export_wait(const struct image_name *name, struct loop *l, struct node **ret,
 			    struct err *err)
@@ -25,9 +58,7 @@ int create_open_export_wait(const struct image_name *name, struct loop *l, struc
 	};
 	int rc = nbdc_open_wait(&o, l, ret, err);
 
-	return rc ? err_wrap(err, rc, "Protocol driver 'nbd' does not support creating new images, "
-			     "so an existing image must be selected as the target; however, "
-			     "opening the given target as an existing image failed") : 0;
+	return rc ? cannot_open(err, rc) : 0;
 }
 
 int create_zero_export_wait(struct node *n, uint64_t size, uint64_t zeros, struct err *err)
@@ -43,5 +74,5 @@ int create_zero_export_wait(struct node *n, uint64_t size, uint64_t zeros, struc
 	if (size > has)
 		return err_set(err, ENOSPC, "Cannot grow NBD nodes");
 	rc = chan_submit_wait(n->home_chan, &req);
-	return rc ? err_set_errno(err, -rc, "Could not write '%s'", n->name) : 0;
+	return rc ? err_set_errno(err, -rc, "Failed to clear the new image's first sector") : 0;
 }

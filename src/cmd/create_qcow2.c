@@ -311,10 +311,8 @@ static int prepare(struct recipe *r)
 	struct create_args *a = r->a;
 	int rc = 0;
 
-	if (!strncmp(a->filename, "json:", 5))
-		return err_set(r->err, EINVAL, "Unknown protocol 'json'");
 	if (a->filename[0])
-		rc = image_name_parse(a->filename, &r->name, r->err);
+		rc = create_parse_name(a->filename, &r->name, r->err);
 	if (!rc)
 		rc = create_qcow2_check_options(a, r->err);
 	if (!rc && a->has_size && text_of(r, "size"))
@@ -510,7 +508,7 @@ static int empty_export_wait(struct recipe *r, struct part *p)
 	uint64_t size = r->o.preallocation != QCOW2_PREALLOC_OFF ? r->o.size : 0;
 	int rc = create_zero_export_wait(p->node, size, metadata_bytes(r), r->err);
 
-	return rc != -ENOSPC ? rc : err_wrap(r->err, rc, "Could not resize image: Failed to "
+	return size <= atomic_load(&p->node->size) ? rc : err_wrap(r->err, rc, "Could not resize image: Failed to "
 					     "resize underlying file");
 }
 

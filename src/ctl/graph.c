@@ -31,7 +31,8 @@ struct layer {
 	bool writable;
 };
 
-static int probe_wait(struct node *file, const char **ret, struct err *err)
+static int probe_wait(const struct opening *o, struct node *file, const char **ret,
+		      struct err *err)
 {
 	char head[PROBE_BYTES];
 	struct chan *ch;
@@ -41,6 +42,8 @@ static int probe_wait(struct node *file, const char **ret, struct err *err)
 		return rc;
 	rc = chan_read_wait(ch, 0, head, sizeof(head));
 	chan_put_wait(ch);
+	if (rc && o->opts->qemu_words)
+		return err_set_errno(err, -rc, "Could not read image for determining its format");
 	if (rc)
 		return err_set_errno(err, -rc, "cannot read '%s'", file->name);
 	*ret = probe_format(head, sizeof(head));
@@ -156,7 +159,7 @@ static int open_layer_wait(struct opening *o, struct layer *l, struct node *file
 	int rc;
 
 	if (!l->format) {
-		rc = probe_wait(file, &l->format, err);
+		rc = probe_wait(o, file, &l->format, err);
 		if (rc)
 			return rc;
 		l->is_probed = true;
@@ -423,7 +426,7 @@ static int open_top_wait(struct opening *o, struct err *err)
 		rc = open_top_file_wait(o, &l, &file, err);
 		if (rc)
 			return rc;
-		rc = probe_wait(file, &l.format, err);
+		rc = probe_wait(o, file, &l.format, err);
 		l.is_probed = true;
 		if (rc)
 			goto fail;

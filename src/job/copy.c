@@ -320,6 +320,8 @@ static void send_wait(struct copier *w, uint64_t off, uint8_t *buf, uint64_t len
 		wr->req.flags = REQ_MAY_UNMAP;
 	else if (buf && o->cluster)
 		wr->req.flags = REQ_COMPRESSED;
+	if (!o->out_of_order)
+		wr->req.flags |= REQ_IN_ORDER;
 	w->nbusy++;
 	port_submit(o->target, &wr->req);
 }

@@ -18,7 +18,9 @@
  *	X3  a request that is answered with an error leaves each of its sectors old or new, and no
  *	    cluster of it half mapped;
  *	X4  a write, zero or discard with FUA, and any in writethrough mode, is durable when it is
- *	    answered: its data and what maps it. */
+ *	    answered: its data and what maps it;
+ *	X5  requests with REQ_IN_ORDER get new clusters, and tables, in the order in which they
+ *	    came, however many are under way: one begins when the one before has all it needs. */
 #include "fmt/qcow2/write.h"
 
 #include <errno.h>
@@ -299,22 +301,28 @@ static int fault_wait(struct frame *f, struct part *part, struct step *s)
 	}
 }
 
-int write_range_wait(struct writer *w, const struct req *req)
+static void frame_init(struct frame *f, struct writer *w, const struct req *req)
 {
-	struct step s = { .at = 0 };
-	struct frame f;
-
-	f.w = w;
-	f.from = req;
-	f.fiber = fiber_self();
-	f.busy = 0;
-	f.res = 0;
+	f->w = w;
+	f->from = req;
+	f->fiber = fiber_self();
+	f->busy = 0;
+	f->res = 0;
 	for (unsigned i = 0; i < WRITE_PARTS_MAX; i++) {
-		f.parts[i].frame = &f;
-		f.parts[i].is_busy = false;
+		f->parts[i].frame = f;
+		f->parts[i].is_busy = false;
 	}
-	for (; s.at < req->len && !f.res; s.at += s.done) {
-		struct part *part = part_get_wait(&f);
+}
+
+/* Sends all parts of the request, or those before an error. */
+static void send_parts_wait(struct frame *f)
+{
+	struct writer *w = f->w;
+	const struct req *req = f->from;
+	struct step s = { .at = 0 };
+
+	for (; s.at < req->len && !f->res; s.at += s.done) {
+		struct part *part = part_get_wait(f);
 		struct ext e = map_write_run(w->q, req->off + s.at, req->len - s.at);
 
 		part->len = 0;
@@ -326,14 +334,27 @@ int write_range_wait(struct writer *w, const struct req *req)
 			s.done = e.len;
 			part_send(part, s.at, e.len, e.host_off);
 		} else {
-			int rc = fault_wait(&f, part, &s);
+			int rc = fault_wait(f, part, &s);
 
-			f.res = f.res ? f.res : rc;
+			f->res = f->res ? f->res : rc;
 		}
 	}
-	while (f.busy)
+}
+
+static int frame_end_wait(struct frame *f)
+{
+	while (f->busy)
 		fiber_park();
-	return f.res;
+	return f->res;
+}
+
+int write_range_wait(struct writer *w, const struct req *req)
+{
+	struct frame f;
+
+	frame_init(&f, w, req);
+	send_parts_wait(&f);
+	return frame_end_wait(&f);
 }
 
 /* ---- requests on the home loop ---- */
@@ -412,15 +433,20 @@ int write_throttle_wait(struct writer *w)
 	return w->meta.ndirty > 2 * META_DIRTY_MAX ? commit_metadata_wait(&w->commit) : 0;
 }
 
-static int serve_wait(struct writer *w, struct req *req)
+/* What comes before any change. */
+static int begin_wait(struct writer *w, const struct req *req)
 {
 	int rc = write_begin_wait(w);
 
 	if (!rc)
 		rc = write_throttle_wait(w);
-	if (rc)
-		return rc;
-	track_change(&w->track, req->off, req->len);
+	if (!rc)
+		track_change(&w->track, req->off, req->len);
+	return rc;
+}
+
+static int change_wait(struct writer *w, const struct req *req)
+{
 	switch ((enum req_kind)req->kind) {
 	case REQ_WRITE:
 		return write_range_wait(w, req);
@@ -431,6 +457,56 @@ static int serve_wait(struct writer *w, struct req *req)
 	default:
 		return -EINVAL;
 	}
+}
+
+/* Waits until all that came before have their places (X5). */
+static void turn_wait(struct writes *ws)
+{
+	uint64_t ticket = ws->ntickets++;
+
+	assert(ws->ntickets - ws->turn <= WRITE_GATE);
+	while (ws->turn != ticket) {
+		ws->in_order[ticket % WRITE_GATE] = fiber_self();
+		fiber_park();
+	}
+	ws->in_order[ticket % WRITE_GATE] = NULL;
+}
+
+static void turn_end(struct writes *ws)
+{
+	struct fiber *next = ws->in_order[++ws->turn % WRITE_GATE];
+
+	if (next)
+		fiber_wake(next);
+}
+
+static int serve_in_order_wait(struct writer *w, const struct req *req)
+{
+	struct frame f;
+	int rc;
+
+	turn_wait(&w->writes);
+	rc = begin_wait(w, req);
+	frame_init(&f, w, req);
+	if (!rc && req->kind == REQ_WRITE)
+		send_parts_wait(&f);
+	else if (!rc)
+		rc = change_wait(w, req);
+	turn_end(&w->writes);
+	return rc ? rc : frame_end_wait(&f);
+}
+
+static int serve_wait(struct writer *w, const struct req *req)
+{
+	bool is_in_order = req->flags & REQ_IN_ORDER;
+	int rc;
+
+	if (is_in_order && !(w->broken & BREAK_X5_ANY_ORDER))
+		return serve_in_order_wait(w, req);
+	if (is_in_order && w->writes.ntickets++ % 2)
+		fiber_yield_wait();
+	rc = begin_wait(w, req);
+	return rc ? rc : change_wait(w, req);
 }
 
 static void serve_fiber(struct task *t)

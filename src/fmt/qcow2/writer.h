@@ -88,6 +88,7 @@ enum writer_break {
 	BREAK_Z7_EARLY_MAP = 1 << 25,   /* packed ones are mapped before they are written */
 	BREAK_Z8_NO_PUSH = 1 << 26,     /* a flush leaves what is packed in its buffer */
 	BREAK_Z9_NO_HOLD = 1 << 27,     /* the first cluster that is packed inherits at once */
+	BREAK_X5_ANY_ORDER = 1 << 28,   /* one in two lets others go first, in order or not */
 };
 
 struct mark {

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# suites: default long tsan-long
+# limit: 400
+# The same input and options give the same file, byte for byte, whatever the number of requests
+# under way and of threads, on both loop backends: compressed or not, from files and from chains.
+# With -W the order of writes is free, and so is where things lie; the content is the same.
+. "$(dirname "$0")/lib.sh"
+need qemu-img qemu-io python3
+cd "$W"
+
+python3 - <<'END'
+# Noise, text and zeros of all lengths.
+import random
+r = random.Random(5)
+with open("source.raw", "wb") as f:
+    while f.tell() < 10 << 20:
+        n = r.randrange(1, 300) * 512
+        kind = r.randrange(3)
+        f.write(bytes(n) if kind == 0 else r.randbytes(n) if kind == 1 else
+                (b"%d " % r.randrange(1 << 40) * (n // 2))[:n])
+    f.truncate(10 << 20)
+END
+qemu-img convert -f raw -O qcow2 -c source.raw base.qcow2
+qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2 30M
+qemu-io -c 'write -P 7 1M 300k' -c 'write -z 5M 200k' -c 'write -P 8 29M 4k' top.qcow2 >/dev/null
+
+# differs WHAT: the two files, from where on.
+differs()
+{
+	cmp first "$2" >&2 || true
+	fail "$1: not the same bytes"
+}
+
+while read -r options; do
+	for image in source.raw top.qcow2; do
+		rm -f first
+		for how in "uring" "uring -m 1" "uring -m 2" "uring -m 16" "posix" "posix -m 3"; do
+			rm -f new
+			what="BYRE_LOOP=${how%% *} convert ${how#* } $options $image"
+			parallel=${how#*[gx]}
+			# shellcheck disable=SC2086  # words
+			BYRE_LOOP=${how%% *} "$BYRE" convert $parallel $options $image new ||
+				fail "$what"
+			[ -e first ] || mv new first
+			[ ! -e new ] || cmp -s first new || differs "$what" new
+		done
+	done
+done <<'END'
+-O raw
+-O qcow2
+-O qcow2 -o cluster_size=4k,compat=0.10
+-O qcow2 -S 0 -o extended_l2=on,lazy_refcounts=on
+-c -O qcow2
+-c -O qcow2 -o compression_type=zstd
+-c -O qcow2 -o cluster_size=4k,refcount_bits=1
+-c -O qcow2 -o compression_type=zstd,compression_level=9,cluster_size=1M -t writeback
+END
+
+"$BYRE" convert -O raw top.qcow2 want.raw
+for options in "-O qcow2" "-c -O qcow2"; do
+	# shellcheck disable=SC2086
+	"$BYRE" convert -W $options top.qcow2 new || fail "-W $options"
+	"$BYRE" check -q new || fail "-W $options: check"
+	"$BYRE" compare -q -F raw new want.raw || fail "-W $options: other content"
+done
