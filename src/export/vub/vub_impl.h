@@ -15,7 +15,7 @@
  *	queue.c      a virtqueue's life: kicks, requests, used entries, calls
  *	handler.c    what each message does
  *	session.c    messages from the socket, replies to it
- *	device.c     a device: its queues, and one front end after the other
+ *	device.c     a device: two seats, each with queues and one front end after the other
  *
  * The path of a read: the kick's poll completes and queue.c takes all that is on the ring, each
  * chain copied once (chain.c); request.c checks it and lends the request, whose iovec points into
