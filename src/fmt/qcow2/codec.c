@@ -19,7 +19,7 @@ enum {
 	LONGER_MAX = 64 << 20,          /* bytes of a stream that is longer than its cluster */
 	SMALL_WINDOW_BITS = 12, ZLIB_MEMORY = 9, DEFLATE_LEVEL_MAX = 12, ZLIB_LEVEL_MAX = 9,
 	SAMPLES_MAX = 4096,
-	GAINS_FROM_256 = 19 * 256 / 4, GAINS_TO_256 = 15 * 256 / 2, /* 4.75 .. 7.5 bits a byte */
+	GAINS_FROM_256 = 13 * 256 / 4, GAINS_TO_256 = 15 * 256 / 2, /* 3.25 .. 7.5 bits a byte */
 	TEXT_PERCENT = 85,
 };
 
