@@ -19,8 +19,10 @@ enum {
 	LONGER_MAX = 64 << 20,          /* bytes of a stream that is longer than its cluster */
 	SMALL_WINDOW_BITS = 12, ZLIB_MEMORY = 9, DEFLATE_LEVEL_MAX = 12, ZLIB_LEVEL_MAX = 9,
 	SAMPLES_MAX = 4096,
-	GAINS_FROM_256 = 19 * 256 / 4, GAINS_TO_256 = 15 * 256 / 2, /* 4.75 .. 7.5 bits a byte */
+	DENSE_FROM_256 = 13 * 256 / 4, DENSE_TO_256 = 15 * 256 / 2, /* 3.25 .. 7.5 bits a byte */
+	NOISE_FROM_256 = 63 * 256 / 8,
 	TEXT_PERCENT = 85,
+	PROBE = 8 << 10, PROBE_OUT = PROBE - PROBE / 64,
 };
 
 /* A thread's contexts, made when first needed, freed when it ends. */
@@ -159,7 +161,7 @@ static unsigned log2_256(unsigned n)
 /* Looks at a sample of bytes, each for itself. What a second level makes notably smaller is
  * machine code and tables: neither text nor nearly empty, which become small at any level, nor
  * compressed already. */
-bool codec_gains(const void *in, size_t in_len)
+enum codec_kind codec_look(const void *in, size_t in_len)
 {
 	const uint8_t *bytes = in;
 	size_t step = in_len / SAMPLES_MAX | 1;
@@ -170,26 +172,28 @@ bool codec_gains(const void *in, size_t in_len)
 	for (size_t i = 0; i < in_len; i += step, n++)
 		count[bytes[i]]++;
 	if (!n)
-		return false;
+		return CODEC_PLAIN;
 	for (unsigned i = '\t'; i <= '~'; i++)
 		ntext += count[i];
 	if (ntext > n / 100 * TEXT_PERCENT)
-		return false;
+		return CODEC_PLAIN;
 	for (unsigned i = 0; i < ARRAY_SIZE(count); i++)
 		sum += count[i] ? (uint64_t)count[i] * log2_256(count[i]) : 0;
 	entropy_256 = log2_256(n) - MIN(sum / n, (uint64_t)log2_256(n));
-	return entropy_256 >= GAINS_FROM_256 && entropy_256 < GAINS_TO_256;
+	if (entropy_256 >= NOISE_FROM_256)
+		return CODEC_NOISE;
+	return entropy_256 >= DENSE_FROM_256 && entropy_256 < DENSE_TO_256 ? CODEC_DENSE :
+									     CODEC_PLAIN;
 }
 
-static int level_of(const struct codec *k, const void *in, size_t in_len)
+/* The level that @k asks for, or its default. 0: that is found for each cluster. */
+static int level_of(const struct codec *k)
 {
 	if (k->level)
 		return k->level;
 	if (k->compression == QCOW2_COMPRESSION_ZSTD)
 		return CODEC_ZSTD_LEVEL;
-	if (k->has_small_window)
-		return CODEC_ZLIB_LEVEL;
-	return codec_gains(in, in_len) ? CODEC_DEFLATE_LEVEL_MORE : CODEC_DEFLATE_LEVEL;
+	return k->has_small_window ? CODEC_ZLIB_LEVEL : 0;
 }
 
 int codec_check(const struct codec *k, struct err *err)
@@ -216,6 +220,26 @@ static long deflate_whole(struct contexts *c, int level, const void *in, size_t 
 	if (!*d)
 		return -ENOMEM;
 	return (long)libdeflate_deflate_compress(*d, in, in_len, out, out_len);
+}
+
+/* What looks like noise and has a middle that does not become smaller is left as it is. The middle
+ * is twice as long as QEMU looks back. */
+static long deflate_fitting(struct contexts *c, const void *in, size_t in_len, void *out,
+			    size_t out_len)
+{
+	enum codec_kind kind = codec_look(in, in_len);
+
+	if (kind == CODEC_DENSE)
+		return deflate_whole(c, CODEC_DEFLATE_LEVEL_MORE, in, in_len, out, out_len);
+	if (kind == CODEC_NOISE && in_len >= 4 * PROBE && out_len >= PROBE_OUT) {
+		long n = deflate_whole(c, CODEC_DEFLATE_LEVEL,
+				       (const uint8_t *)in + in_len / 2 - PROBE / 2, PROBE, out,
+				       PROBE_OUT);
+
+		if (n <= 0)
+			return n;
+	}
+	return deflate_whole(c, CODEC_DEFLATE_LEVEL, in, in_len, out, out_len);
 }
 
 /* libdeflate has one window. */
@@ -265,12 +289,15 @@ static long deflate_zstd(struct contexts *c, int level, const void *in, size_t i
 long codec_deflate(const struct codec *k, const void *in, size_t in_len, void *out, size_t out_len)
 {
 	struct contexts *c = contexts_get();
-	int level = level_of(k, in, in_len);
+	int level = level_of(k);
 
 	if (!c)
 		return -ENOMEM;
 	if (k->compression == QCOW2_COMPRESSION_ZSTD)
 		return deflate_zstd(c, level, in, in_len, out, out_len);
-	return (k->has_small_window ? deflate_small : deflate_whole)(c, level, in, in_len, out,
-								     out_len);
+	if (k->has_small_window)
+		return deflate_small(c, level, in, in_len, out, out_len);
+	if (!level)
+		return deflate_fitting(c, in, in_len, out, out_len);
+	return deflate_whole(c, level, in, in_len, out, out_len);
 }

@@ -9,7 +9,7 @@
 struct err;
 
 /* Levels that make images no larger than QEMU's, as fast as that can be had. Deflate takes the
- * second one for clusters that gain by it (codec_gains()). */
+ * second one for clusters that gain by it (codec_look()). */
 enum { CODEC_DEFLATE_LEVEL = 1, CODEC_DEFLATE_LEVEL_MORE = 2, CODEC_ZSTD_LEVEL = 3,
        CODEC_ZLIB_LEVEL = 6 };
 
@@ -30,8 +30,15 @@ int codec_inflate(unsigned compression, const void *in, size_t in_len, void *out
 long codec_deflate(const struct codec *c, const void *in, size_t in_len, void *out,
 		   size_t out_len);
 
-/* Is a second level of deflate worth its time for @in? By how its bytes are spread alone: pure. */
-bool codec_gains(const void *in, size_t in_len);
+/* What the spread of a cluster's bytes says of it. */
+enum codec_kind {
+	CODEC_PLAIN,                    /* the least level does */
+	CODEC_DENSE,                    /* a second one is worth its time */
+	CODEC_NOISE,                    /* perhaps none makes it smaller */
+};
+
+/* By the spread of its bytes alone: pure. */
+enum codec_kind codec_look(const void *in, size_t in_len);
 
 /* 0, or -EINVAL and @err says what levels there are. */
 int codec_check(const struct codec *c, struct err *err);

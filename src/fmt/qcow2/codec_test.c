@@ -182,25 +182,45 @@ static void levels_have_limits(void **state)
 	}
 }
 
-/* Machine code gains by a second level; text, what is nearly empty and noise do not. */
-static void the_second_level_is_for_what_gains_by_it(void **state)
+static void fill_below(uint64_t from, uint64_t n)
 {
 	struct prng p = { 5 };
 
 	for (size_t i = 0; i < CLUSTER; i++)
-		plain[i] = (uint8_t)(128 + prng_below(&p, 80)); /* 6.3 bits a byte */
-	assert_true(codec_gains(plain, CLUSTER));
-	for (size_t i = 0; i < CLUSTER; i++)
-		plain[i] = (uint8_t)('-' + prng_below(&p, 80));
-	assert_false(codec_gains(plain, CLUSTER));
-	for (size_t i = 0; i < CLUSTER; i++)
-		plain[i] = (uint8_t)prng_below(&p, 256);
-	assert_false(codec_gains(plain, CLUSTER));
+		plain[i] = (uint8_t)(from + prng_below(&p, n));
+}
+
+/* Of what a second level makes smaller, of text, of noise, of what is nearly empty. */
+static void a_look_at_a_cluster_tells_its_kind(void **state)
+{
+	fill_below(128, 80);                    /* 6.3 bits a byte */
+	assert_int_equal(codec_look(plain, CLUSTER), CODEC_DENSE);
+	fill_below('-', 80);
+	assert_int_equal(codec_look(plain, CLUSTER), CODEC_PLAIN);
+	fill_below(0, 256);
+	assert_int_equal(codec_look(plain, CLUSTER), CODEC_NOISE);
 	memset(plain, 0, CLUSTER);
 	plain[77] = 1;
-	assert_false(codec_gains(plain, CLUSTER));
-	assert_false(codec_gains(plain, 1));
-	assert_false(codec_gains(plain, 0));
+	assert_int_equal(codec_look(plain, CLUSTER), CODEC_PLAIN);
+	assert_int_equal(codec_look(plain, 1), CODEC_PLAIN);
+	assert_int_equal(codec_look(plain, 0), CODEC_PLAIN);
+}
+
+/* Noise is given up early, but not if it repeats where QEMU would see that. */
+static void noise_that_repeats_is_compressed(void **state)
+{
+	const struct codec c = { .compression = QCOW2_COMPRESSION_DEFLATE };
+	long n;
+
+	fill_below(0, 256);
+	assert_int_equal(codec_deflate(&c, plain, CLUSTER, packed, CLUSTER - 1), 0);
+	for (size_t i = 4000; i < CLUSTER; i++)
+		plain[i] = plain[i - 4000];
+	assert_int_equal(codec_look(plain, CLUSTER), CODEC_NOISE);
+	n = codec_deflate(&c, plain, CLUSTER, packed, CLUSTER - 1);
+	assert_true(n > 0 && n < CLUSTER / 8);
+	assert_int_equal(codec_inflate(c.compression, packed, (size_t)n, out, CLUSTER), 0);
+	assert_memory_equal(out, plain, CLUSTER);
 }
 
 int main(void)
@@ -213,7 +233,8 @@ int main(void)
 		cmocka_unit_test(what_is_compressed_comes_back),
 		cmocka_unit_test(a_small_window_is_enough_for_strict_readers),
 		cmocka_unit_test(levels_have_limits),
-		cmocka_unit_test(the_second_level_is_for_what_gains_by_it),
+		cmocka_unit_test(a_look_at_a_cluster_tells_its_kind),
+		cmocka_unit_test(noise_that_repeats_is_compressed),
 	};
 
 	return cmocka_run_group_tests_name("qcow2_codec", tests, NULL, NULL);
