@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long asan tsan-long
-# limit: 400
+# limit: 600
 # takes: 60
 # byre without io_uring: by --backend posix, and by itself where the system forbids io_uring.
 # What the other scripts ask of byre holds there too.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan
-# limit: 300
+# limit: 600
 # Backing and data files that an image names are opened in its own folder or below --allow, and
 # nowhere else; every other name is refused with a message that says what and why.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long tsan-long
-# limit: 300
+# limit: 600
 # byre convert --bitmaps copies persistent bitmaps as qemu-img does: which ones, their bits, what is
 # said of those that cannot be copied.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 300
+# limit: 600
 # byre convert leaves the host's page cache as it was: of what was not there before nothing stays,
 # of neither end, and what was there stays; --keep-cache keeps all.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long tsan
-# limit: 300
+# limit: 600
 # A conversion that fails says why and where, and leaves nothing that could be taken for an image:
 # a full disk, damage in the source, signals. Progress can be asked for.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 400
+# limit: 600
 # takes: 80
 # A real Debian boots from a disk that byre serves, gets to its multi-user target under systemd,
 # and finds every program and library there as the packages have it.

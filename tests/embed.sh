@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 300
+# limit: 600
 # examples/embed.c needs nothing but the region library's sources, on any machine and however they
 # are optimized. What is built by meson is run as a unit test.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long asan
-# limit: 300
+# limit: 600
 # takes: 40
 # Damaged qcow2 images, and good ones with a long past: byre refuses them or reads what QEMU reads;
 # it neither dies nor hangs nor takes memory without end. tests/fuzz-images.py says more.

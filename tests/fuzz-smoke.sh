@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 1200
-# takes: 160
+# takes: 120
 # Every fuzz target runs for some seconds under ASan and UBSan, and finds nothing.
 #
 #	FUZZ_SECONDS=3600 tests/fuzz-smoke.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long asan
-# limit: 400
+# limit: 600
 # takes: 60
 # A real Linux on disks that byre serves reads what the host put there, and what it writes arrives;
 # one byte changed in an image makes the same check fail.

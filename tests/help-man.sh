@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 300
+# limit: 600
 # What --help says, what the man pages say and what bash completes are the same: each command has
 # a page and a completion, each option stands in all three, with the same argument, and in no
 # place alone.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan tsan
-# limit: 300
+# limit: 600
 # Clients that send garbage, lie about lengths, never read or vanish: byre lives, other clients go
 # on undisturbed, and nothing is left behind - no descriptors, no memory that grows.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan
-# limit: 300
+# limit: 600
 # Images at the edges: odd sizes, none, 64 TiB; and those that byre must refuse, naming the reason.
 . "$(dirname "$0")/lib.sh"
 need qemu-img qemu-io python3

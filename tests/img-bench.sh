@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 300
+# limit: 600
 # byre bench, called as qemu-img, says what qemu-img says on both outputs and ends as it does, for
 # every option and what can be wrong with it; and what it writes is what qemu-img writes.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 300
+# limit: 600
 # byre compare says what qemu-img compare says, shows progress as it does and ends as it does: for
 # images that are the same, that differ, and that cannot be opened, mapped or read.
 . "$(dirname "$0")/lib.sh"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long tsan-long
 # limit: 900
-# takes: 110
+# takes: 50
 # byre convert says what qemu-img convert says, shows progress and ends as it does, and makes the
 # same image: size, format, content, and what is data, zeros or in the backing file.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 300
+# limit: 600
 # takes: 40
 # Of every kind of damage in tests/damage, and of images with random damage, byre's image tools say
 # what qemu-img says: info, map, check, measure, compare; text, JSON, messages and exit codes.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 300
+# limit: 600
 # byre info says what qemu-img info says, as text and as JSON: of every feature of qcow2, of chains,
 # of names as json: and --image-opts, of damage and of wrong command lines. byre create makes the
 # raw images that qemu-img create makes. --untrusted stays in the folder of the image.

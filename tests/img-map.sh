@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 300
+# limit: 600
 # byre map says what qemu-img map says: of everything that an image can hold where, plain and as
 # JSON, and of what can be wrong with its command line.
 . "$(dirname "$0")/lib.sh"

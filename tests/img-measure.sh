@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 300
+# limit: 600
 # byre measure works out what qemu-img measure does, for every option that changes the size, and
 # says what it says where something is wrong.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan
-# limit: 300
+# limit: 600
 # Image locks, with QEMU as the other program: two writers never, readers together, and the
 # message names who holds the image.
 . "$(dirname "$0")/lib.sh"

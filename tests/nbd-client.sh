@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long tsan-long
-# limit: 300
+# limit: 600
 # The image tools on exports of NBD servers (qemu-nbd, nbdkit, byre serve) say and do what qemu-img
 # does: names, errors, chains, holes. What is written arrives. byre serves what another server has.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long asan tsan
-# limit: 300
+# limit: 600
 # Several connections, served by two loops, write a qcow2 image; one flush of any makes durable what
 # all had been answered. So it is there when byre is killed, metadata and all: in images of every
 # kind.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan tsan
-# limit: 300
+# limit: 600
 # Other people's NBD clients: nbdinfo, nbdcopy both ways and over several connections, qemu-io,
 # qemu-img and fio with verification, on one loop and on two.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan
-# limit: 300
+# limit: 600
 # A guest with a raw disk whose format was guessed cannot turn it into an image of another format,
 # by which it could have the host open files of its choice; with -f raw it can write what it likes.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 300
+# limit: 600
 # qcow2 images that byre writes hold what was written and nothing is wrong with them: clusters and
 # refcounts of all sizes, both versions, with and without backing files, random writes, zeroes and
 # discards; then QEMU writes them, then byre again. A byre that was killed leaves leaks at most,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan tsan
-# limit: 300
+# limit: 600
 # Writes to raw disks, of any alignment, in every cache mode, by one client and by several at once
 # whose ranges meet inside a sector: read back over NBD and from the file, both equal a model.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan tsan
-# limit: 300
+# limit: 600
 # byre serve as a service: signals, exit status, readiness, sockets handed over by systemd.
 . "$(dirname "$0")/lib.sh"
 need python3 nbdinfo qemu-io

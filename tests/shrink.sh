@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan tsan
-# limit: 300
+# limit: 600
 # A file that somebody truncates while it is served: its clients get errors, never invented zeros,
 # no flush succeeds any more, and the log says once what happened. The file of a raw disk, of a
 # qcow2, of a backing file; and a disk that is only written and flushed.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long asan tsan-long
-# limit: 300
+# limit: 600
 # Front ends that put nonsense into rings, take their memory away or send messages that make no
 # sense: byre lives, the disk they had takes the next front end, another disk goes on undisturbed,
 # and nothing is left behind.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long asan-long tsan-long
-# limit: 300
+# limit: 600
 # byre as the guest of somebody else: a disk that qemu-storage-daemon serves over vhost-user-blk
 # reads and writes as the file does, is described by the image tools, and is back after the daemon
 # was started again. byre's own daemon gives the same.

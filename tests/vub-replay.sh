@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long asan tsan
-# limit: 300
+# limit: 600
 # What Cloud Hypervisor and crosvm say, in their order, is understood: byre answers each message as
 # they expect it, and their guests read what they wrote, through pauses, resets, migration and
 # reconnection.

@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/prng.h"
+#include "base/test_scale.h"
 #include "drv/file/file_impl.h"
 #include "loop/iobuf.h"
 #include "loop/sim.h"

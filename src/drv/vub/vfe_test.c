@@ -19,13 +19,15 @@
 #include "base/bits.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/test_scale.h"
 #include "drv/vub/test_backend.h"
 #include "drv/vub/vfe_impl.h"
 #include "drv/vub/vfe_msg.h"
 #include "loop/loop_thread.h"
 #include "loop/work.h"
 
-enum { JOBS = 24, REGION = BACKEND_DISK / 2 / JOBS / VFE_SECTOR * VFE_SECTOR, OPS = 60 };
+enum { JOBS = 24, REGION = BACKEND_DISK / 2 / JOBS / VFE_SECTOR * VFE_SECTOR,
+       OPS = TEST_SCALE > 1 ? 24 : 60 };
 
 struct rig;
 

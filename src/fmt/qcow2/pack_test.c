@@ -18,7 +18,8 @@
 #include "fmt/qcow2/test_disk.h"
 #include "loop/work.h"
 
-enum { DISK_BYTES = 9 << 20, DEPTH = 24, FILE_BYTES = 64 << 20, BLOCK = 4096 };
+enum { DISK_BYTES = TEST_SCALE > 1 ? 5 << 20 : 9 << 20, DEPTH = 24 };
+enum { FILE_BYTES = 64 << 20, BLOCK = 4096 };
 
 static const uint64_t sizes[] = { [9] = 150 * 1024, [12] = 900 * 1024, [14] = 1200 * 1024,
 				  [16] = 3000 * 1024, [21] = 4100 * 1024 };

@@ -404,12 +404,18 @@ struct durable {
 	unsigned in_place;
 };
 
+/* Of the file, which only grows meanwhile. */
+static uint64_t size_now(const struct durable *s)
+{
+	return atomic_load(&s->d->file->node.size);
+}
+
 static void watch_sync(void *arg, const struct req *req)
 {
 	struct durable *s = arg;
 
 	if (req->kind == REQ_FLUSH) {
-		memcpy(s->bytes, s->d->file->bytes, s->d->file->room);
+		memcpy(s->bytes, s->d->file->bytes, size_now(s));
 	} else if (req->kind == REQ_WRITE && req->flags & REQ_FUA) {
 		req_copy_from(req, 0, s->bytes + req->off, req->len);
 		s->in_place++;
@@ -426,8 +432,8 @@ static bool is_durable(struct durable *s, uint64_t off, uint64_t len, uint8_t va
 	struct node *n;
 	bool is_there;
 
-	memcpy(m->bytes, s->bytes, m->room);
-	atomic_store(&m->node.size, atomic_load(&s->d->file->node.size));
+	memcpy(m->bytes, s->bytes, size_now(s));
+	atomic_store(&m->node.size, size_now(s));
 	assert_int_equal(qcow2_open_wait(&m->node, &o, &n, NULL), 0);
 	assert_int_equal(chan_read_wait(n->home_chan, off, buf, len), 0);
 	is_there = buf[0] == value && !memcmp(buf, buf + 1, len - 1);
@@ -443,7 +449,7 @@ static int durable_body(void *arg)
 	struct durable s = { d, calloc(1, d->file->room), 0 };
 	unsigned lost = 0;
 
-	memcpy(s.bytes, d->file->bytes, d->file->room);
+	memcpy(s.bytes, d->file->bytes, size_now(&s));
 	d->file->watch = watch_sync;
 	d->file->watch_arg = &s;
 	for (unsigned i = 0; i < 12; i++) {

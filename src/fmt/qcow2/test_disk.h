@@ -12,23 +12,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/test_scale.h"
 #include "blk/port.h"
 #include "fmt/qcow2/test_mem.h"
 #include "fmt/qcow2/writer.h"
 #include "loop/loop_thread.h"
-
-/* TSan is slow: tests do a part of their work under it. */
-#if defined(__SANITIZE_THREAD__)
-enum { TEST_SCALE = 8 };
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-enum { TEST_SCALE = 8 };
-#else
-enum { TEST_SCALE = 1 };
-#endif
-#else
-enum { TEST_SCALE = 1 };
-#endif
 
 enum test_backing { BACK_NONE, BACK_RAW, BACK_QCOW2 };
 
