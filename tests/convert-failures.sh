@@ -71,18 +71,31 @@ dd if=/dev/zero of=wanted.raw bs=64k count=1 seek=53 conv=notrunc status=none
 cmp wanted.raw new.raw || fail "--salvage: not what there is"
 "$BYRE" convert -q --salvage source.qcow2 new.raw 2>log || fail "-q --salvage"
 ! grep -q warning log || fail "-q --salvage is not quiet"
-qemu-img create -q -f qcow2 packed.qcow2 1M
-qemu-io -c 'write -c -P 7 0 64k' -c 'write -c -P 7 640k 64k' packed.qcow2 >/dev/null
-python3 - <<'END_PYTHON'
-with open("packed.qcow2", "r+b") as f:
-    f.seek(40)
-    f.seek(int.from_bytes(f.read(8), "big"))
-    f.seek((int.from_bytes(f.read(8), "big") & 0xfffffffffffe00) + 8 * 10)
-    f.seek(int.from_bytes(f.read(8), "big") & 0x3fffffffffffff)
-    f.write(b"\xff" * 20)
-END_PYTHON
-fails "error while reading at byte 655360: Input/output error" packed.qcow2 new
-[ ! -e new ] || fail "half an image is left"
+for type in zlib zstd; do
+	rm -f packed.qcow2
+	qemu-img create -q -f qcow2 -o compression_type=$type packed.qcow2 1M
+	qemu-io -c 'write -c -P 7 0 64k' -c 'write -c -P 7 640k 64k' packed.qcow2 >/dev/null
+	python3 - <<-'END_PYTHON'
+	with open("packed.qcow2", "r+b") as f:
+	    f.seek(40)
+	    f.seek(int.from_bytes(f.read(8), "big"))
+	    f.seek((int.from_bytes(f.read(8), "big") & 0xfffffffffffe00) + 8 * 10)
+	    f.seek(int.from_bytes(f.read(8), "big") & 0x3fffffffffffff)
+	    f.write(b"\xff" * 20)
+	END_PYTHON
+	for options in "" "-c -O qcow2" "-O qcow2 -m 1"; do
+		# shellcheck disable=SC2086  # words
+		fails "error while reading at byte 655360: Input/output error" \
+			$options packed.qcow2 new
+		[ ! -e new ] || fail "half an image is left"
+	done
+	"$BYRE" convert --salvage packed.qcow2 new 2>log || { cat log >&2; fail "$type: salvage"; }
+	grep -q "warning: error while reading offset 655360: " log ||
+		{ cat log >&2; fail "$type: --salvage does not tell what is lost"; }
+	qemu-io -f raw -c 'read -P 7 0 64k' -c 'read -P 0 64k 960k' new >io 2>&1 || true
+	! grep -qE 'failed|error' io || { cat io >&2; fail "$type: --salvage: other content"; }
+	rm new
+done
 
 # ---- signals ----
 

@@ -274,7 +274,8 @@ kit unread --filter=error file base.raw error=EIO error-pread-rate=100%
 kit unmapped --filter=error file base.raw error=EIO error-extents-rate=100%
 kit unwritten --filter=error file kit.raw error=EIO error-pwrite-rate=100%
 kit unzeroed --filter=error file kit.raw error=EIO error-zero-rate=100%
-kit nospace --filter=error file kit.raw error=ENOSPC error-pwrite-rate=100% error-zero-rate=100%
+kit nospace --filter=error file kit.raw error=ENOSPC error-pwrite-rate=100% \
+	error-zero-rate=100%
 kit full full 16M
 while IFS= read -r arguments; do
 	# shellcheck disable=SC2086  # words
@@ -323,7 +324,7 @@ for what in reading writing; do
 	wait $pid || status=$?
 	[ $status = 1 ] || { cat log >&2; fail "$what, the server is dead: status $status"; }
 	grep -q "connection to 'nbd+unix:.*dying.sock' is lost" log &&
-		grep -qE "error while ($what at byte|reading block status at offset) [0-9]+: " log ||
+		grep -qE "error while ($what at byte|reading block status at offset) [0-9]+:" log ||
 		{ cat log >&2; fail "$what, the server is dead: not told"; }
 	[ ! -e new ] || fail "half an image is left"
 done

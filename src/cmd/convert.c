@@ -3,7 +3,8 @@
  *
  * A target that was made and not filled is not left behind: what would be taken for an image, and
  * is half of one, goes away with any error, and with a signal. A file that was there before is
- * emptied, for its name may be somebody's link. (qemu-img leaves what it has.) */
+ * emptied, for its name may be somebody's link. (qemu-img leaves what it has.) Where nobody is left
+ * to do that, a qcow2 target says of itself that it is not finished (Q11 in fmt/qcow2/writer.h). */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -26,6 +27,7 @@
 #include "drv/file/file.h"
 #include "fmt/qcow2/bitmap.h"
 #include "fmt/qcow2/info.h"
+#include "fmt/qcow2/qcow2.h"
 #include "job/copy.h"
 #include "loop/work.h"
 
@@ -246,7 +248,7 @@ static int make_target(struct conversion *c, struct err *err)
 	struct create_args *cr = &c->args->create;
 	int rc;
 
-	cr->is_quiet = cr->is_backing_given = true;
+	cr->is_quiet = cr->is_backing_given = cr->is_unfinished = true;
 	rc = create_image(&c->tool, cr, err);
 	c->is_made = !rc || cr->is_new;
 	return rc ? err_wrap(err, rc, "%s: error while converting %s", cr->filename, cr->format) :
@@ -265,6 +267,7 @@ static int open_target(struct conversion *c, struct err *err)
 
 	how.cache_what = "cache";
 	how.writable = true;
+	how.is_unfinished = !a->is_there;
 	how.discard = a->min_sparse;
 	how.drop_pages = !a->keeps_cache && (!how.cache || strcmp(how.cache, "unsafe"));
 	if (!how.cache && !a->keeps_cache && !a->is_offloaded) {
@@ -515,6 +518,14 @@ static int name_bitmaps(struct conversion *c)
 
 /* ---- the whole ---- */
 
+static int finish_wait(void *arg)
+{
+	struct conversion *c = arg;
+
+	qcow2_finish(c->target.graph.top);
+	return 0;
+}
+
 static int fill_target(struct conversion *c)
 {
 	struct err err = { 0 };
@@ -533,7 +544,12 @@ static int fill_target(struct conversion *c)
 	rc = tool_run(&c->tool, copy_wait, c);
 	if (rc)
 		tell_failure(c, rc);
-	return rc || !c->args->has_bitmaps ? rc : copy_bitmaps(c);
+	if (!rc && c->args->has_bitmaps)
+		rc = copy_bitmaps(c);
+	/* Where bitmaps have to be named, the image is whole only then. */
+	if (!rc && !c->bitmaps.n && !strcmp(img_format(&c->target), "qcow2"))
+		rc = tool_run(&c->tool, finish_wait, c);
+	return rc;
 }
 
 /* Making the target has left a few pages. */

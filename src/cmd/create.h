@@ -29,6 +29,7 @@ struct create_args {
 	bool is_quiet;
 	bool is_backing_unsafe;         /* -u */
 	bool is_backing_given;          /* nobody needs to look at the backing file or its format */
+	bool is_unfinished;             /* qcow2: nobody can open it before it is filled */
 	bool is_done;                   /* --help: nothing else counts */
 	bool is_new;                    /* out: the file was not there before */
 };

@@ -392,6 +392,7 @@ static int read_options(struct recipe *r)
 	const struct option_item *bits = option_list_take(&r->a->options, "", "refcount_bits");
 	int rc = read_version(text_of(r, "compat"), &o->version, r->err);
 
+	o->is_unfinished = r->a->is_unfinished;
 	o->size = size_of(r, "size");
 	o->backing_name = text_of(r, "backing_file");
 	o->backing_format = text_of(r, "backing_fmt");
@@ -508,8 +509,9 @@ static int empty_export_wait(struct recipe *r, struct part *p)
 	uint64_t size = r->o.preallocation != QCOW2_PREALLOC_OFF ? r->o.size : 0;
 	int rc = create_zero_export_wait(p->node, size, metadata_bytes(r), r->err);
 
-	return size <= atomic_load(&p->node->size) ? rc : err_wrap(r->err, rc, "Could not resize image: Failed to "
-					     "resize underlying file");
+	if (size <= atomic_load(&p->node->size))
+		return rc;
+	return err_wrap(r->err, rc, "Could not resize image: Failed to resize underlying file");
 }
 
 static int empty_part_wait(struct recipe *r, struct part *p)

@@ -150,6 +150,7 @@ static int open_named(struct img *img, const char *name, const struct image_name
 	go->no_backing = opts->no_backing;
 	go->metadata_only = opts->metadata_only;
 	go->for_check = opts->for_check;
+	go->is_unfinished = opts->is_unfinished;
 	go->compression_level = opts->compression_level;
 	go->deflate_small_window = opts->deflate_small_window;
 	go->qemu_words = true;

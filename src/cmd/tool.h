@@ -163,6 +163,7 @@ struct img_opts {
 	bool no_backing;                /* leave the backing chain alone */
 	bool metadata_only;             /* nobody reads the content: encrypted images open, too */
 	bool for_check;                 /* it may be damaged: its tables are not looked at */
+	bool is_unfinished;             /* it was created so, a moment ago */
 	bool writable;
 	bool discard;                   /* what is written as zeros may lose its space */
 	bool drop_pages;                /* what it brings into the page cache does not stay */

@@ -86,6 +86,7 @@ static int open_qcow2_wait(struct opening *o, const struct layer *l, struct node
 		.writable = l->writable,
 		.metadata_only = o->opts->metadata_only,
 		.for_check = o->opts->for_check && l->is_top,
+		.is_unfinished = o->opts->is_unfinished && l->is_top,
 		.snapshot = l->is_top ? o->opts->snapshot : NULL,
 		.writethrough = l->writable && graph_is_writethrough(graph_cache_mode(o, l->image)),
 		.discard = l->writable && o->opts->discard,

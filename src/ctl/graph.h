@@ -66,6 +66,7 @@ struct graph_opts {
 	bool metadata_only;             /* nobody reads the content: it may be encrypted, and the
 					 * data file missing */
 	bool for_check;                 /* the image may be damaged: it is to be checked */
+	bool is_unfinished;             /* it was created so, a moment ago (fmt/qcow2/qcow2.h) */
 	bool qemu_words;                /* errors say what QEMU says */
 };
 

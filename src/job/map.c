@@ -3,6 +3,7 @@
 
 #include "base/bits.h"
 #include "blk/port.h"
+#include "job/job_end.h"
 
 void map_cursor_init(struct map_cursor *c, struct port_chan *pc, uint64_t off, uint64_t end)
 {
@@ -47,7 +48,7 @@ int map_walk_wait(struct port_chan *pc, uint64_t off, uint64_t end, map_take_fn 
 {
 	struct map_run run = { 0 }, next;
 	struct map_cursor c;
-	uint64_t start = off;
+	uint64_t start = off, begun = loop_now(pc->loop);
 
 	map_cursor_init(&c, pc, off, end);
 	while (c.off < end) {
@@ -67,5 +68,6 @@ int map_walk_wait(struct port_chan *pc, uint64_t off, uint64_t end, map_take_fn 
 		}
 		run = next;
 	}
+	job_end_wait(pc->loop, begun);
 	return take(arg, start, &run, true);
 }

@@ -4,7 +4,9 @@
 #include <errno.h>
 
 #include "base/bits.h"
+#include "blk/port.h"
 #include "fmt/qcow2/format.h"
+#include "job/job_end.h"
 #include "job/map.h"
 
 enum { ENTRY_BYTES = 8, BITMAP_ENTRY_BYTES = 24 };
@@ -52,7 +54,7 @@ int measure_data_wait(struct port_chan *pc, uint64_t size, uint64_t cluster, uin
 {
 	struct map_cursor c;
 	struct map_run run;
-	uint64_t used = 0;
+	uint64_t used = 0, begun = loop_now(pc->loop);
 
 	map_cursor_init(&c, pc, 0, size);
 	while (c.off < c.end) {
@@ -67,6 +69,7 @@ int measure_data_wait(struct port_chan *pc, uint64_t size, uint64_t cluster, uin
 		used += end - align_down(start, cluster);
 		c.off = MIN(end, c.end);        /* the rest of the cluster is counted */
 	}
+	job_end_wait(pc->loop, begun);
 	*ret = used;
 	return 0;
 }

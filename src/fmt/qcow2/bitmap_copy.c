@@ -276,6 +276,8 @@ int qcow2_bitmaps_name_wait(struct node *file, const struct qcow2_bitmaps_copy *
 	}
 	if (!rc)
 		rc = chan_flush_wait(ch);
+	if (!rc)
+		rc = header_finish_wait(ch);
 	free(buf);
 	return rc ? err_set_errno(err, -rc, "Failed to store bitmaps in '%s'", file->name) : 0;
 }

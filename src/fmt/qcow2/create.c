@@ -432,7 +432,8 @@ static void fill_fields(const struct maker *m, struct qcow2_header_disk *d)
 	uint64_t table_bytes = m->refs.table_entries * sizeof(be64_t);
 
 	be32_store(&d->magic, QCOW2_MAGIC);
-	be32_store(&d->version, m->o->version == 2 ? 2 : 3);
+	be32_store(&d->version, (m->o->version == 2 ? 2 : 3) |
+				(m->o->is_unfinished ? QCOW2_VERSION_UNFINISHED : 0));
 	be32_store(&d->cluster_bits, m->cluster_bits);
 	be64_store(&d->size, m->size);
 	be32_store(&d->l1_size, (uint32_t)m->l1_entries);

@@ -30,6 +30,7 @@ struct qcow2_create_opts {
 	bool extended_l2;
 	unsigned compression;           /* QCOW2_COMPRESSION_* */
 	enum qcow2_preallocation preallocation;
+	bool is_unfinished;             /* nobody can open it until qcow2_finish() */
 };
 
 /* Checks the options against each other as QEMU does, in its words. Pure. */

@@ -7,6 +7,9 @@
 #include "base/endian.h"
 
 #define QCOW2_MAGIC 0x514649fbU         /* "QFI\xfb" */
+/* Byre's, set in the version of an image that is being made: one that nobody knows, so that nobody
+ * opens it (Q11). */
+#define QCOW2_VERSION_UNFINISHED 0x80000000U
 
 enum {
 	QCOW2_HEADER_V2_BYTES = 72,

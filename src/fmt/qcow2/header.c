@@ -72,13 +72,15 @@ static int parse_fixed(struct parse *p)
 {
 	const struct qcow2_header_disk *d = (const void *)p->buf;
 	struct qcow2_header *h = &p->h;
-	uint32_t bits;
+	uint32_t bits, version;
 
 	if (p->len < QCOW2_HEADER_V3_BYTES || be32_get(d->magic) != QCOW2_MAGIC)
 		return err_set(p->err, EINVAL, "Image is not in qcow2 format");
-	h->version = be32_get(d->version);
+	version = be32_get(d->version);
+	h->version = version & ~QCOW2_VERSION_UNFINISHED;
+	h->is_unfinished = version & QCOW2_VERSION_UNFINISHED;
 	if (h->version < 2 || h->version > 3)
-		return err_set(p->err, ENOTSUP, "Unsupported qcow2 version %u", h->version);
+		return err_set(p->err, ENOTSUP, "Unsupported qcow2 version %u", version);
 	bits = be32_get(d->cluster_bits);
 	if (bits < QCOW2_CLUSTER_BITS_MIN || bits > QCOW2_CLUSTER_BITS_MAX)
 		return err_set(p->err, EINVAL, "Unsupported cluster size: 2^%u", bits);

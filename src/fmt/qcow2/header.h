@@ -9,6 +9,7 @@ struct err;
 
 struct qcow2_header {
 	unsigned version;               /* 2 or 3 */
+	bool is_unfinished;             /* QCOW2_VERSION_UNFINISHED */
 	unsigned cluster_bits;          /* 9 to 21 */
 	unsigned refcount_order;        /* 0 to 6 */
 	uint32_t header_length;

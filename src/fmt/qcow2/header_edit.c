@@ -123,3 +123,16 @@ out:
 	free(buf);
 	return rc;
 }
+
+int header_finish_wait(struct chan *file)
+{
+	be32_t field;
+	uint64_t off = offsetof(struct qcow2_header_disk, version);
+	int rc = chan_read_wait(file, off, &field, sizeof(field));
+	uint32_t version = be32_get(field);
+
+	if (rc || !(version & QCOW2_VERSION_UNFINISHED))
+		return rc;
+	field = be32_make(version & ~QCOW2_VERSION_UNFINISHED);
+	return write_sync_wait(file, off, &field, sizeof(field));
+}

@@ -24,4 +24,7 @@ int header_drop_mark_wait(struct chan *file, struct qcow2_header *h);
  * stays void. */
 int header_drop_bitmaps_wait(struct chan *file, struct qcow2_header *h);
 
+/* Q11: what was created unfinished is whole. Not where it is already. */
+int header_finish_wait(struct chan *file);
+
 #endif

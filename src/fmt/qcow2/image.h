@@ -56,6 +56,7 @@ struct qcow2 {
 	bool has_data_file;
 	bool has_raw_data;              /* and that is always what the guest sees, all by itself */
 	bool has_zero_flag;             /* version 3 */
+	bool is_whole;                  /* Q11: the version is put right when it is closed */
 	enum node_child data_child;     /* CHILD_FILE or CHILD_DATA */
 
 	/* The L1 table in use: the active one or a snapshot's. Constant. */

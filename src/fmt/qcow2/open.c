@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "fmt/qcow2/header_edit.h"
 #include "fmt/qcow2/image.h"
 #include "fmt/qcow2/load.h"
 #include "fmt/qcow2/qcow2.h"
@@ -54,8 +55,20 @@ static void chan_close_wait(struct chan *ch)
 static int settle_wait(struct node *n, struct err *err)
 {
 	struct qcow2 *q = qcow2_of(n);
+	int rc = q->writer ? writer_settle_wait(q->writer, err) : 0;
 
-	return q->writer ? writer_settle_wait(q->writer, err) : 0;
+	if (rc || !q->is_whole)
+		return rc;
+	rc = header_finish_wait(q->writer->file);
+	return rc ? err_set_errno(err, -rc, "'%s': header", n->name) : 0;
+}
+
+void qcow2_finish(struct node *n)
+{
+	struct qcow2 *q = qcow2_of(n);
+
+	assert(q->writer);
+	q->is_whole = q->header.is_unfinished;
 }
 
 static void node_free(struct node *n)
@@ -147,6 +160,13 @@ static int open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct chan
 		err_set(err, EROFS, "qcow2: Image is corrupt; cannot be opened read/write");
 		err_hint(err, "repair it with 'byre check -r all', or open it read-only");
 		return -EROFS;
+	}
+	if (q->header.is_unfinished && !opts->is_unfinished) {
+		err_set(err, ENOTSUP, "Unsupported qcow2 version %u",
+			q->header.version | QCOW2_VERSION_UNFINISHED);
+		err_hint(err, "byre convert was to make this image and was ended early: what is "
+			 "there is not all; make it again");
+		return -ENOTSUP;
 	}
 	rc = opts->metadata_only ? 0 : qcow2_check_encryption(&q->header, err);
 	if (rc)

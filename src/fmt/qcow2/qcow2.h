@@ -21,6 +21,7 @@ struct qcow2_opts {
 	bool writable;
 	bool metadata_only;             /* nobody reads the content: it may be encrypted */
 	bool for_check;                 /* open also what only a check can look at */
+	bool is_unfinished;             /* the image was created so: it may be */
 	const char *snapshot;           /* id or name of an internal snapshot; or NULL */
 	struct qcow2_cache *cache;      /* borrowed until the node is gone */
 	/* Where it is written: */
@@ -40,6 +41,10 @@ struct qcow2_opts {
  * @err; -EROFS: marked corrupt and to be written; -ENOENT: no such snapshot; or an I/O error. */
 int qcow2_open_wait(struct node *file, const struct qcow2_opts *opts, struct node **ret,
 		    struct err *err);
+
+/* @n, which was created unfinished and is written, has all its content: when it is closed, and
+ * nothing has failed, others can open it (Q11). Home loop. */
+void qcow2_finish(struct node *n);
 
 /* What the header says; the strings live with @n. NULL: none. */
 const char *qcow2_backing_name(const struct node *n);

@@ -43,7 +43,9 @@
  *	    is used;
  *	Q9  a failed write or sync never counts as done;
  *	Q10 the file is cut only behind the last cluster that has a refcount, and behind its end at
- *	    the open where nobody has checked that all clusters in use have one. */
+ *	    the open where nobody has checked that all clusters in use have one;
+ *	Q11 an image that is created unfinished is opened by nobody else until all that it shall
+ *	    hold is durable. */
 #ifndef FMT_QCOW2_WRITER_H
 #define FMT_QCOW2_WRITER_H
 
