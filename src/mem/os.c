@@ -99,8 +99,8 @@ int os_start(void)
 	uint64_t top = UINT64_C(1) << log2_ceil((uintptr_t)&p);
 	uint64_t first = 3 * (top / 8), room = top / 8;
 	const char *ask = os_getenv("BYRE_MALLOC_HUGE");
-	/* sysconf() knows it as well, from a table that costs small programs 64 KiB: of a file's
-	 * pages, the kernel maps those around the one that is read. */
+	/* sysconf() knows it as well, from a table in pages of the C library that a small program
+	 * does not touch otherwise. */
 	unsigned long size = getauxval(AT_PAGESZ);
 	int err = -ENOMEM;
 
