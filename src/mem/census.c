@@ -57,7 +57,7 @@ static void count_outgoing(struct heap *h, struct census *c)
 
 		if (o->key)
 			c->classes[o->key & MAP_CLASS_MASK].cached +=
-				heap_objects_below(o->top, o->key & MAP_CLASS_MASK);
+				heap_objects_outgoing(o);
 	}
 }
 

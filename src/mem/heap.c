@@ -284,14 +284,52 @@ void heap_drain(struct heap *h)
 	drain(h, h);
 }
 
+/* Where the objects of an outgoing magazine begin. */
+static void **outgoing_first(struct magazine *m)
+{
+	return slots_of(m) + MAGAZINE_OBJECTS + 1 - magazine_count(m);
+}
+
+unsigned heap_objects_outgoing(const struct outgoing *o)
+{
+	return (unsigned)(o->top + 1 - outgoing_first(magazine_of(o->top)));
+}
+
+/* How many objects may gather for @word. */
+static unsigned outgoing_room(uint32_t word)
+{
+	const struct class_info *info = &class_info[word & MAP_CLASS_MASK];
+	const struct heap *to = heap_at(word >> MAP_HEAP_SHIFT);
+	unsigned n;
+
+	if (!atomic_load_explicit(&to->idle, memory_order_relaxed))
+		return info->room;
+	/* What fits, as class_index() has it: none of those that have a slab each. */
+	n = class_index(info->mul, HEAP_OUT_IDLE_MAX);
+	return MIN(MAX(n, (unsigned)HEAP_OUT_IDLE_LEAST), (unsigned)info->room);
+}
+
+/* Makes @m, with @p alone, the outgoing magazine of @word at @o, which has none. */
+static void gather(struct outgoing *o, uint32_t word, struct magazine *m, void *p)
+{
+	magazine_link(m, NULL, word & MAP_CLASS_MASK, outgoing_room(word));
+	o->key = word;
+	o->top = outgoing_first(m);
+	*o->top = p;
+}
+
 static void post(struct heap *h, struct outgoing *o)
 {
-	unsigned class = o->key & MAP_CLASS_MASK;
+	unsigned class = o->key & MAP_CLASS_MASK, n = heap_objects_outgoing(o);
 	struct heap *to = heap_at(o->key >> MAP_HEAP_SHIFT);
-	unsigned n = heap_objects_below(o->top, class);
-	uint64_t waiting = inbox_post(&to->inbox, magazine_of(o->top), class, n,
-				      (uint64_t)n * class_info[class].size);
+	struct magazine *m = magazine_of(o->top);
+	void **first = outgoing_first(m), **at = slots_of(m) + bottom_of(class) + 1;
+	uint64_t waiting;
 
+	/* To where its owner expects them. */
+	if (first != at)
+		memmove(at, first, n * sizeof(*at));
+	waiting = inbox_post(&to->inbox, m, class, n, (uint64_t)n * class_info[class].size);
 	o->key = 0;
 	o->top = NO_MAGAZINE;
 	if (waiting < (atomic_load_explicit(&to->idle, memory_order_relaxed)
@@ -578,9 +616,7 @@ static bool send(struct heap *h, uint32_t word, void *p)
 	tick(h);
 	if (o->key)
 		post(h, o);
-	o->key = word;
-	o->top = slots_of(m) + bottom_of(word & MAP_CLASS_MASK) + 1;
-	*o->top = p;
+	gather(o, word, m, p);
 	return true;
 }
 

@@ -21,7 +21,11 @@
  * *Remote free*: an object of another heap goes into the outgoing magazine for its (heap, class),
  * which travels when it is full (inbox.h). out[] is a direct-mapped table: another pair in the same
  * place sends it off, and so does, every HEAP_POST_EVERY slow paths, a look at those to which
- * nothing was added since the last.
+ * nothing was added since the last. One for a heap whose thread has ended has less room: the next
+ * thread will want what is in it. It begins further up, until it is sent:
+ *
+ *	slot     0      .. 63-r   63-r+1 .. t   t+1 .. 63       r: its room
+ *	         (class, r)       objects       room            t: what the outgoing top points to
  *
  * A heap that nobody can use (no memory for one; a thread whose last destructors run) is not
  * needed: heap_alloc_shared() and the owner's lock do, slowly.
@@ -34,7 +38,9 @@
  *	M12  what a thread frees for others travels at the latest when it ends or calls heap_idle();
  *	M13  no object is lost: all that were freed can be handed out again;
  *	M14  an invalid free is reported at once, a double one when its magazine goes back to the
- *	     slabs at the latest; with checks on at once. */
+ *	     slabs at the latest; with checks on at once;
+ *	M15  a magazine that is begun for a heap without a thread travels with HEAP_OUT_IDLE_MAX
+ *	     bytes or HEAP_OUT_IDLE_LEAST objects at the latest. */
 #ifndef MEM_HEAP_H
 #define MEM_HEAP_H
 
@@ -55,6 +61,10 @@ enum {
 	HEAPS_MAX = 1 << 17,
 	HEAP_OUT_LOG2 = 8,
 	HEAP_OUT = 1 << HEAP_OUT_LOG2,
+	/* Bytes of objects in an outgoing magazine for a heap without a thread, and how many
+	 * objects it may have whatever their size. */
+	HEAP_OUT_IDLE_MAX = 4 << 10,
+	HEAP_OUT_IDLE_LEAST = 4,
 	HEAP_POST_EVERY = 64,           /* slow paths */
 	HEAP_LOOK_EVERY = 16,           /* the same: for what came by the inbox */
 	HEAP_DECAY_EVERY = 8,           /* the same */
@@ -86,7 +96,7 @@ struct bin {
 struct outgoing {
 	uint32_t key;                   /* their map word; 0: none */
 	uint32_t seen;                  /* low half of @top when it was looked at last; cold */
-	void **top;                     /* as in struct heap */
+	void **top;                     /* as in struct heap, but begins further up */
 };
 
 struct heap {
@@ -238,6 +248,8 @@ void heap_clear_runs(void);
 void heap_post_all(struct heap *h);
 /* How many objects of @class lie in the magazine, up to @top. */
 unsigned heap_objects_below(void **top, unsigned class);
+/* The same for an outgoing magazine that has a key. */
+unsigned heap_objects_outgoing(const struct outgoing *o);
 /* Puts all objects that the heap has in magazines back into slabs, its inbox's too. */
 void heap_flush(struct heap *h);
 

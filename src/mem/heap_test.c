@@ -326,6 +326,49 @@ static void m12_what_a_thread_freed_for_others_arrives_when_it_ends(void **state
 	assert_int_equal(in_use(), 0);
 }
 
+enum { MANY_EACH = 200 };
+
+static void *allocate_many(void *arg)
+{
+	void *(*p)[MANY_EACH] = arg;
+
+	for (unsigned c = 0; c < CLASSES; c++)
+		for (unsigned i = 0; i < MANY_EACH; i++)
+			p[c][i] = malloc(class_size(c));
+	return NULL;
+}
+
+/* The most objects of class @c that have ever gathered while those at @p were freed. */
+static unsigned most_gathered(void *p[MANY_EACH], unsigned c)
+{
+	uint32_t word = map_of(p[0]);
+	const struct outgoing *o = heap_outgoing(heap_self, word);
+	unsigned most = 0;
+
+	for (unsigned i = 0; i < MANY_EACH; i++) {
+		free(p[i]);
+		if (o->key == word)
+			most = MAX(most, heap_objects_outgoing(o));
+	}
+	return most;
+}
+
+static void m15_little_gathers_for_a_heap_without_a_thread(void **state)
+{
+	static void *p[CLASSES][MANY_EACH];
+	pthread_t id;
+
+	assert_int_equal(pthread_create(&id, NULL, allocate_many, p), 0);
+	pthread_join(id, NULL);
+	for (unsigned c = 0; c < CLASSES; c++) {
+		size_t room = MAX(HEAP_OUT_IDLE_MAX / class_size(c), (size_t)HEAP_OUT_IDLE_LEAST);
+
+		assert_int_equal(most_gathered(p[c], c), MIN(room, (size_t)class_info[c].room));
+	}
+	heap_idle();
+	assert_int_equal(in_use(), 0);
+}
+
 static void *leave_some(void *arg)
 {
 	void **p = arg;
@@ -445,6 +488,7 @@ int main(void)
 		cmocka_unit_test(realloc_keeps_all_that_is_usable),
 		cmocka_unit_test(sizes_near_overflow_fail),
 		cmocka_unit_test(m12_what_a_thread_freed_for_others_arrives_when_it_ends),
+		cmocka_unit_test(m15_little_gathers_for_a_heap_without_a_thread),
 		cmocka_unit_test(m13_heap_of_a_thread_that_ended_is_whole),
 		cmocka_unit_test(m13_runs_that_are_cleared_are_there),
 		cmocka_unit_test(m13_batches_of_the_stock_are_whole),

@@ -99,7 +99,9 @@ int os_start(void)
 	uint64_t top = UINT64_C(1) << log2_ceil((uintptr_t)&p);
 	uint64_t first = 3 * (top / 8), room = top / 8;
 	const char *ask = os_getenv("BYRE_MALLOC_HUGE");
-	long size = sysconf(_SC_PAGESIZE);
+	/* sysconf() knows it as well, from a table in pages of the C library that a small program
+	 * does not touch otherwise. */
+	unsigned long size = getauxval(AT_PAGESZ);
 	int err = -ENOMEM;
 
 	huge = ask && !strcmp(ask, "1");
@@ -110,7 +112,7 @@ int os_start(void)
 	room = 128 * GiB;
 #endif
 	if (size > OS_PAGE)
-		page = (size_t)size;
+		page = size;
 	if (page > SLICE_BYTES || 3 * (top / 8) < OS_BITS_BELOW)
 		return -ENOMEM;
 	for (int i = 0; i < DRAWS; i++) {
