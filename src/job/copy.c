@@ -409,9 +409,9 @@ static uint64_t choose_piece_bytes(const struct copy_opts *o)
 {
 	if (o->cluster)
 		return MAX(o->cluster, (uint64_t)SECTOR);
-	if (o->min_sparse > o->align || o->align > COPY_PIECE_BYTES)
+	if (o->min_sparse > o->align || o->align > COPY_SLOW_PIECE_BYTES)
 		return COPY_CHUNK_BYTES;
-	return COPY_PIECE_BYTES;
+	return o->rate ? COPY_SLOW_PIECE_BYTES : COPY_PIECE_BYTES;
 }
 
 /* In huge pages where there are some: past the page cache the kernel looks every page up, and what

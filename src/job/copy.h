@@ -32,6 +32,7 @@ struct port_chan;
 enum {
 	COPY_CHUNK_BYTES = 2 << 20,
 	COPY_PIECE_BYTES = 1 << 20,
+	COPY_SLOW_PIECE_BYTES = 512 << 10,      /* with a rate: what is sent comes in small steps */
 	COPY_DEPTH_MIN = 8,
 	COPY_DEPTH_MAX = 256,
 	COPY_BUFFER_BYTES = 32 << 20,
