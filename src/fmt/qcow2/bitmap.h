@@ -51,6 +51,7 @@ int qcow2_bitmaps_judge_wait(struct node *n, struct err *err);
 struct qcow2_bitmaps_copy {
 	uint32_t n;
 	uint64_t directory_off, directory_bytes;
+	bool breaks_t35;                /* tests: the header changes in one write of many sectors */
 };
 
 /* bitmap_copy.c. In a fiber of the home loop of both: copies the bitmaps of @from that are not in

@@ -4,7 +4,11 @@
  * The bits, the tables and the directory are written into clusters of the target while that is
  * open for writing. Nothing names them before it is closed: then the header gets its extension, of
  * an image that nobody changes, as the last thing. Whatever goes wrong before that leaves an image
- * without bitmaps, and leaks. */
+ * without bitmaps, and leaks.
+ *
+ * Invariants:
+ *	T35 whatever a power cut leaves of the header, an image that can be opened has all bitmaps
+ *	    or none, and the backing file that it had. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -229,9 +233,10 @@ int qcow2_bitmaps_copy_wait(struct node *from, struct node *to, struct qcow2_bit
 
 /* ---- the header ---- */
 
-/* Puts the extension behind all others, and the name of the backing file behind it. Returns how
- * much of @buf is used then; 0: it has no room. */
-static uint64_t add_extension(uint8_t *buf, uint64_t len, const struct qcow2_bitmaps_copy *c)
+/* Puts the extension behind all others, and with @moves_name the name of the backing file behind
+ * it. Returns how much of @buf has changed then; 0: it has no room. */
+static uint64_t add_extension(uint8_t *buf, uint64_t len, const struct qcow2_bitmaps_copy *c,
+			      bool moves_name)
 {
 	struct qcow2_header_disk *d = (void *)buf;
 	uint64_t name = be64_get(d->backing_file_offset), at;
@@ -249,35 +254,79 @@ static uint64_t add_extension(uint8_t *buf, uint64_t len, const struct qcow2_bit
 	end = at + BITMAPS_EXT_BYTES + EXT_BYTES;
 	if (end + name_len > len || (name && (name < at || name + name_len > len)))
 		return 0;
-	if (name)
+	moves_name &= name != 0;
+	if (moves_name)
 		memmove(buf + end, buf + name, name_len);
 	memset(buf + at, 0, end - at);
 	be32_store(buf + at, QCOW2_EXT_BITMAPS);
 	be32_store(buf + at + 4, sizeof(ext));
 	memcpy(buf + at + EXT_BYTES, &ext, sizeof(ext));
-	if (name)
+	if (moves_name)
 		d->backing_file_offset = be64_make(end);
 	d->autoclear_features =
 		be64_make(be64_get(d->autoclear_features) | QCOW2_AUTOCLEAR_BITMAPS);
-	return end + name_len;
+	return moves_name ? end + name_len : end;
+}
+
+static int put_wait(struct chan *ch, const uint8_t *buf, uint64_t off, uint64_t len)
+{
+	int rc = chan_write_wait(ch, off, buf + off, len);
+
+	return rc ? rc : chan_flush_wait(ch);
+}
+
+/* T35, of an image that others may open: what the extension holds, behind the end of the list;
+ * then its type and length, which end the list no more; then the bit that says that it counts.
+ * The mark of the image in use has moved a name that was in the way (mark.c). */
+static int name_in_steps_wait(struct chan *ch, uint8_t *buf, uint64_t len,
+			      const struct qcow2_bitmaps_copy *c)
+{
+	struct qcow2_header_disk *d = (void *)buf;
+	struct qcow2_header h = { .header_length = be32_get(d->header_length) };
+	uint64_t at = 0, end, name = be64_get(d->backing_file_offset);
+	int rc;
+
+	if (!header_find_extension(&h, buf, len, QCOW2_EXT_END, &at))
+		return -ENOSPC;
+	end = at + BITMAPS_EXT_BYTES + EXT_BYTES;
+	if (name && name < end)
+		return -ENOSPC;
+	if (!add_extension(buf, len, c, false))
+		return -ENOSPC;
+	rc = put_wait(ch, buf, at + EXT_BYTES, end - at - EXT_BYTES);
+	if (!rc)
+		rc = put_wait(ch, buf, at, EXT_BYTES);
+	if (!rc)
+		rc = put_wait(ch, buf, offsetof(struct qcow2_header_disk, autoclear_features),
+			      sizeof(be64_t));
+	return rc;
+}
+
+/* Nobody can open what is unfinished (Q11): it is rewritten as it comes. */
+static int name_at_once_wait(struct chan *ch, uint8_t *buf, uint64_t len,
+			     const struct qcow2_bitmaps_copy *c)
+{
+	uint64_t used = add_extension(buf, len, c, true);
+	int rc = used ? put_wait(ch, buf, 0, used) : -ENOSPC;
+
+	return rc ? rc : header_finish_wait(ch);
 }
 
 int qcow2_bitmaps_name_wait(struct node *file, const struct qcow2_bitmaps_copy *c, struct err *err)
 {
 	struct chan *ch = file->home_chan;
 	uint8_t *buf = aligned_alloc(4096, HEADER_MAX);
-	uint64_t len, used = 0;
+	const struct qcow2_header_disk *d = (const void *)buf;
+	uint64_t len;
 	int rc = buf ? chan_read_wait(ch, 0, buf, HEADER_MAX) : -ENOMEM;
 
 	if (!rc) {
-		len = 1ULL << be32_get(((struct qcow2_header_disk *)(void *)buf)->cluster_bits);
-		used = add_extension(buf, MIN(len, (uint64_t)HEADER_MAX), c);
-		rc = used ? chan_write_wait(ch, 0, buf, used) : -ENOSPC;
+		len = MIN(1ULL << be32_get(d->cluster_bits), (uint64_t)HEADER_MAX);
+		if (be32_get(d->version) & QCOW2_VERSION_UNFINISHED || c->breaks_t35)
+			rc = name_at_once_wait(ch, buf, len, c);
+		else
+			rc = name_in_steps_wait(ch, buf, len, c);
 	}
-	if (!rc)
-		rc = chan_flush_wait(ch);
-	if (!rc)
-		rc = header_finish_wait(ch);
 	free(buf);
 	return rc ? err_set_errno(err, -rc, "Failed to store bitmaps in '%s'", file->name) : 0;
 }
