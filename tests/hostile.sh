@@ -56,5 +56,5 @@ case $BYRE in
 *san/*) ;;
 *) [ "$after" -lt $((before + 65536)) ] || fail "memory: $before, then $after KiB, seed $seed" ;;
 esac
-esac
 echo "memory: $before, then $after KiB"
+nbdcopy "$uri" - | cmp - "$W/source"
