@@ -16,7 +16,7 @@ fails()
 {
 	local text=$1 status=0
 	shift
-	timeout 30 "$BYRE" convert "$@" >log 2>&1 </dev/null || status=$?
+	timeout 120 "$BYRE" convert "$@" >log 2>&1 </dev/null || status=$?
 	[ $status = 1 ] || { cat log >&2; fail "convert $*: status $status"; }
 	grep -qF -- "$text" log || { cat log >&2; fail "convert $*: does not say '$text'"; }
 }

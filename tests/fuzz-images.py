@@ -60,7 +60,7 @@ SNAPSHOT = [(0, 8), (8, 4), (12, 2), (14, 2), (32, 4), (36, 4), (40, 8)] + 3 * [
 HOST_OFFSET = 0x00fffffffffffe00
 READ_MAX = 10 * MIB             # of a larger disk only parts are read
 MEMORY_MAX = 300 << 10          # KiB
-WAIT = 30                       # seconds; what takes longer hangs
+WAIT = 120                      # seconds; what takes longer hangs
 
 
 class Finding(Exception):

@@ -35,7 +35,7 @@ class ProtocolError(Exception):
     """The server broke the protocol, or the connection ended."""
 
 
-def connect(uri, timeout=30):
+def connect(uri, timeout=120):
     """A connected socket and the export's name for an nbd:// or nbd+unix:// URI."""
     u = urllib.parse.urlparse(uri)
     name = urllib.parse.unquote(u.path[1:])
@@ -70,7 +70,7 @@ class Request:
 
 
 class Nbd:
-    def __init__(self, uri, structured=True, timeout=30):
+    def __init__(self, uri, structured=True, timeout=120):
         self.s, self.export = connect(uri, timeout)
         self.structured = self.context = None
         self.waiting = {}               # cookie: Request

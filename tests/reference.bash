@@ -28,7 +28,7 @@ outcome()
 {
 	local out=$1 status=0
 	shift
-	timeout 20 "$@" >"$out.stdout" 2>"$out.stderr" </dev/null || status=$?
+	timeout 120 "$@" >"$out.stdout" 2>"$out.stderr" </dev/null || status=$?
 	{
 		plain <"$out.stdout"
 		echo "--- errors"

@@ -25,7 +25,7 @@ import tempfile
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COMMANDS = ["info", "info --output=json", "map", "map --output=json", "check",
             "check --output=json", "measure -O qcow2"]
-SECONDS_MAX = 60
+SECONDS_MAX = 120
 
 # What both say on standard error, without the programs' own paths, and without the line in which
 # each describes damage in its own words (doc/COMPATIBILITY.md).

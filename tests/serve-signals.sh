@@ -58,7 +58,7 @@ wait_for 5 is_free "$W/killed.sock"             # the kernel ends a ring a littl
 start_byre killed -f raw "$W/disk"
 truncate -s 1M "$W/second"
 status=0
-timeout 20 "$BYRE" serve --nbd "unix:$W/killed.sock" -f raw "$W/second" >"$W/log" 2>&1 || status=$?
+timeout 120 "$BYRE" serve --nbd "unix:$W/killed.sock" -f raw "$W/second" >"$W/log" 2>&1 || status=$?
 [ $status = 1 ] || fail "a second server on the same socket: status $status"
 nbdinfo "$(uri killed)" >/dev/null || fail "the first server lost its socket"
 stop_byre killed
@@ -73,7 +73,7 @@ for wrong in "--no-such-option $W/disk" "--nbd unix:$socket" "$W/disk" \
 	"--nbd unix:$socket --cache fast $W/disk"; do
 	status=0
 	# shellcheck disable=SC2086  # words
-	timeout 20 "$BYRE" serve $wrong >"$W/log" 2>&1 || status=$?
+	timeout 120 "$BYRE" serve $wrong >"$W/log" 2>&1 || status=$?
 	[ $status = 2 ] || { cat "$W/log" >&2; fail "'serve $wrong': status $status, not 2"; }
 done
 

@@ -113,7 +113,7 @@ int ground_run(const struct ground_test *tests, size_t n)
 	size_t k = 0;
 	int rc;
 
-	alarm(60);                      /* a lost wake hangs */
+	alarm(300);                     /* a lost wake hangs */
 	for (size_t g = 0; g < GROUNDS; g++) {
 		for (size_t i = 0; i < n; i++) {
 			if (!is_for(&tests[i], &grounds[g]))

@@ -7,7 +7,7 @@
 
 #include "base/err.h"
 
-enum { TIMEOUT_MS = 20000 };
+enum { TIMEOUT_MS = 120000 };
 
 int peer_connect(struct peer *p, const char *path, const struct vfe_want *want)
 {

@@ -26,7 +26,7 @@
 #include "exchanges.h"
 
 enum {
-	QUEUES = 2, SLOTS = 8, TIMEOUT_MS = 20000,
+	QUEUES = 2, SLOTS = 8, TIMEOUT_MS = 120000,
 	LOW_BYTES = 2 << 20, MEMORY = 4 << 20,
 	RINGS = 64 << 10, SLOT_BYTES = 64 << 10, SLOTS_AT = 1 << 20,
 };

@@ -17,7 +17,7 @@
 #include "loop/iobuf.h"
 #include "loop/work.h"
 
-enum { PATIENCE_S = 10 };
+enum { PATIENCE_S = 120 };               /* with what hangs; the machine may be busy */
 
 /* ---- the disk ---- */
 

@@ -294,7 +294,7 @@ static bool is_closed(int sock)
 	struct pollfd p = { .fd = sock, .events = POLLIN };
 	char c;
 
-	return poll(&p, 1, 10000) == 1 && recv(sock, &c, 1, MSG_DONTWAIT) <= 0;
+	return poll(&p, 1, 120000) == 1 && recv(sock, &c, 1, MSG_DONTWAIT) <= 0;
 }
 
 /* What cannot be understood ends the session; the next front end is served. */

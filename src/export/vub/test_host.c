@@ -20,7 +20,7 @@
 #include "base/log.h"
 #include "loop/work.h"
 
-enum { PATIENCE_MS = 10000, PAGE = 4096 };
+enum { PATIENCE_MS = 120000, PAGE = 4096 };
 
 /* ---- the disk ---- */
 
