@@ -79,7 +79,7 @@ static int entry_wait(struct walk *w, struct qcow2_bitmap *ret)
 {
 	const uint64_t end = w->h->bitmaps_bytes;
 	const struct qcow2_bitmap_disk *d;
-	const uint8_t *bytes;
+	const uint8_t *bytes = NULL;
 	uint32_t size;
 	unsigned name_size, kept;
 	int rc;
