@@ -30,7 +30,8 @@
 #include "sim/image.h"
 #include "sim/world.h"
 
-enum { HEADER_READ = 4096, REDO_EVERY = 3, FAULTY_EVERY = 4, BROKEN_TRACES = 600, WHY_MAX = 512 };
+enum { HEADER_READ = 4096, REDO_EVERY = 3, FAULTY_EVERY = 4, BROKEN_TRACES = 600,
+       WHY_MAX = 512, TOLD_MAX = WHY_MAX + 32 };
 
 /* One damaged image, and what becomes of it. */
 struct repair_case {
@@ -413,7 +414,7 @@ static uint64_t run(uint64_t first, unsigned n, unsigned images, unsigned broken
 			cut(&c, images);
 		if (c.why[0]) {
 			failed = seed + 1;
-			snprintf(why, WHY_MAX, "seed %llu: %s", (unsigned long long)seed,
+			snprintf(why, TOLD_MAX, "seed %llu: %s", (unsigned long long)seed,
 				 c.why);
 		}
 		case_fini(&c);
@@ -426,7 +427,7 @@ static void no_power_cut_makes_it_worse(void **state)
 {
 	uint64_t first = crash_number("BYRE_SIM_SEED", 0);
 	unsigned traces = (unsigned)crash_number("BYRE_SIM_TRACES", 60);
-	char why[WHY_MAX];
+	char why[TOLD_MAX];
 
 	if (run(first, traces, (unsigned)crash_number("BYRE_SIM_IMAGES", 24), 0, why))
 		fail_msg("%s", why);
@@ -435,7 +436,7 @@ static void no_power_cut_makes_it_worse(void **state)
 /* From seed @first on, soon before one that tells. */
 static void expect_caught(enum repair_break rule, uint64_t first)
 {
-	char why[WHY_MAX];
+	char why[TOLD_MAX];
 
 	if (!run(first, BROKEN_TRACES, 40, rule, why))
 		fail_msg("nothing noticed");
