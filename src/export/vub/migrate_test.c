@@ -130,7 +130,9 @@ static void v23_written_pages_are_logged(void **state)
 
 	assert_non_null(before);
 	host_start(&h, NULL);
+	pthread_mutex_lock(&h.disk.lock);
 	memset(h.disk.data, 0x33, HOST_DISK);
+	pthread_mutex_unlock(&h.disk.lock);
 	for (unsigned i = 0; i < 8 * ARRAY_SIZE(wants); i++) {
 		guest_start(&g, &h, &wants[i % ARRAY_SIZE(wants)]);
 		start_log(&log, &g);
