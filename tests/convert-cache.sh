@@ -93,14 +93,20 @@ forget source.qcow2 top.qcow2
 pages_are source.qcow2 0
 pages_are top.qcow2 0
 what="into what is there"
-forget new.raw source.raw
-dd if=new.raw of=/dev/null bs=1M count=3 status=none
-before=$(pages new.raw)
-[ "$before" -ge 768 ] || fail "dd"
-forget source.raw
-"$BYRE" convert -n -t writeback source.raw new.raw || fail "$what"
-pages_are source.raw 0
-[ "$(pages new.raw)" -le "$before" ] || fail "$what: $(pages new.raw) pages stay"
+# As above: pages that are just being written or looked at by somebody else stay now and then.
+leaves_what_is_there()
+{
+	local before
+	forget new.raw source.raw
+	dd if=new.raw of=/dev/null bs=1M count=3 status=none
+	before=$(pages new.raw)
+	[ "$before" -ge 768 ] || fail "dd"
+	forget source.raw
+	"$BYRE" convert -n -t writeback source.raw new.raw || fail "$what"
+	pages_are source.raw 0
+	[ "$(pages new.raw)" -le "$before" ] || fail "$what: $(pages new.raw) pages stay"
+}
+(leaves_what_is_there) || (leaves_what_is_there) || leaves_what_is_there
 
 what="--keep-cache"
 forget source.raw
