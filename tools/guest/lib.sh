@@ -2,7 +2,7 @@
 # tools/guest/lib.sh - sourced by what boots guests on disks that byre serves.
 #
 # Gives $here (this folder), $BYRE, and $W, a directory that goes away at the end; byre, where it
-# runs, is ended with it.
+# runs, is ended with it, and so are the guests in $boots, an array of processes.
 # shellcheck shell=bash
 set -eu -o pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,9 +13,11 @@ program=$(basename "$0")
 verbose=
 W=$(mktemp -d "${TMPDIR:-/tmp}/byre-guest.XXXXXX")
 byre=
+declare -a boots=()
 
 finish()
 {
+	[ ${#boots[@]} = 0 ] || kill "${boots[@]}" 2>/dev/null || true
 	[ -z "$byre" ] || kill "$byre" 2>/dev/null || true
 	wait
 	rm -rf "$W"

@@ -21,15 +21,6 @@ while getopts n:p:f: option; do
 	esac
 done
 
-declare -a boots=()
-finish()
-{
-	[ ${#boots[@]} = 0 ] || kill "${boots[@]}" 2>/dev/null || true
-	[ -z "$byre" ] || kill "$byre" 2>/dev/null || true
-	wait
-	rm -rf "$W"
-}
-
 fail()
 {
 	echo "migrate.sh: $*" >&2

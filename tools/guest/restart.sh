@@ -23,15 +23,6 @@ while getopts n:p:f:k:b option; do
 	esac
 done
 
-boot=
-finish()
-{
-	[ -z "$boot" ] || kill "$boot" 2>/dev/null || true
-	[ -z "$byre" ] || kill "$byre" 2>/dev/null || true
-	wait
-	rm -rf "$W"
-}
-
 fail()
 {
 	echo "restart.sh: $*" >&2
@@ -105,11 +96,11 @@ serve_disk
 empty=$(stat -c %b "$W/disk")
 "$here/boot.sh" -t $((seconds * 3 + 120)) -m 512 -j "$W/job" -l "$W/console" \
 	-M "$W/monitor" "vub:$W/sock,$properties" >"$W/output" 2>&1 &
-boot=$!
+boots=($!)
 # fio has begun when the disk is no longer empty.
 for _ in $(seq 3000); do
 	[ "$(stat -c %b "$W/disk")" = "$empty" ] || break
-	kill -0 $boot 2>/dev/null || { cat "$W/output"; fail "the guest does not begin"; }
+	kill -0 "${boots[0]}" 2>/dev/null || { cat "$W/output"; fail "the guest does not begin"; }
 	sleep 0.1
 done
 [ "$(stat -c %b "$W/disk")" != "$empty" ] || fail "the guest does not begin to write"
@@ -117,8 +108,8 @@ for _ in $(seq "$times"); do
 	disturb
 done
 status=0
-wait $boot || status=$?
-boot=
+wait "${boots[0]}" || status=$?
+boots=()
 cat "$W/output"
 [ $status = 0 ] || fail "the guest is not content (status $status)"
 end_byre

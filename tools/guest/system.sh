@@ -18,15 +18,6 @@ while getopts p:v option; do
 	esac
 done
 
-boot=
-finish()
-{
-	[ -z "$boot" ] || kill "$boot" 2>/dev/null || true
-	[ -z "$byre" ] || kill "$byre" 2>/dev/null || true
-	wait
-	rm -rf "$W"
-}
-
 # 1K blocks that an image takes of the medium.
 taken()
 {
@@ -37,7 +28,7 @@ taken()
 wait_for_phase()
 {
 	until grep -q "^phase $1" "$W/output"; do
-		kill -0 $boot 2>/dev/null || return 1
+		kill -0 "${boots[0]}" 2>/dev/null || return 1
 		sleep 0.5
 	done
 }
@@ -85,12 +76,12 @@ start_byre --loops 2 --vhost-user "$W/root" "$W/root.qcow2" --vhost-user "$W/bar
 "$here/boot.sh" -r /dev/vda -j "$W/job" -t 900 -m 1024 -l "$W/console" -o "$W/output" \
 	"vub:$W/root,$properties" "vub:$W/bare,$properties" "vub:$W/sock,$properties" \
 	>"$W/boot.log" 2>&1 &
-boot=$!
+boots=($!)
 full=0
 ! wait_for_phase filled || full=$(taken trimmed)
 status=0
-wait $boot || status=$?
-boot=
+wait "${boots[0]}" || status=$?
+boots=()
 cat "$W/output"
 if [ $status != 0 ]; then
 	cat "$W/boot.log" "$W/byre.log" >&2
