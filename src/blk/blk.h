@@ -227,6 +227,8 @@ int chan_submit_wait(struct chan *ch, struct req *req);
 int chan_read_wait(struct chan *ch, uint64_t off, void *buf, uint64_t len);
 int chan_write_wait(struct chan *ch, uint64_t off, const void *buf, uint64_t len);
 int chan_flush_wait(struct chan *ch);
+/* Writes, and makes all that was written durable. */
+int chan_write_sync_wait(struct chan *ch, uint64_t off, const void *buf, uint64_t len);
 
 /* Memory for the data of requests to @ch, aligned to IOBUF_ALIGN: that of the driver at the bottom
  * where it has some (node_ops.memory_get), else from malloc. NULL: there is none. On ch->loop. */

@@ -286,6 +286,13 @@ int chan_flush_wait(struct chan *ch)
 	return chan_submit_wait(ch, &req);
 }
 
+int chan_write_sync_wait(struct chan *ch, uint64_t off, const void *buf, uint64_t len)
+{
+	int rc = chan_write_wait(ch, off, buf, len);
+
+	return rc ? rc : chan_flush_wait(ch);
+}
+
 /* The chan below @ch that has memory of its own, or NULL. */
 static struct chan *memory_owner(struct chan *ch)
 {

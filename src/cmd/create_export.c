@@ -23,15 +23,19 @@ static int cannot_open(struct err *err, int rc)
 			"given target as an existing image failed");
 }
 
+/* A description cannot be a target. */
+static int check_not_json(const char *filename, struct err *err)
+{
+	return strncmp(filename, "json:", 5) ? 0 : err_set(err, EINVAL, "Unknown protocol 'json'");
+}
+
 int create_check_protocol(const char *filename, struct err *err)
 {
 	struct image_name name = { 0 };
-	int rc;
+	int rc = check_not_json(filename, err);
 
-	if (!strncmp(filename, "json:", 5))
-		return err_set(err, EINVAL, "Unknown protocol 'json'");
-	if (!filename[0] || nbd_name_is(filename))
-		return 0;
+	if (rc || !filename[0] || nbd_name_is(filename))
+		return rc;
 	rc = image_name_parse(filename, &name, err);
 	image_name_fini(&name);
 	return rc;
@@ -39,10 +43,10 @@ int create_check_protocol(const char *filename, struct err *err)
 
 int create_parse_name(const char *filename, struct image_name *ret, struct err *err)
 {
-	int rc;
+	int rc = check_not_json(filename, err);
 
-	if (!strncmp(filename, "json:", 5))
-		return err_set(err, EINVAL, "Unknown protocol 'json'");
+	if (rc)
+		return rc;
 	rc = image_name_parse(filename, ret, err);
 	return rc && nbd_name_is(filename) ? cannot_open(err, rc) : rc;
 }

@@ -94,12 +94,6 @@ static int set_cache(const struct img_opts *o, struct graph_opts *go, struct err
 		       o->cache_what ? o->cache_what : "source cache", o->cache);
 }
 
-/* A description of a file says nothing of what a format would need. */
-static bool is_protocol(const char *driver)
-{
-	return strcmp(driver, "raw") && strcmp(driver, "qcow2");
-}
-
 /* What @name means, in @ret, and the format that counts, in @ret_format. */
 static int understand(const char *name, const struct img_opts *opts, struct image_name *ret,
 		      const char **ret_format, struct err *err)
@@ -116,7 +110,9 @@ static int understand(const char *name, const struct img_opts *opts, struct imag
 	free(warning);
 	if (rc)
 		return rc;
-	if (opts->format && ret->format && is_protocol(ret->format) && !is_protocol(opts->format)) {
+	/* A description of a file says nothing of what a format would need. */
+	if (opts->format && image_name_is_format(opts->format) && ret->format &&
+	    image_name_is_bare(ret->format)) {
 		image_name_fini(ret);
 		err_set(err, EINVAL, "A block device must be specified for \"file\"");
 		return -EINVAL;

@@ -50,21 +50,15 @@ static int probe_wait(const struct opening *o, struct node *file, const char **r
 	return 0;
 }
 
-/* No format at all: the bytes of the file. */
-static bool is_bare(const char *format)
-{
-	return !strcmp(format, "file") || !strcmp(format, "host_device") || !strcmp(format, "nbd");
-}
-
 static int check_format(const struct opening *o, const struct layer *l, struct err *err)
 {
 	bool is_export = l->image && l->image->nbd;
 
-	if (is_bare(l->format) && is_export && strcmp(l->format, "nbd"))
+	if (image_name_is_bare(l->format) && is_export && strcmp(l->format, "nbd"))
 		return graph_cannot_open(o, ENOENT, l->path, err);
 	if (!is_export && !strcmp(l->format, "nbd"))
 		return err_set(err, EINVAL, "File name string for NBD must start with 'nbd:'");
-	if (!strcmp(l->format, "qcow2") || !strcmp(l->format, "raw") || is_bare(l->format))
+	if (image_name_is_format(l->format) || image_name_is_bare(l->format))
 		return 0;
 	if (o->opts->qemu_words && !l->is_probed)
 		return image_name_check_format(l->format, err);
@@ -137,7 +131,7 @@ static int open_format_wait(struct opening *o, const struct layer *l, struct nod
 	if (l->is_top && o->opts->compress)
 		return err_set(err, ENOTSUP, "'%s' is %s: only qcow2 images are written "
 			       "compressed", l->path, l->format);
-	if (is_bare(l->format)) {
+	if (image_name_is_bare(l->format)) {
 		*ret = file;
 		return 0;
 	}
@@ -390,7 +384,7 @@ static int open_vhost_user_wait(struct opening *o, struct layer *l, struct err *
 
 	if (!l->format)
 		l->format = "raw";
-	if (strcmp(l->format, "raw") && !is_bare(l->format))
+	if (strcmp(l->format, "raw") && !image_name_is_bare(l->format))
 		rc = err_set(err, ENOTSUP, "A disk over vhost-user is raw, not '%s'", l->format);
 	if (!rc)
 		rc = vfe_opts_parse(name, &vo, err);

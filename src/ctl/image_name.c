@@ -74,10 +74,19 @@ static bool is_foreign(const char *name, size_t n)
 	return false;
 }
 
+bool image_name_is_format(const char *format)
+{
+	return !strcmp(format, "qcow2") || !strcmp(format, "raw");
+}
+
+bool image_name_is_bare(const char *format)
+{
+	return !strcmp(format, "file") || !strcmp(format, "host_device") || !strcmp(format, "nbd");
+}
+
 static bool is_known_format(const char *name)
 {
-	return !strcmp(name, "qcow2") || !strcmp(name, "raw") || !strcmp(name, "file") ||
-	       !strcmp(name, "host_device") || !strcmp(name, "nbd");
+	return image_name_is_format(name) || image_name_is_bare(name);
 }
 
 int image_name_check_format(const char *name, struct err *err)

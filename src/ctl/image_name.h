@@ -52,6 +52,10 @@ int image_name_parse_options(const char *text, struct image_name *ret, char **re
 			     struct err *err);
 void image_name_fini(struct image_name *n);
 
+/* Is @format one that byre reads: raw or qcow2? */
+bool image_name_is_format(const char *format);
+/* Is it no format at all: the bytes of the file or export? */
+bool image_name_is_bare(const char *format);
 /* -ENOTSUP or -EINVAL for a format that byre does not read, by name. */
 int image_name_check_format(const char *format, struct err *err);
 

@@ -268,11 +268,10 @@ static uint64_t add_extension(uint8_t *buf, uint64_t len, const struct qcow2_bit
 	return moves_name ? end + name_len : end;
 }
 
+/* Makes these bytes of the header durable. */
 static int put_wait(struct chan *ch, const uint8_t *buf, uint64_t off, uint64_t len)
 {
-	int rc = chan_write_wait(ch, off, buf + off, len);
-
-	return rc ? rc : chan_flush_wait(ch);
+	return chan_write_sync_wait(ch, off, buf + off, len);
 }
 
 /* T35, of an image that others may open: what the extension holds, behind the end of the list;

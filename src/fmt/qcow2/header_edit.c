@@ -28,13 +28,6 @@ bool header_find_extension(const struct qcow2_header *h, const uint8_t *buf, uin
 	return false;
 }
 
-static int write_sync_wait(struct chan *file, uint64_t off, const void *buf, uint64_t len)
-{
-	int rc = chan_write_wait(file, off, buf, len);
-
-	return rc ? rc : chan_flush_wait(file);
-}
-
 int header_clear_autoclear_wait(struct chan *file, struct qcow2_header *h)
 {
 	uint64_t known = QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_DATA_FILE_RAW;
@@ -43,8 +36,8 @@ int header_clear_autoclear_wait(struct chan *file, struct qcow2_header *h)
 
 	if (h->version < 3 || !(h->autoclear & ~known))
 		return 0;
-	rc = write_sync_wait(file, offsetof(struct qcow2_header_disk, autoclear_features), &field,
-			     sizeof(field));
+	rc = chan_write_sync_wait(file, offsetof(struct qcow2_header_disk, autoclear_features),
+				  &field, sizeof(field));
 	if (!rc)
 		h->autoclear &= known;
 	return rc;
@@ -78,7 +71,7 @@ int header_drop_mark_wait(struct chan *file, struct qcow2_header *h)
 		return rc;
 	if (header_find_extension(h, buf, len, QCOW2_EXT_IN_USE, &at) &&
 	    !be32_load(buf + at + 4))
-		rc = write_sync_wait(file, at, &none, sizeof(none));
+		rc = chan_write_sync_wait(file, at, &none, sizeof(none));
 	if (!rc)
 		h->is_in_use = false;
 	free(buf);
@@ -91,9 +84,9 @@ static int drop_last_wait(struct chan *file, uint8_t *buf, uint64_t at, uint64_t
 	int rc;
 
 	memset(buf + at, 0, end - at);
-	rc = write_sync_wait(file, at, buf + at, sizeof(be32_t));
+	rc = chan_write_sync_wait(file, at, buf + at, sizeof(be32_t));
 	/* What follows the end of the list is nobody's. */
-	return rc ? rc : write_sync_wait(file, at, buf + at, end - at);
+	return rc ? rc : chan_write_sync_wait(file, at, buf + at, end - at);
 }
 
 int header_drop_bitmaps_wait(struct chan *file, struct qcow2_header *h)
@@ -113,7 +106,7 @@ int header_drop_bitmaps_wait(struct chan *file, struct qcow2_header *h)
 	} else if (at / SECTOR == (end + EXT_BYTES - 1) / SECTOR) {
 		memmove(buf + at, buf + next, end - next);
 		memset(buf + at + end - next, 0, next - at);
-		rc = write_sync_wait(file, at, buf + at, end - at);
+		rc = chan_write_sync_wait(file, at, buf + at, end - at);
 	} else {
 		goto out;
 	}
@@ -134,5 +127,5 @@ int header_finish_wait(struct chan *file)
 	if (rc || !(version & QCOW2_VERSION_UNFINISHED))
 		return rc;
 	field = be32_make(version & ~QCOW2_VERSION_UNFINISHED);
-	return write_sync_wait(file, off, &field, sizeof(field));
+	return chan_write_sync_wait(file, off, &field, sizeof(field));
 }

@@ -36,10 +36,8 @@ static bool find_end(const struct qcow2_header *h, const uint8_t *buf, uint64_t 
 
 static int write_sync_wait(struct writer *w, uint64_t off, const void *buf, uint64_t len)
 {
-	int rc = chan_write_wait(w->file, off, buf, len);
-
 	w->commit.stats.syncs++;
-	return rc ? rc : chan_flush_wait(w->file);
+	return chan_write_sync_wait(w->file, off, buf, len);
 }
 
 /* All of @buf's @n bytes are zeros or, each in its place, those of @name: a copy that was begun. */
