@@ -5,7 +5,8 @@
 # 4 KiB reads and writes in place of an allocated qcow2, 32 under way, through the page cache and
 # past it (cache=none); one at a time for the latency; two queues with 32 each. CPU is the daemon's,
 # user and system. bare-ring is a loop over io_uring that does the same to the same file, with
-# nobody in between. Each server starts with all of the image in the page cache, or none of it: what
+# nobody in between; nobody wakes it up, and it wakes up nobody, so it stands beside a front end that
+# polls, too. Each server starts with all of the image in the page cache, or none of it: what
 # is past the cache takes pages out of it, and pays for those that are there. -s gives the number of
 # requests: 60,000 for each second.
 # shellcheck source=bench/lib.sh
@@ -68,13 +69,14 @@ us_per_op()
 	awk -v t="$1" -v n="$2" -v hz="$hz" 'BEGIN { printf "%.3f\n", t / hz / n * 1e6 }'
 }
 
+front=queues=1
 # measure PEER WHAT [BENCH_OPTION...]: rate and CPU of $count requests to $W/results.WHAT.
 measure()
 {
 	local peer=$1 what=$2 before after took
 	shift 2
 	before=$(cpu_ticks)
-	took=$("$BYRE" bench -c "$count" -d 32 --random 1 "$@" "vhost-user:$sock,queues=1" |
+	took=$("$BYRE" bench -c "$count" -d 32 --random 1 "$@" "vhost-user:$sock,$front" |
 		sed -n 's/^Run completed in \(.*\) seconds.*/\1/p')
 	after=$(cpu_ticks)
 	echo "$peer $(awk -v n="$count" -v s="$took" 'BEGIN { printf "%.0f", n / s }')" \
@@ -121,6 +123,7 @@ for run in $(seq "$runs"); do
 		vub_start "$peer" "$W/disk.qcow2" writeback
 		measure "$peer" read
 		measure "$peer" write --write
+		front=queues=1,poll=on measure "$peer" read-polled
 		measure_latency "$peer" read-latency
 		measure_latency "$peer" write-latency --write
 		for loops in 1 2; do
@@ -135,13 +138,14 @@ for run in $(seq "$runs"); do
 	done
 	settle "$W/bare" writeback
 	measure_bare read
+	sed -n '$p' "$W/results.read" >>"$W/results.read-polled"
 	measure_bare write --write
 	settle "$W/bare" none
 	measure_bare read-direct --direct
 	measure_bare write-direct --direct --write
 	[ -n "$json" ] || echo "run $run of $runs done" >&2
 done
-for what in read write read-direct write-direct; do
+for what in read read-polled write read-direct write-direct; do
 	mv "$W/results.$what" "$W/results"
 	[ -n "$json" ] || echo "== $what"
 	table "$what 1/s more" "cpu us/request less"

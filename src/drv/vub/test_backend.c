@@ -258,9 +258,12 @@ static uint32_t run_request(struct backend *b, const struct dev_req *q)
 	return len;
 }
 
-static void call(struct backend_queue *q)
+static void call(struct backend *b, struct backend_queue *q)
 {
-	if (dev_must_call(&q->dev) && eventfd_write(q->call, 1))
+	if (!dev_must_call(&q->dev))
+		return;
+	b->calls++;
+	if (eventfd_write(q->call, 1))
 		return;                 /* full: it is told already */
 }
 
@@ -285,7 +288,7 @@ static bool work(struct backend *b, struct backend_queue *q)
 		dev_push(&q->dev, &q->held[i], len);
 		q->held[i] = q->held[--q->nheld];
 	}
-	call(q);
+	call(b, q);
 	return false;
 }
 

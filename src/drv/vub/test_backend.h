@@ -38,7 +38,8 @@ struct backend {
 
 	char path[64];
 	char *disk;
-	atomic_uint connections, requests, strangers;   /* strangers: another area came back */
+	atomic_uint connections, requests, calls;
+	atomic_uint strangers;          /* another area came back */
 	pthread_t thread;
 	int listener, stop;
 	atomic_int sock;                /* tests may shut it down */

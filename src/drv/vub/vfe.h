@@ -26,10 +26,11 @@ struct vfe_opts {
 	char *path;                     /* owned */
 	struct vfe_want want;
 	unsigned reconnect_ms;          /* 0: a lost connection is an error */
+	bool poll;                      /* looks for answers all the time, and is never called */
 };
 
 /* What stands behind "vhost-user:" in a name: SOCK[,OPTION=VALUE]..., a comma in SOCK doubled.
- * packed, event-idx, indirect, inflight: on or off; queues, queue-size: numbers; reconnect:
+ * packed, event-idx, indirect, inflight, poll: on or off; queues, queue-size: numbers; reconnect:
  * seconds. 0 or -errno; *ret only on success, then vfe_opts_fini(). */
 int vfe_opts_parse(const char *text, struct vfe_opts *ret, struct err *err);
 void vfe_opts_fini(struct vfe_opts *o);

@@ -29,22 +29,12 @@ static void slot_put(struct vfe_chan *vc, uint16_t token)
 	vc->busy_slots--;
 }
 
-static void publish_at_turn_end(struct vfe_chan *vc)
+static void set_turn_end(struct vfe_chan *vc)
 {
-	if (vc->will_publish)
+	if (vc->is_turn_end_set)
 		return;
-	vc->will_publish = true;
+	vc->is_turn_end_set = true;
 	loop_at_turn_end(vc->chan.loop, &vc->turn_end);
-}
-
-/* One kick a turn, whatever was added. */
-static void turn_end(struct task *t)
-{
-	struct vfe_chan *vc = container_of(t, struct vfe_chan, turn_end);
-
-	vc->will_publish = false;
-	if (!vc->is_stopped && vfe_ring_publish(&vc->q->ring))
-		vfe_signal(vc->q->kick);
 }
 
 /* Sends the next part of @req. False: there is no room for it now. */
@@ -65,7 +55,7 @@ static bool send(struct vfe_chan *vc, struct req *req)
 		slot_put(vc, token);
 		return false;
 	}
-	publish_at_turn_end(vc);
+	set_turn_end(vc);
 	return true;
 }
 
@@ -142,6 +132,43 @@ static int take_used(struct vfe_chan *vc)
 	return 0;
 }
 
+static void take_failed(struct vfe_chan *vc, int rc)
+{
+	log_error("'%s': queue %u is damaged: %s", vc->chan.node->name, vc->index,
+		  rc == -EPROTO ? "the back end answers what was not asked" :
+				  "its eventfd fails");
+	vfe_chan_kill(vc, -EIO);
+}
+
+/* One kick a turn, whatever was added; who polls looks for answers before that. */
+static void turn_end(struct task *t)
+{
+	struct vfe_chan *vc = container_of(t, struct vfe_chan, turn_end);
+	bool is_looking = vc->vn->opts.poll && vc->busy_slots;
+	int rc = 0;
+
+	vc->is_turn_end_set = false;
+	if (vc->is_stopped)
+		return;
+	if (is_looking && !vc->dead)
+		rc = take_used(vc);
+	if (rc)
+		take_failed(vc, rc);
+	if (vfe_ring_publish(&vc->q->ring))
+		vfe_signal(vc->q->kick);
+	if (is_looking && vc->busy_slots)
+		set_turn_end(vc);
+}
+
+/* Asks for calls, where they are wanted. True: there is something already. */
+static bool arm(struct vfe_chan *vc)
+{
+	if (!vc->vn->opts.poll)
+		return vfe_ring_arm(&vc->q->ring);
+	vfe_ring_disarm(&vc->q->ring);
+	return false;
+}
+
 static void poll_call(struct vfe_chan *vc)
 {
 	vc->poll.op = IO_POLL;
@@ -170,14 +197,10 @@ static void called(struct io *io, int res)
 	if (!vc->is_stopped && !vc->dead && !rc) {
 		do
 			rc = take_used(vc);
-		while (!rc && !vc->is_stopped && vfe_ring_arm(&vc->q->ring));
+		while (!rc && !vc->is_stopped && arm(vc));
 	}
-	if (rc && !vc->dead) {
-		log_error("'%s': queue %u is damaged: %s", vc->chan.node->name, vc->index,
-			  rc == -EPROTO ? "the back end answers what was not asked" :
-					  "its eventfd fails");
-		vfe_chan_kill(vc, -EIO);
-	}
+	if (rc && !vc->dead)
+		take_failed(vc, rc);
 	poll_call(vc);
 }
 
@@ -212,7 +235,9 @@ void vfe_chan_resume(struct vfe_chan *vc)
 {
 	vc->is_stopped = false;
 	vfe_ring_publish(&vc->q->ring);
-	vfe_ring_arm(&vc->q->ring);
+	arm(vc);
+	if (vc->busy_slots)
+		set_turn_end(vc);
 	send_waiting(vc);
 	/* Nobody told this back end what is there, and perhaps nobody told us what the one before
 	 * it had used. */
@@ -310,7 +335,7 @@ void vfe_chan_fini(struct vfe_chan *vc)
 
 void vfe_chan_start(struct vfe_chan *vc)
 {
-	vfe_ring_arm(&vc->q->ring);
+	arm(vc);
 	poll_call(vc);
 }
 
@@ -322,6 +347,6 @@ void vfe_chan_finish_wait(struct vfe_chan *vc)
 	loop_cancel(vc->chan.loop, &vc->poll);
 	while (vc->is_polling)
 		fiber_park();
-	while (vc->will_publish)
+	while (vc->is_turn_end_set)
 		fiber_yield_wait();
 }

@@ -101,7 +101,7 @@ struct vfe_chan {
 	struct req *waiting, **waiting_tail;
 	struct io poll;                 /* of q->call */
 	struct task turn_end;
-	bool is_polling, will_publish, is_stopped, is_closing;
+	bool is_polling, is_turn_end_set, is_stopped, is_closing;
 	struct fiber *close_waiter;
 	int dead;                       /* -errno: all requests fail */
 };

@@ -56,6 +56,8 @@ static int take_option(struct vfe_opts *o, const char *key, const char *value)
 		return take_off_switch(value, &o->want.no_indirect);
 	if (!strcmp(key, "inflight"))
 		return take_off_switch(value, &o->want.no_inflight);
+	if (!strcmp(key, "poll"))
+		return take_switch(value, &o->poll);
 	if (!strcmp(key, "queues"))
 		return take_number(value, 1, VFE_QUEUES_MAX, &o->want.queues);
 	if (!strcmp(key, "queue-size")) {

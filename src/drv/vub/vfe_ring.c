@@ -105,6 +105,11 @@ bool vfe_ring_arm(struct vfe_ring *r)
 	return ops(r)->arm(r);
 }
 
+void vfe_ring_disarm(struct vfe_ring *r)
+{
+	ops(r)->disarm(r);
+}
+
 uint32_t vfe_ring_base(const struct vfe_ring *r)
 {
 	uint32_t half;

@@ -89,6 +89,8 @@ bool vfe_ring_publish(struct vfe_ring *r);
 int vfe_ring_take(struct vfe_ring *r, uint16_t *ret_token, uint32_t *ret_len);
 /* Asks for a call at the next used request. True: there is one already. */
 bool vfe_ring_arm(struct vfe_ring *r);
+/* Who looks by itself asks for no calls; some may come all the same. */
+void vfe_ring_disarm(struct vfe_ring *r);
 /* What SET_VRING_BASE says where a device goes on with this ring: at what was used last. */
 uint32_t vfe_ring_base(const struct vfe_ring *r);
 /* Where the three parts lie: descriptors, driver's (available), device's (used). */
@@ -102,6 +104,7 @@ struct vfe_ring_ops {
 	bool (*publish)(struct vfe_ring *r);
 	int (*take)(struct vfe_ring *r, uint16_t *ret_token, uint32_t *ret_len);
 	bool (*arm)(struct vfe_ring *r);
+	void (*disarm)(struct vfe_ring *r);
 };
 extern const struct vfe_ring_ops vfe_ring_split_ops, vfe_ring_packed_ops;
 

@@ -144,9 +144,18 @@ static bool packed_arm(struct vfe_ring *r)
 		__atomic_store_n(&r->packed.driver->off_wrap, at, __ATOMIC_RELEASE);
 		__atomic_store_n(&r->packed.driver->flags, VRING_PACKED_EVENT_FLAG_DESC,
 				 __ATOMIC_RELEASE);
+	} else {
+		__atomic_store_n(&r->packed.driver->flags, VRING_PACKED_EVENT_FLAG_ENABLE,
+				 __ATOMIC_RELEASE);
 	}
 	memory_fence();
 	return r->nfree != r->size && is_used(r);
+}
+
+static void packed_disarm(struct vfe_ring *r)
+{
+	__atomic_store_n(&r->packed.driver->flags, VRING_PACKED_EVENT_FLAG_DISABLE,
+			 __ATOMIC_RELEASE);
 }
 
 const struct vfe_ring_ops vfe_ring_packed_ops = {
@@ -155,4 +164,5 @@ const struct vfe_ring_ops vfe_ring_packed_ops = {
 	.publish = packed_publish,
 	.take = packed_take,
 	.arm = packed_arm,
+	.disarm = packed_disarm,
 };

@@ -126,8 +126,18 @@ static bool split_arm(struct vfe_ring *r)
 {
 	if (r->has_event_idx)
 		__atomic_store_n(&vring_used_event(&r->split), r->used_idx, __ATOMIC_RELAXED);
+	else
+		__atomic_store_n(&r->split.avail->flags, 0, __ATOMIC_RELAXED);
 	memory_fence();
 	return __atomic_load_n(&r->split.used->idx, __ATOMIC_RELAXED) != r->used_idx;
+}
+
+static void split_disarm(struct vfe_ring *r)
+{
+	/* An event index stays as it is, and is passed: a call for each round of it. */
+	if (!r->has_event_idx)
+		__atomic_store_n(&r->split.avail->flags, VRING_AVAIL_F_NO_INTERRUPT,
+				 __ATOMIC_RELAXED);
 }
 
 const struct vfe_ring_ops vfe_ring_split_ops = {
@@ -136,4 +146,5 @@ const struct vfe_ring_ops vfe_ring_split_ops = {
 	.publish = split_publish,
 	.take = split_take,
 	.arm = split_arm,
+	.disarm = split_disarm,
 };

@@ -244,6 +244,7 @@ static void rig_vary(struct rig *r, unsigned variant)
 		.no_inflight = variant & 8,
 		.queue_size = variant & 16 ? 32 : 0,
 	};
+	r->opts.poll = __builtin_parity(variant);
 }
 
 static void every_layout_carries_every_request(void **state)
@@ -257,6 +258,24 @@ static void every_layout_carries_every_request(void **state)
 		rig_open(&r);
 		loop_call(r.loops[0].loop, run_jobs, &r);
 		assert_int_equal(r.be.connections, 1);
+		rig_stop(&r);
+	}
+}
+
+/* Who looks by itself is called by nobody; an event index that is passed may count once. */
+static void who_polls_is_not_called(void **state)
+{
+	for (unsigned variant = 0; variant < 16; variant++) {
+		struct rig r = { 0 };
+
+		rig_vary(&r, variant);
+		r.opts.poll = variant & 8;
+		rig_start(&r, variant + 1);
+		r.ops = 10;
+		rig_open(&r);
+		loop_call(r.loops[0].loop, run_jobs, &r);
+		assert_true(r.be.requests > 100);
+		assert_true(r.opts.poll ? r.be.calls <= 1 : r.be.calls > 5);
 		rig_stop(&r);
 	}
 }
@@ -461,15 +480,17 @@ static void names_say_what_is_wanted(void **state)
 	struct err err;
 
 	assert_int_equal(vfe_opts_parse("/a,,b,packed=on,queues=3,queue-size=64,event-idx=off,"
-					"indirect=off,inflight=off,reconnect=7", &o, &err), 0);
+					"indirect=off,inflight=off,poll=on,reconnect=7", &o, &err),
+			 0);
 	assert_string_equal(o.path, "/a,b");
 	assert_true(o.want.packed && o.want.no_event_idx && o.want.no_indirect);
 	assert_true(o.want.no_inflight && o.want.queues == 3 && o.want.queue_size == 64);
+	assert_true(o.poll);
 	assert_int_equal(o.reconnect_ms, 7000);
 	vfe_opts_fini(&o);
 	assert_int_equal(vfe_opts_parse("x", &o, &err), 0);
 	assert_string_equal(o.path, "x");
-	assert_false(o.want.packed || o.want.no_indirect || o.reconnect_ms);
+	assert_false(o.want.packed || o.want.no_indirect || o.poll || o.reconnect_ms);
 	vfe_opts_fini(&o);
 	for (unsigned i = 0; i < ARRAY_SIZE(wrong); i++)
 		assert_int_equal(vfe_opts_parse(wrong[i], &o, &err), -EINVAL);
@@ -479,6 +500,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_layout_carries_every_request),
+		cmocka_unit_test(who_polls_is_not_called),
 		cmocka_unit_test(what_the_back_end_lacks_is_done_without),
 		cmocka_unit_test(a_loop_has_a_queue_of_its_own),
 		cmocka_unit_test(more_loops_than_queues_are_refused),

@@ -7,13 +7,20 @@
  *	halted    primed, but memory or features are being changed; nothing is in flight
  *	broken    the driver has written nonsense: nothing is taken until the queue is stopped
  *
- * Between a kick and the sleep, kicks are asked for last, and then the ring is looked at once more,
- * so that none is missed. With poll_ns the ring is looked at in each turn for a while
- * before that: a window that grows where it has found something, and shrinks where not.
+ * After a kick the end of each turn answers what has ended in it and then looks at the ring, and the
+ * guest need not kick, until nothing is there. With poll_ns that goes on for a while longer: for a
+ * window that grows where something was found, and shrinks where not. Kicks are asked for last, and
+ * then the ring is looked at once more, so that none is missed.
+ *
+ * Where nothing is in flight a turn takes a few requests only. If they come out of the page cache
+ * they have ended before the next turn: the guest has the first answers, and time to ask for more,
+ * while the others are read, and in the end neither side sleeps. If they have not ended, a disk has
+ * them, and gets all the others at once.
  *
  * A descriptor to kick is read with RWF_NOWAIT, for the front end can drain it before us. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +30,10 @@
 #include "base/log.h"
 #include "export/vub/vub_impl.h"
 
-enum { POLL_WINDOW_MIN = 1000 };        /* ns */
+enum {
+	POLL_WINDOW_MIN = 1000,         /* ns */
+	TAKE_FIRST = 8,                 /* requests, see the head */
+};
 
 /* ---- what depends on the kind of ring ---- */
 
@@ -103,79 +113,60 @@ static void start(struct vub_queue *q, struct vub_chain *c)
 	break_queue(q, c->wrong);
 }
 
-static void poll_soon(struct vub_queue *q)
+static void do_at_turn_end(struct vub_queue *q)
 {
-	if (q->poll_is_queued)
+	if (q->turn_is_queued)
 		return;
-	q->poll_is_queued = true;
-	loop_at_turn_end(q->loop, &q->poll_task);
+	q->turn_is_queued = true;
+	loop_at_turn_end(q->loop, &q->turn_task);
 }
 
-static bool take_some(struct vub_queue *q)
+/* How many it has taken; with *@ret_more there may be more. */
+static unsigned take(struct vub_queue *q, bool *ret_more)
 {
+	unsigned max = q->in_flight ? UINT_MAX : TAKE_FIRST, n = 0;
 	struct vub_chain c = { 0 };
-	unsigned n = 0;
 	int rc = 0;
 
-	while (q->is_running && (rc = next(q, &c)) > 0) {
+	while (q->is_running && n < max && (rc = next(q, &c)) > 0) {
 		start(q, &c);
 		n++;
 	}
 	if (rc < 0)
 		break_queue(q, c.wrong);
+	*ret_more = n == max;
 	return n;
 }
 
-/* Is the ring to be looked at for a while before the guest is asked to kick? */
-static bool does_poll(const struct vub_queue *q)
+/* Looks at the ring at the end of this turn, and of others, until nothing is there. */
+static void look_from_now_on(struct vub_queue *q)
 {
-	return q->v->poll_ns || q->kick_fd < 0;
+	disarm(q);
+	q->is_looking = true;
+	q->look_until_ns = loop_now(q->loop) + q->poll_window_ns;
+	do_at_turn_end(q);
 }
 
-/* Takes all that is there, until the guest is to kick again or the ring is polled. */
-static void take_all(struct vub_queue *q)
+static void look(struct vub_queue *q)
 {
-	do {
-		if (!take_some(q) && q->is_polling)
-			return;
-		if (is_memory_lost(q) || !q->is_running)
-			return;
-		if (does_poll(q)) {
-			if (!q->is_polling)
-				disarm(q);
-			q->is_polling = true;
-			q->poll_until_ns = loop_now(q->loop) + q->poll_window_ns;
-			poll_soon(q);
-			return;
-		}
-	} while (arm(q));
-}
-
-static void poll_ring(struct task *t)
-{
-	struct vub_queue *q = container_of(t, struct vub_queue, poll_task);
 	uint64_t now = loop_now(q->loop);
+	bool has_more;
 
-	q->poll_is_queued = false;
-	if (!q->is_running || !q->is_polling) {
-		if (q->waiter)
-			fiber_wake(q->waiter);
-		return;
-	}
-	if (take_some(q)) {
+	if (take(q, &has_more)) {
 		q->poll_window_ns = MIN(q->poll_window_ns * 2, q->v->poll_ns);
-		q->poll_until_ns = now + q->poll_window_ns;
+		q->look_until_ns = now + q->poll_window_ns;
 	}
 	if (is_memory_lost(q) || !q->is_running)
 		return;
-	if (now < q->poll_until_ns || q->kick_fd < 0) {
-		poll_soon(q);
+	if (has_more || now < q->look_until_ns || q->kick_fd < 0) {
+		do_at_turn_end(q);
 		return;
 	}
-	q->poll_window_ns = MAX(q->poll_window_ns / 2, (uint64_t)POLL_WINDOW_MIN);
-	q->is_polling = false;
+	q->poll_window_ns = MIN(MAX(q->poll_window_ns / 2, (uint64_t)POLL_WINDOW_MIN),
+				q->v->poll_ns);
+	q->is_looking = false;
 	if (arm(q))
-		take_all(q);
+		look_from_now_on(q);
 }
 
 void vub_queue_done(struct vub_req *vr, uint8_t status)
@@ -188,10 +179,7 @@ void vub_queue_done(struct vub_req *vr, uint8_t status)
 	vr->next = NULL;
 	*q->done_last = vr;
 	q->done_last = &vr->next;
-	if (q->flush_is_queued)
-		return;
-	q->flush_is_queued = true;
-	loop_at_turn_end(q->loop, &q->flush_task);
+	do_at_turn_end(q);
 }
 
 /* The requests of @list are over. */
@@ -211,13 +199,13 @@ static void release(struct vub_queue *q, struct vub_req *list)
 	}
 }
 
-/* At the end of the turn: answers all that has ended in it. */
-static void flush(struct task *t)
+/* Answers all that has ended in this turn. */
+static void answer(struct vub_queue *q)
 {
-	struct vub_queue *q = container_of(t, struct vub_queue, flush_task);
 	struct vub_req *list = q->done_first;
 
-	q->flush_is_queued = false;
+	if (!list)
+		return;
 	q->done_first = NULL;
 	q->done_last = &q->done_first;
 	if (!q->is_broken && !is_memory_lost(q)) {
@@ -229,7 +217,17 @@ static void flush(struct task *t)
 			call(q);
 	}
 	release(q, list);
-	if (q->waiter && !q->in_flight)
+}
+
+static void turn_end(struct task *t)
+{
+	struct vub_queue *q = container_of(t, struct vub_queue, turn_task);
+
+	q->turn_is_queued = false;
+	answer(q);
+	if (q->is_running && q->is_looking)
+		look(q);
+	if (q->waiter)
 		fiber_wake(q->waiter);
 }
 
@@ -276,9 +274,8 @@ static void kicked(struct io *io, int res)
 		return;
 	}
 	vub_count(&q->counters.kicks, 1);
-	take_all(q);
-	if (q->is_running)
-		poll_kick(q);
+	look_from_now_on(q);
+	poll_kick(q);
 }
 
 /* ---- running and halting, on the queue's loop ---- */
@@ -409,7 +406,7 @@ static int run(void *arg)
 		return rc;
 	q->pc = port_here(q->v->port);
 	q->is_running = true;
-	q->is_polling = false;
+	q->is_looking = false;
 	q->poll_window_ns = q->v->poll_ns;
 	if (is_new) {
 		rc = resubmit(q);
@@ -419,9 +416,8 @@ static int run(void *arg)
 		}
 		call(q);                        /* V22 */
 	}
-	take_all(q);
-	if (q->is_running)
-		poll_kick(q);
+	look_from_now_on(q);
+	poll_kick(q);
 	return 0;
 }
 
@@ -433,7 +429,7 @@ static int halt(void *arg)
 	q->waiter = fiber_self();
 	if (q->kick_is_busy)
 		loop_cancel(q->loop, &q->kick_io);
-	while (q->in_flight || q->kick_is_busy || q->poll_is_queued)
+	while (q->in_flight || q->kick_is_busy || q->turn_is_queued)
 		fiber_park();
 	q->waiter = NULL;
 	return 0;
@@ -513,8 +509,7 @@ int vub_queue_new(struct vub *v, unsigned index, struct loop *loop, struct vub_q
 	q->index = index;
 	q->kick_fd = -1;
 	q->done_last = &q->done_first;
-	q->flush_task.fn = flush;
-	q->poll_task.fn = poll_ring;
+	q->turn_task.fn = turn_end;
 	q->kick_io.op = IO_POLL;
 	q->kick_io.fixed = -1;
 	q->kick_io.done = kicked;

@@ -158,7 +158,7 @@ struct vub_queue {
 	bool has_event_idx;
 	bool has_indirect;
 	bool is_logging;                /* data; and the ring, where addr.flags says so */
-	bool is_polling;                /* the ring; the guest need not kick */
+	bool is_looking;                /* at the ring, each turn; the guest need not kick */
 	uint8_t write_flags;            /* REQ_FUA for a guest without a write cache */
 	struct port_chan *pc;
 	unsigned hint;                  /* of memory.h */
@@ -174,9 +174,9 @@ struct vub_queue {
 	struct iovec *many;             /* VUB_IOV_MAX for each; touched where `few` are too few */
 	unsigned in_flight;
 	struct vub_req *done_first, **done_last;
-	struct task flush_task, poll_task;
-	bool flush_is_queued, poll_is_queued;
-	uint64_t poll_until_ns, poll_window_ns;
+	struct task turn_task;
+	bool turn_is_queued;
+	uint64_t look_until_ns, poll_window_ns;
 	struct io kick_io;
 	bool kick_is_busy;
 	struct fiber *waiter;           /* of a halt */

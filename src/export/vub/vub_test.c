@@ -353,6 +353,41 @@ static void v21_requests_outlive_a_session(void **state)
 	}
 }
 
+/* A turn takes a part of a ring only; the others follow by themselves, whether the first are over by
+ * then or not. */
+static void one_kick_is_enough_for_a_full_ring(void **state)
+{
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 512,
+			       .is_indirect = true };
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	for (unsigned i = 0; i < 4; i++) {
+		bool is_held = i / 2, seen[RING_SIZE] = { 0 };
+		uint8_t status;
+
+		guest_start(&g, &h, &wants[i % 2]);
+		atomic_store(&h.disk.is_holding, is_held);
+		for (a.token = 0; a.token < RING_SIZE; a.token++)
+			guest_put(&g, &a);
+		guest_kick(&g, 0);
+		if (is_held) {
+			await_held(&h, RING_SIZE);
+			host_release(&h);
+		}
+		for (unsigned n = 0; n < RING_SIZE; n++) {
+			uint16_t token = guest_take(&g, 0, &status);
+
+			assert_true(token < RING_SIZE && !seen[token]);
+			assert_int_equal(status, VIRTIO_BLK_S_OK);
+			seen[token] = true;
+		}
+		guest_stop(&g);
+	}
+	host_stop(&h);
+}
+
 /* A request of a loop that looks at its rings for a while is found without a kick. */
 static void polling_finds_requests(void **state)
 {
@@ -389,6 +424,7 @@ int main(void)
 		cmocka_unit_test(v20_a_stop_waits_for_requests),
 		cmocka_unit_test(v21_requests_outlive_a_session),
 		cmocka_unit_test(v22_a_start_notifies),
+		cmocka_unit_test(one_kick_is_enough_for_a_full_ring),
 		cmocka_unit_test(polling_finds_requests),
 	};
 
