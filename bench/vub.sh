@@ -3,12 +3,12 @@
 # What does a guest's request over vhost-user-blk cost the daemon, how long does it take, and what
 # does a second queue cost? byre's own front end asks byre and qemu-storage-daemon in turn: random
 # 4 KiB reads and writes in place of an allocated qcow2, 32 under way, through the page cache and
-# past it (cache=none); one at a time for the latency; two queues with 32 each. CPU is the daemon's,
-# user and system. bare-ring is a loop over io_uring that does the same to the same file, with
-# nobody in between; nobody wakes it up, and it wakes up nobody, so it stands beside a front end that
-# polls, too. Each server starts with all of the image in the page cache, or none of it: what
-# is past the cache takes pages out of it, and pays for those that are there. -s gives the number of
-# requests: 60,000 for each second.
+# past it (cache=none); one at a time for the latency; two queues with 32 each. CPU is the
+# daemon's, user and system. bare-ring is a loop over io_uring that does the same to the same
+# file, with nobody in between; nobody wakes it up, and it wakes up nobody, so it stands beside a
+# front end that polls, too. Each server starts with all of the image in the page cache, or none
+# of it: what is past the cache takes pages out of it, and pays for those that are there. -s gives
+# the number of requests: 60,000 for each second.
 # shellcheck source=bench/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -7,8 +7,8 @@
  *	halted    primed, but memory or features are being changed; nothing is in flight
  *	broken    the driver has written nonsense: nothing is taken until the queue is stopped
  *
- * After a kick the end of each turn answers what has ended in it and then looks at the ring, and the
- * guest need not kick, until nothing is there. With poll_ns that goes on for a while longer: for a
+ * After a kick the end of each turn answers what has ended in it and then looks at the ring, and
+ * the guest need not kick, until nothing is there. With poll_ns that goes on for a while longer: for a
  * window that grows where something was found, and shrinks where not. Kicks are asked for last, and
  * then the ring is looked at once more, so that none is missed.
  *

@@ -353,8 +353,8 @@ static void v21_requests_outlive_a_session(void **state)
 	}
 }
 
-/* A turn takes a part of a ring only; the others follow by themselves, whether the first are over by
- * then or not. */
+/* A turn takes a part of a ring only; the others follow by themselves, whether the first are over
+ * by then or not. */
 static void one_kick_is_enough_for_a_full_ring(void **state)
 {
 	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 512,
