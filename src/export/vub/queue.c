@@ -8,9 +8,9 @@
  *	broken    the driver has written nonsense: nothing is taken until the queue is stopped
  *
  * After a kick the end of each turn answers what has ended in it and then looks at the ring, and
- * the guest need not kick, until nothing is there. With poll_ns that goes on for a while longer: for a
- * window that grows where something was found, and shrinks where not. Kicks are asked for last, and
- * then the ring is looked at once more, so that none is missed.
+ * the guest need not kick, until nothing is there. With poll_ns that goes on for a while longer:
+ * for a window that grows where something was found, and shrinks where not. Kicks are asked for
+ * last, and then the ring is looked at once more, so that none is missed.
  *
  * Where nothing is in flight a turn takes a few requests only. If they come out of the page cache
  * they have ended before the next turn: the guest has the first answers, and time to ask for more,
