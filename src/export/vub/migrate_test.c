@@ -151,6 +151,58 @@ static void v23_no_page_beside_is_logged(void **state)
 	host_stop(&h);
 }
 
+/* Has the device of ring @r, of which one request was taken, gone to sleep? */
+static bool is_armed(const struct vfe_ring *r)
+{
+	if (r->is_packed)
+		return __atomic_load_n(&r->packed.device->flags, __ATOMIC_RELAXED) !=
+		       VRING_PACKED_EVENT_FLAG_DISABLE;
+	if (r->has_event_idx)
+		return __atomic_load_n(&vring_avail_event(&r->split), __ATOMIC_RELAXED) == 1;
+	return !(__atomic_load_n(&r->split.used->flags, __ATOMIC_RELAXED) &
+		 VRING_USED_F_NO_NOTIFY);
+}
+
+/* False: the queue has gone to sleep before we could look. */
+static bool see_sleep_logged(struct host *h, const struct vfe_want *want)
+{
+	struct guest_ask a = { .type = VIRTIO_BLK_T_FLUSH };
+	struct dirty_log log;
+	const void *parts[3];
+	struct guest g;
+	uint32_t base;
+	bool is_early;
+
+	guest_start(&g, h, want);
+	log_start(&log);
+	log_tell(&log, &g);
+	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+	usleep(20000);                          /* what it has answered is in the log */
+	memset(log.bits, 0, log.bytes);
+	is_early = is_armed(&g.queues[0].ring);
+	while (!is_armed(&g.queues[0].ring))
+		usleep(1000);
+	assert_int_equal(vfe_link_stop_queue(&g.link, 0, &base), 0);
+	vfe_ring_parts(&g.queues[0].ring, parts);
+	assert_true(is_early || log_has(&log, vfe_mem_guest(&g.mem, parts[2])));
+	log_end(&log);
+	guest_stop(&g);
+	return !is_early;
+}
+
+/* What a queue that polls writes when it goes to sleep, after all that it has answered. */
+static void v23_what_asks_for_kicks_is_logged(void **state)
+{
+	struct vub_opts opts = { .queues = 2, .poll_ns = 150 * NS_PER_MS };
+	struct host h;
+
+	host_start(&h, &opts);
+	for (unsigned i = 0; i < ARRAY_SIZE(wants); i++)
+		for (unsigned tries = 0; !see_sleep_logged(&h, &wants[i]); tries++)
+			assert_true(tries < 100);
+	host_stop(&h);
+}
+
 /* Where a device was killed between what it wrote and the log, the next one makes up for it. */
 static void v23_a_ring_that_begins_is_logged(void **state)
 {
@@ -314,6 +366,7 @@ int main(void)
 		cmocka_unit_test(v23_written_pages_are_logged),
 		cmocka_unit_test(v23_pages_are_counted_once),
 		cmocka_unit_test(v23_no_page_beside_is_logged),
+		cmocka_unit_test(v23_what_asks_for_kicks_is_logged),
 		cmocka_unit_test(v23_a_ring_that_begins_is_logged),
 		cmocka_unit_test(v23_a_late_log_has_everything),
 		cmocka_unit_test(v23_a_broken_queue_logs),

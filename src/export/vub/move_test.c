@@ -28,6 +28,8 @@
 
 enum { QUEUES = HOST_LOOPS, SEGS_MAX = 8, FILL_MAX = 100 };
 
+#define POLL_NS (200 * NS_PER_US)
+
 #define LOGS (1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD)
 
 static const struct vfe_want wants[] = {
@@ -360,7 +362,7 @@ static void copy_running(struct move *m)
 /* The queues stop, with the guest. */
 static void stop_queues(struct move *m, uint32_t *ret_bases)
 {
-	nap(m);                                 /* those that poll may have gone to sleep */
+	nap(m);
 	if (prng_below(&m->prng, 2))
 		for (unsigned i = 0; i < QUEUES; i++)
 			tell_state(&m->g, VHOST_USER_SET_VRING_ENABLE, i, 0);
@@ -392,6 +394,10 @@ static void move_memory(struct move *m, uint32_t *ret_bases)
 	}
 	atomic_store(&m->is_guest_over, true);
 	pthread_join(guest, NULL);
+	if (!prng_below(&m->prng, 3)) {         /* queues that poll go to sleep */
+		atomic_store(&m->is_disk_over, true);
+		usleep(10 * POLL_NS / NS_PER_US);
+	}
 	stop_queues(m, ret_bases);
 	harvest(m, &m->log);
 	atomic_store(&m->is_disk_over, true);
@@ -490,7 +496,7 @@ static void v19_v23_v24_a_machine_moves(void **state)
 	struct host h;
 
 	for (unsigned polls = 0; polls < 2; polls++) {
-		start_host(&h, polls * 200000);
+		start_host(&h, polls * POLL_NS);
 		for (uint64_t i = 0; i < n * ARRAY_SIZE(wants); i++, seed++) {
 			enum place wrong = move_once(&h, &wants[i % ARRAY_SIZE(wants)], PLACES,
 						     seed);
