@@ -26,7 +26,12 @@
 #include "drv/vub/vfe_msg.h"
 #include "export/vub/test_log.h"
 
-enum { QUEUES = HOST_LOOPS, SEGS_MAX = 8, FILL_MAX = 100 };
+enum {
+	QUEUES = HOST_LOOPS,
+	SEGS_MAX = 8,
+	FILL_MAX = 100,                 /* sectors */
+	QUEUE_DATA = (GUEST_MEMORY - GUEST_DATA) / QUEUES,
+};
 
 #define POLL_NS (200 * NS_PER_US)
 
@@ -201,7 +206,8 @@ static struct guest_ask random_ask(const struct guest *g, struct prng *prng)
 		.is_indirect = !g->want.no_indirect && prng_below(prng, 2),
 	};
 
-	a.at = GUEST_DATA + prng_below(prng, GUEST_MEMORY - GUEST_DATA - a.len);
+	/* Loops write there without regard for each other, which ThreadSanitizer would tell. */
+	a.at = GUEST_DATA + a.queue * QUEUE_DATA + prng_below(prng, QUEUE_DATA - a.len);
 	a.sector = prng_below(prng, (HOST_DISK - a.len) / 512);
 	if (dice == 19)
 		a.sector = HOST_DISK / 512 - prng_below(prng, 2);

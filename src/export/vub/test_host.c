@@ -38,16 +38,14 @@ static int perform(struct host_disk *d, struct req *req)
 {
 	int fail = atomic_load(&d->fail_errno);
 
-	if (fail && req->kind == REQ_READ)      /* half of it has come */
-		req_copy_to(req, 0, d->data + req->off, req->len / 2);
-	if (fail)
+	if (fail && req->kind != REQ_READ)
 		return -fail;
 	if (req->flags & REQ_FUA)
 		atomic_fetch_add(&d->fuas, 1);
 	pthread_mutex_lock(&d->lock);
 	switch (req->kind) {
-	case REQ_READ:
-		req_copy_to(req, 0, d->data + req->off, req->len);
+	case REQ_READ:                          /* where it fails, half of it has come */
+		req_copy_to(req, 0, d->data + req->off, fail ? req->len / 2 : req->len);
 		break;
 	case REQ_WRITE:
 		atomic_fetch_add(&d->writes, 1);
@@ -64,7 +62,7 @@ static int perform(struct host_disk *d, struct req *req)
 		atomic_fetch_add(&d->flushes, 1);
 	}
 	pthread_mutex_unlock(&d->lock);
-	return 0;
+	return -fail;
 }
 
 static void submit(struct chan *ch, struct req *req)
