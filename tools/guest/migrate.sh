@@ -8,6 +8,9 @@
 # What byre reads into the guest's memory meanwhile, QEMU learns from the dirty log alone: one fio
 # does nothing but read, into buffers that the guest itself never writes, so it finds old data there
 # if a page is missing in the log. The disk is qcow2, and grows. QEMU is as for boot.sh.
+#
+# 77: that QEMU is of no use for this. Where it emulates the processor (TCG), it loses writes of the
+# guest's to its memory during a migration before version 9.0, of guests without any disk as well.
 # shellcheck source=tools/guest/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -24,9 +27,18 @@ done
 fail()
 {
 	echo "migrate.sh: $*" >&2
-	tail -n 30 "$W"/boot* "$W"/output* >&2
+	tail -n 30 "$W"/boot* "$W"/output* "$W"/console* >&2
 	grep -v "pages logged\|in flight" "$W/byre.log" >&2 || true
 	exit 1
+}
+
+# Known once a guest has been started: boot.sh has found out what this machine can do.
+is_losing_writes()
+{
+	local version program
+	read -ra program <<<"${QEMU:-qemu-system-x86_64}"
+	version=$("${program[@]}" --version | sed -n 's/.*version \([0-9]*\).*/\1/p')
+	[ "${version:-0}" -lt 9 ] && grep -q '^tcg' "$("$here/prepare.sh" | tail -n 1)/accelerator"
 }
 
 is_listening()
@@ -120,6 +132,10 @@ take_fio "$W/job"
 empty=$(stat -c %b "$W/disk")
 start_byre --loops 2 --stats -f "$format" --vhost-user "$W/sock" "$W/disk"
 start 0
+if is_losing_writes; then
+	echo "this QEMU loses what guests write when it migrates them without KVM"
+	exit 77
+fi
 for _ in $(seq 3000); do
 	[ "$(stat -c %b "$W/disk")" = "$empty" ] || break
 	kill -0 "${boots[0]}" 2>/dev/null || fail "the guest does not begin"

@@ -23,21 +23,37 @@ void vub_log_fini(struct vub_log *log)
 	*log = (struct vub_log){ 0 };
 }
 
-void vub_log_mark(struct vub_queue *q, uint64_t addr, uint64_t len)
+/* Sets the bits of [@addr, @addr + @len). How many of them were not set. */
+static unsigned set(const struct vub_log *log, uint64_t addr, uint64_t len)
 {
-	uint64_t page = addr / VHOST_USER_LOG_PAGE, last = (addr + len - 1) / VHOST_USER_LOG_PAGE;
-	const struct vub_log *log = &q->v->log;
+	uint64_t first = addr / VHOST_USER_LOG_PAGE, last = (addr + len - 1) / VHOST_USER_LOG_PAGE;
 	unsigned n = 0;
 
 	if (!log->bits || !len || addr + len < addr)
-		return;
-	/* The front end takes bits away before it reads pages: what was written is seen then. */
-	for (; page <= last && page / 8 < log->size; page++) {
-		uint8_t bit = (uint8_t)(1u << page % 8);
+		return 0;
+	for (uint64_t at = first / 8; at <= last / 8 && at < log->size; at++) {
+		unsigned bits = 0xff, before;
 
-		n += !(__atomic_fetch_or(&log->bits[page / 8], bit, __ATOMIC_RELEASE) & bit);
+		if (at == first / 8)
+			bits &= 0xffu << first % 8;
+		if (at == last / 8)
+			bits &= 0xffu >> (7 - last % 8);
+		/* The front end takes bits away before it reads pages: it sees what was written. */
+		before = __atomic_fetch_or(&log->bits[at], (uint8_t)bits, __ATOMIC_RELEASE);
+		n += (unsigned)__builtin_popcount(bits & ~before);
 	}
-	vub_count(&q->counters.logged, n);
+	return n;
+}
+
+void vub_log_mark(struct vub_queue *q, uint64_t addr, uint64_t len)
+{
+	vub_count(&q->counters.logged, set(&q->v->log, addr, len));
+}
+
+void vub_log_memory(const struct vub *v)
+{
+	for (unsigned i = 0; i < v->memory.n; i++)
+		set(&v->log, v->memory.slots[i].guest, v->memory.slots[i].size);
 }
 
 static void mark_host(struct vub_queue *q, const void *host, uint64_t len)
@@ -46,6 +62,12 @@ static void mark_host(struct vub_queue *q, const void *host, uint64_t len)
 
 	if (vub_memory_where(&q->v->memory, host, &guest))
 		vub_log_mark(q, guest, len);
+}
+
+void vub_log_ring(struct vub_queue *q, uint64_t off, uint64_t len)
+{
+	if (q->is_logging && q->addr.flags & VHOST_USER_VRING_F_LOG)
+		vub_log_mark(q, q->addr.log + off, len);
 }
 
 void vub_log_request(struct vub_queue *q, const struct vub_req *vr)

@@ -62,6 +62,8 @@ static int run_wait(struct vub_queue *q)
 	}
 	v->is_holding = true;
 	v->is_waiting = false;
+	if (vub_has_bit(v->features, VHOST_USER_F_LOG_ALL) && !v->log.bits)
+		v->is_log_late = true;
 	return vub_queue_run_wait(q);
 }
 
@@ -215,6 +217,8 @@ static int rem_mem_reg_wait(struct call *c)
 	return rc;
 }
 
+/* Front ends that know of no disabled queues start them and then say where the log is; what has
+ * been written until then may be anywhere. */
 static int set_log_base_wait(struct call *c)
 {
 	struct vhost_user_log where = c->m->log;
@@ -225,6 +229,10 @@ static int set_log_base_wait(struct call *c)
 		log_info("vhost-user: '%s': what is written to the memory is logged: a migration",
 			 c->v->name);
 	rc = vub_log_init(&c->v->log, c->fds[0], &where);
+	if (!rc && c->v->is_log_late) {
+		vub_log_memory(c->v);
+		c->v->is_log_late = false;
+	}
 	run_all_wait(c->v);
 	reply_u64(c, 0);
 	return rc;
@@ -513,5 +521,5 @@ void vub_handle_end_wait(struct vub *v)
 	v->backend_fd = -1;
 	v->features = v->protocol_features = 0;
 	v->is_write_through = false;
-	v->has_complained = v->is_waiting = false;
+	v->has_complained = v->is_waiting = v->is_log_late = false;
 }

@@ -5,85 +5,24 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/bits.h"
 #include "drv/vub/vfe_msg.h"
-#include "export/vub/test_host.h"
+#include "export/vub/test_log.h"
+
+#define LOGS (1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD)
 
 static const struct vfe_want wants[] = {
-	{ 0 },
-	{ .packed = true },
-	{ .no_event_idx = true, .no_indirect = true },
-	{ .packed = true, .no_event_idx = true, .no_inflight = true },
+	{ .protocol = LOGS },
+	{ .protocol = LOGS, .packed = true },
+	{ .protocol = LOGS, .no_event_idx = true, .no_indirect = true },
+	{ .protocol = LOGS, .packed = true, .no_event_idx = true, .no_inflight = true },
 };
 
 /* ---- V23 ---- */
-
-enum { PAGE = VHOST_USER_LOG_PAGE };
-
-struct dirty_log {
-	int fd;
-	uint64_t bytes;
-	uint8_t *bits;
-};
-
-static void tell(struct guest *g, struct vhost_user_msg m)
-{
-	assert_int_equal(vfe_msg_tell(g->link.sock, &m, NULL, 0, true), 0);
-}
-
-/* As QEMU does: the log, then the feature, then the rings' own flags. */
-static void start_log(struct dirty_log *log, struct guest *g)
-{
-	struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_PROTOCOL_FEATURES, sizeof(m.u64));
-
-	log->fd = memfd_create("log", MFD_CLOEXEC);
-	log->bytes = (VFE_MEM_GUEST + GUEST_MEMORY) / PAGE / 8;
-	assert_true(log->fd >= 0 && !ftruncate(log->fd, (off_t)log->bytes));
-	log->bits = mmap(NULL, log->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, log->fd, 0);
-	assert_ptr_not_equal(log->bits, MAP_FAILED);
-	m.u64 = g->link.protocol | 1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD;
-	tell(g, m);
-	m = vfe_msg(VHOST_USER_SET_LOG_BASE, sizeof(m.log));
-	m.log.size = log->bytes;
-	assert_int_equal(vfe_msg_send(g->link.sock, &m, &log->fd, 1), 0);
-	assert_int_equal(vfe_msg_recv(g->link.sock, &m, NULL), 0);
-	assert_int_equal(m.head.request, VHOST_USER_SET_LOG_BASE);
-	m = vfe_msg(VHOST_USER_SET_FEATURES, sizeof(m.u64));
-	m.u64 = g->link.features | 1ULL << VHOST_USER_F_LOG_ALL;
-	tell(g, m);
-	for (unsigned i = 0; i < g->link.nqueues; i++) {
-		const void *parts[3];
-
-		vfe_ring_parts(&g->queues[i].ring, parts);
-		m = vfe_msg(VHOST_USER_SET_VRING_ADDR, sizeof(m.addr));
-		m.addr = (struct vhost_user_vring_addr){
-			.index = i, .flags = VHOST_USER_VRING_F_LOG,
-			.descriptor = (uintptr_t)parts[0],
-			.available = (uintptr_t)parts[1],
-			.used = (uintptr_t)parts[2],
-			.log = guest_addr(g, (uint64_t)((const char *)parts[2] - g->mem.map)),
-		};
-		tell(g, m);
-	}
-}
-
-static void end_log(struct dirty_log *log)
-{
-	munmap(log->bits, log->bytes);
-	close(log->fd);
-}
-
-static bool is_marked(const struct dirty_log *log, uint64_t addr)
-{
-	uint8_t byte = __atomic_load_n(&log->bits[addr / PAGE / 8], __ATOMIC_ACQUIRE);
-
-	return byte >> addr / PAGE % 8 & 1;
-}
 
 /* Pages that are no longer as in @before are in the log. How many those are. */
 static unsigned changed_pages(const struct guest *g, const struct dirty_log *log,
@@ -91,9 +30,9 @@ static unsigned changed_pages(const struct guest *g, const struct dirty_log *log
 {
 	unsigned n = 0;
 
-	for (uint64_t at = 0; at < GUEST_MEMORY; at += PAGE)
-		if (memcmp(before + at, g->mem.map + at, PAGE)) {
-			assert_true(is_marked(log, guest_addr(g, at)));
+	for (uint64_t at = 0; at < GUEST_MEMORY; at += LOG_PAGE)
+		if (memcmp(before + at, g->mem.map + at, LOG_PAGE)) {
+			assert_true(log_has(log, guest_addr(g, at)));
 			n++;
 		}
 	return n;
@@ -119,12 +58,19 @@ static void ask_and_compare(struct guest *g, const struct dirty_log *log, char *
 	assert_true(changed_pages(g, log, before) >= 3);        /* data, status, the ring */
 }
 
+static uint64_t logged(const struct host *h)
+{
+	struct vub_stats st;
+
+	vub_get_stats(h->vub, &st);
+	return st.logged;
+}
+
 /* V23: a page that has changed when a queue has been stopped is in the log, whatever was asked. */
 static void v23_written_pages_are_logged(void **state)
 {
 	char *before = malloc(GUEST_MEMORY);
 	struct dirty_log log;
-	struct vub_stats st;
 	struct host h;
 	struct guest g;
 
@@ -135,14 +81,14 @@ static void v23_written_pages_are_logged(void **state)
 	pthread_mutex_unlock(&h.disk.lock);
 	for (unsigned i = 0; i < 8 * ARRAY_SIZE(wants); i++) {
 		guest_start(&g, &h, &wants[i % ARRAY_SIZE(wants)]);
-		start_log(&log, &g);
+		log_start(&log);
+		log_tell(&log, &g);
 		ask_and_compare(&g, &log, before, i);
 		guest_stop(&g);
-		end_log(&log);
+		log_end(&log);
 	}
-	vub_get_stats(h.vub, &st);
-	assert_true(st.logged >= 3 * 8 * ARRAY_SIZE(wants));
-	assert_int_equal(st.broken, 0);
+	assert_true(logged(&h) >= 3 * 8 * ARRAY_SIZE(wants));
+	assert_int_equal(host_broken(&h), 0);
 	host_stop(&h);
 	free(before);
 }
@@ -151,31 +97,193 @@ static void v23_written_pages_are_logged(void **state)
 static void v23_pages_are_counted_once(void **state)
 {
 	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 8192 };
-	struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_FEATURES, sizeof(m.u64));
 	struct dirty_log log;
-	struct vub_stats st;
 	struct host h;
 	struct guest g;
 
 	host_start(&h, NULL);
-	guest_start(&g, &h, NULL);
-	start_log(&log, &g);
-	assert_int_equal(vfe_link_stop_queue(&g.link, 0, &(uint32_t){ 0 }), 0);
-	assert_int_equal(vfe_link_set_queue(&g.link, 0, &g.queues[0], NULL), 0);
+	guest_start(&g, &h, &wants[0]);
+	log_start(&log);
+	log_tell_base(&log, &g);
+	log_tell_features(&g, true);
+	assert_int_equal(logged(&h), 0);
 	for (unsigned i = 0; i < 2; i++)
 		assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
-	assert_true(is_marked(&log, VFE_MEM_GUEST + GUEST_DATA));
-	assert_true(is_marked(&log, VFE_MEM_GUEST + GUEST_DATA + PAGE));
-	assert_false(is_marked(&log, VFE_MEM_GUEST + GUEST_DATA + 2 * PAGE));
-	assert_true(is_marked(&log, VFE_MEM_GUEST + GUEST_PAGES));      /* the status */
-	vub_get_stats(h.vub, &st);
-	assert_int_equal(st.logged, 3);
-	m.u64 = g.link.features;                /* the migration has ended */
-	tell(&g, m);
+	assert_true(log_has(&log, VFE_MEM_GUEST + GUEST_DATA));
+	assert_true(log_has(&log, VFE_MEM_GUEST + GUEST_DATA + LOG_PAGE));
+	assert_false(log_has(&log, VFE_MEM_GUEST + GUEST_DATA + 2 * LOG_PAGE));
+	assert_true(log_has(&log, VFE_MEM_GUEST + GUEST_PAGES));        /* the status */
+	assert_int_equal(logged(&h), 3);
+	log_tell_features(&g, false);           /* the migration has ended */
 	memset(log.bits, 0, log.bytes);
 	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
-	assert_false(is_marked(&log, VFE_MEM_GUEST + GUEST_DATA));
-	end_log(&log);
+	assert_false(log_has(&log, VFE_MEM_GUEST + GUEST_DATA));
+	log_end(&log);
+	guest_stop(&g);
+	host_stop(&h);
+}
+
+/* Bits are set a byte at a time: of a run of pages, all, and none beside it. */
+static void v23_no_page_beside_is_logged(void **state)
+{
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN };
+	struct dirty_log log;
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	guest_start(&g, &h, &wants[1]);
+	log_start(&log);
+	log_tell(&log, &g);
+	for (unsigned from = 0; from < 10; from++)
+		for (unsigned n = 1; n < 20; n++) {
+			a.at = GUEST_DATA + (from + 1) * LOG_PAGE - 512;
+			a.len = 512 + (n - 1) * LOG_PAGE;
+			memset(log.bits, 0, log.bytes);
+			assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+			for (unsigned i = 0; i < 40; i++)
+				assert_int_equal(log_has(&log, guest_addr(&g, GUEST_DATA +
+									      i * LOG_PAGE)),
+						 i >= from && i < from + n);
+		}
+	log_end(&log);
+	guest_stop(&g);
+	host_stop(&h);
+}
+
+/* Has the device of ring @r, of which one request was taken, gone to sleep? */
+static bool is_armed(const struct vfe_ring *r)
+{
+	if (r->is_packed)
+		return __atomic_load_n(&r->packed.device->flags, __ATOMIC_RELAXED) !=
+		       VRING_PACKED_EVENT_FLAG_DISABLE;
+	if (r->has_event_idx)
+		return __atomic_load_n(&vring_avail_event(&r->split), __ATOMIC_RELAXED) == 1;
+	return !(__atomic_load_n(&r->split.used->flags, __ATOMIC_RELAXED) &
+		 VRING_USED_F_NO_NOTIFY);
+}
+
+/* False: the queue has gone to sleep before we could look. */
+static bool see_sleep_logged(struct host *h, const struct vfe_want *want)
+{
+	struct guest_ask a = { .type = VIRTIO_BLK_T_FLUSH };
+	struct dirty_log log;
+	const void *parts[3];
+	struct guest g;
+	uint32_t base;
+	bool is_early;
+
+	guest_start(&g, h, want);
+	log_start(&log);
+	log_tell(&log, &g);
+	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+	usleep(20000);                          /* what it has answered is in the log */
+	memset(log.bits, 0, log.bytes);
+	is_early = is_armed(&g.queues[0].ring);
+	while (!is_armed(&g.queues[0].ring))
+		usleep(1000);
+	assert_int_equal(vfe_link_stop_queue(&g.link, 0, &base), 0);
+	vfe_ring_parts(&g.queues[0].ring, parts);
+	assert_true(is_early || log_has(&log, vfe_mem_guest(&g.mem, parts[2])));
+	log_end(&log);
+	guest_stop(&g);
+	return !is_early;
+}
+
+/* What a queue that polls writes when it goes to sleep, after all that it has answered. */
+static void v23_what_asks_for_kicks_is_logged(void **state)
+{
+	struct vub_opts opts = { .queues = 2, .poll_ns = 150 * NS_PER_MS };
+	struct host h;
+
+	host_start(&h, &opts);
+	for (unsigned i = 0; i < ARRAY_SIZE(wants); i++)
+		for (unsigned tries = 0; !see_sleep_logged(&h, &wants[i]); tries++)
+			assert_true(tries < 100);
+	host_stop(&h);
+}
+
+/* Where a device was killed between what it wrote and the log, the next one makes up for it. */
+static void v23_a_ring_that_begins_is_logged(void **state)
+{
+	struct dirty_log log;
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	for (unsigned i = 0; i < ARRAY_SIZE(wants); i++) {
+		const void *parts[3];
+
+		guest_start(&g, &h, &wants[i]);
+		log_start(&log);
+		log_tell_base(&log, &g);
+		log_tell_features(&g, true);
+		for (unsigned k = 0; k < g.link.nqueues; k++) {
+			vfe_ring_parts(&g.queues[k].ring, parts);
+			assert_false(log_has(&log, vfe_mem_guest(&g.mem, parts[2])));
+			log_tell_ring(&g, k, true);
+			assert_true(log_has(&log, vfe_mem_guest(&g.mem, parts[2])));
+		}
+		log_end(&log);
+		guest_stop(&g);
+	}
+	host_stop(&h);
+}
+
+/* A front end that has queues run, and only then says where the log is, finds all of its memory
+ * there: nobody knows any more what was written. */
+static void v23_a_late_log_has_everything(void **state)
+{
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 8192 };
+	struct dirty_log log;
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	guest_start(&g, &h, &wants[0]);
+	log_start(&log);
+	log_tell_features(&g, true);
+	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+	for (unsigned i = 0; i < 2; i++) {
+		log_tell_base(&log, &g);
+		for (uint64_t at = 0; at < GUEST_MEMORY; at += LOG_PAGE)
+			assert_int_equal(log_has(&log, guest_addr(&g, at)), !i);
+		memset(log.bits, 0, log.bytes);
+	}
+	log_end(&log);
+	guest_stop(&g);
+	host_stop(&h);
+}
+
+/* What a queue reads while it breaks is in memory all the same. */
+static void v23_a_broken_queue_logs(void **state)
+{
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 8192 };
+	struct dirty_log log;
+	pthread_t thread;
+	uint32_t base;
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	guest_start(&g, &h, &wants[0]);
+	log_start(&log);
+	log_tell(&log, &g);
+	atomic_store(&h.disk.is_holding, true);
+	guest_put(&g, &a);
+	guest_kick(&g, 0);
+	while (!atomic_load(&h.disk.held))
+		usleep(1000);
+	g.queues[0].ring.split.avail->idx = 1000;
+	vfe_signal(g.queues[0].kick);
+	host_await_broken(&h, 1);
+	assert_false(log_has(&log, guest_addr(&g, GUEST_DATA)));
+	host_release_later(&h, &thread);
+	assert_int_equal(vfe_link_stop_queue(&g.link, 0, &base), 0);
+	assert_true(log_has(&log, guest_addr(&g, GUEST_DATA)));
+	assert_true(log_has(&log, guest_addr(&g, GUEST_PAGES)));
+	pthread_join(thread, NULL);
+	log_end(&log);
 	guest_stop(&g);
 	host_stop(&h);
 }
@@ -257,6 +365,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(v23_written_pages_are_logged),
 		cmocka_unit_test(v23_pages_are_counted_once),
+		cmocka_unit_test(v23_no_page_beside_is_logged),
+		cmocka_unit_test(v23_what_asks_for_kicks_is_logged),
+		cmocka_unit_test(v23_a_ring_that_begins_is_logged),
+		cmocka_unit_test(v23_a_late_log_has_everything),
+		cmocka_unit_test(v23_a_broken_queue_logs),
 		cmocka_unit_test(v24_one_of_two_front_ends_runs),
 	};
 

@@ -177,6 +177,12 @@ int vub_packed_again(struct vub_queue *q, uint16_t entry, struct vub_chain *c)
 	return 1;
 }
 
+/* addr.log has the device's event area... */
+static void log_event(struct vub_queue *q)
+{
+	vub_log_ring(q, 0, sizeof(*q->packed.device));
+}
+
 bool vub_packed_arm(struct vub_queue *q)
 {
 	struct vring_packed_desc_event *e = q->packed.device;
@@ -188,6 +194,7 @@ bool vub_packed_arm(struct vub_queue *q)
 		flags = VRING_PACKED_EVENT_FLAG_DESC;
 	}
 	__atomic_store_n(&e->flags, flags, __ATOMIC_RELEASE);
+	log_event(q);
 	/* Either the driver sees what was just written, or we see what it has made available. */
 	memory_fence();
 	return is_available(q);
@@ -197,6 +204,7 @@ void vub_packed_disarm(struct vub_queue *q)
 {
 	__atomic_store_n(&q->packed.device->flags, VRING_PACKED_EVENT_FLAG_DISABLE,
 			 __ATOMIC_RELAXED);
+	log_event(q);
 }
 
 /* ---- answering ---- */
@@ -215,14 +223,16 @@ static struct vring_packed_desc *put(struct vub_queue *q, struct vub_req *vr, ui
 	return d;
 }
 
-/* The ring is where it is in memory; addr.log has the device's event area. */
-static void log_ring(struct vub_queue *q)
+/* ...and nothing says where the ring is but the memory. */
+void vub_packed_log(struct vub_queue *q)
 {
 	uint64_t guest;
 
+	if (!q->is_logging || !(q->addr.flags & VHOST_USER_VRING_F_LOG))
+		return;
+	log_event(q);
 	if (vub_memory_where(&q->v->memory, q->packed.desc, &guest))
 		vub_log_mark(q, guest, q->num * sizeof(*q->packed.desc));
-	vub_log_mark(q, q->addr.log, sizeof(*q->packed.device));
 }
 
 void vub_packed_publish(struct vub_queue *q, struct vub_req *done)
@@ -245,8 +255,7 @@ void vub_packed_publish(struct vub_queue *q, struct vub_req *done)
 	if (q->inflight)
 		vub_inflight_use_packed(q, done, q->used, q->packed.used_wrap);
 	__atomic_store_n(&first->flags, first_flags, __ATOMIC_RELEASE);
-	if (q->is_logging && q->addr.flags & VHOST_USER_VRING_F_LOG)
-		log_ring(q);
+	vub_packed_log(q);
 	if (q->inflight)
 		vub_inflight_used_packed(q, done);
 }

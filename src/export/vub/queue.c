@@ -63,6 +63,14 @@ static void publish(struct vub_queue *q, struct vub_req *list)
 		vub_split_publish(q, list);
 }
 
+static void log_ring(struct vub_queue *q)
+{
+	if (q->is_packed)
+		vub_packed_log(q);
+	else
+		vub_split_log(q);
+}
+
 static bool wants_call(struct vub_queue *q)
 {
 	return q->is_packed ? vub_packed_wants_call(q) : vub_split_wants_call(q);
@@ -208,10 +216,11 @@ static void answer(struct vub_queue *q)
 		return;
 	q->done_first = NULL;
 	q->done_last = &q->done_first;
+	/* Also of a broken queue: its memory has the data, whether the guest hears of it or not. */
+	if (q->is_logging)
+		for (const struct vub_req *vr = list; vr; vr = vr->next)
+			vub_log_request(q, vr);
 	if (!q->is_broken && !is_memory_lost(q)) {
-		if (q->is_logging)
-			for (const struct vub_req *vr = list; vr; vr = vr->next)
-				vub_log_request(q, vr);
 		publish(q, list);
 		if (wants_call(q))
 			call(q);
@@ -404,6 +413,7 @@ static int run(void *arg)
 		rc = prime(q);
 	if (rc)
 		return rc;
+	log_ring(q);                            /* who was here before us may have been killed */
 	q->pc = port_here(q->v->port);
 	q->is_running = true;
 	q->is_looking = false;

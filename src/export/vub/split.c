@@ -163,12 +163,26 @@ int vub_split_again(struct vub_queue *q, uint16_t head, struct vub_chain *c)
 	return take(q, head, c);
 }
 
+/* The used ring begins where addr.log says. */
+static void log_word(struct vub_queue *q, const uint16_t *at)
+{
+	vub_log_ring(q, (uint64_t)((const char *)at - (const char *)q->split.used), sizeof(*at));
+}
+
+static void set_flags(struct vub_queue *q, uint16_t flags)
+{
+	__atomic_store_n(&q->split.used->flags, flags, __ATOMIC_RELAXED);
+	log_word(q, &q->split.used->flags);
+}
+
 bool vub_split_arm(struct vub_queue *q)
 {
-	if (q->has_event_idx)
+	if (q->has_event_idx) {
 		__atomic_store_n(avail_event(q), q->avail, __ATOMIC_RELAXED);
-	else
-		__atomic_store_n(&q->split.used->flags, 0, __ATOMIC_RELAXED);
+		log_word(q, avail_event(q));
+	} else {
+		set_flags(q, 0);
+	}
 	/* Either the driver sees what was just written, or we see what it has made available. */
 	memory_fence();
 	return avail_idx(q) != q->avail;
@@ -178,10 +192,16 @@ void vub_split_disarm(struct vub_queue *q)
 {
 	/* With event indices the last one stays as it is, and is passed. */
 	if (!q->has_event_idx)
-		__atomic_store_n(&q->split.used->flags, VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
+		set_flags(q, VRING_USED_F_NO_NOTIFY);
 }
 
 /* ---- answering ---- */
+
+void vub_split_log(struct vub_queue *q)
+{
+	vub_log_ring(q, 0, sizeof(*q->split.used) + sizeof(*avail_event(q)) +
+		     q->num * sizeof(struct vring_used_elem));
+}
 
 void vub_split_publish(struct vub_queue *q, struct vub_req *done)
 {
@@ -194,9 +214,7 @@ void vub_split_publish(struct vub_queue *q, struct vub_req *done)
 		q->used++;
 	}
 	__atomic_store_n(&used->idx, q->used, __ATOMIC_RELEASE);
-	if (q->is_logging && q->addr.flags & VHOST_USER_VRING_F_LOG)
-		vub_log_mark(q, q->addr.log, sizeof(*used) + sizeof(uint16_t) +
-			     q->num * sizeof(struct vring_used_elem));
+	vub_split_log(q);
 	if (q->inflight)
 		vub_inflight_used_split(q, done);
 }

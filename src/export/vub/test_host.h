@@ -89,6 +89,8 @@ struct guest_ask {
 	bool is_scattered;              /* header and data in several descriptors */
 };
 
+/* Where its page is. */
+uint64_t guest_page(const struct guest_ask *a);
 void guest_put(struct guest *g, const struct guest_ask *a);
 void guest_kick(struct guest *g, unsigned queue);
 /* Waits for the next answer on @queue: its token, and its status in *@ret. */

@@ -34,8 +34,9 @@
  *	V21  a front end that has tracked what was in flight gets each request answered after a
  *	    restart of ours, in the order in which they were taken, none of them twice;
  *	V22  a queue that begins to run notifies once: what was used before it, unseen, is seen;
- *	V23  pages that we have written are in the log, after they were written and before the queue
- *	     is halted: who copies the memory and looks at the log again misses nothing;
+ *	V23  pages that we have written (data, whatever became of its request; statuses; rings and
+ *	     what they ask of the guest) are in the log, after they were written and before the
+ *	     queue is halted: who copies the memory and looks at the log again misses nothing;
  *	V24  of a device's two front ends only one has queues that run: a machine that moves from
  *	     one monitor to another has written all before it reads again;
  *	V25  whatever a front end does to the descriptors that it is notified by, no loop waits. */
@@ -207,6 +208,9 @@ void vub_packed_disarm(struct vub_queue *q);
 /* Writes the used entries of the list @done, and lets the guest see them. */
 void vub_split_publish(struct vub_queue *q, struct vub_req *done);
 void vub_packed_publish(struct vub_queue *q, struct vub_req *done);
+/* Mark all that is written to a ring. */
+void vub_split_log(struct vub_queue *q);
+void vub_packed_log(struct vub_queue *q);
 /* Does the guest want to be notified of what was published since it last was? */
 bool vub_split_wants_call(struct vub_queue *q);
 bool vub_packed_wants_call(struct vub_queue *q);
@@ -247,9 +251,13 @@ struct vub_log {
 int vub_log_init(struct vub_log *log, int fd, const struct vhost_user_log *where);
 void vub_log_fini(struct vub_log *log);
 /* Mark what @q has written, and count the pages that were not in the log: the guest's [@addr,
- * @addr + @len), or what answers @vr. */
+ * @addr + @len); what it may have written @off bytes behind addr.log, if its ring is to be logged;
+ * or what answers @vr. */
 void vub_log_mark(struct vub_queue *q, uint64_t addr, uint64_t len);
+void vub_log_ring(struct vub_queue *q, uint64_t off, uint64_t len);
 void vub_log_request(struct vub_queue *q, const struct vub_req *vr);
+/* Marks all of the memory. */
+void vub_log_memory(const struct vub *v);
 
 /* ---- request.c ---- */
 
@@ -335,6 +343,7 @@ struct vub {
 	bool io_is_busy;
 	bool is_stopping, is_started;
 	bool is_resized;                /* the front end is to be told */
+	bool is_log_late;               /* queues were to log, and there was no log yet */
 	struct fiber *fiber;            /* the control fiber */
 	struct fiber *stop_waiter;
 	struct task main_task;
