@@ -309,8 +309,10 @@ static int fill_run_wait(struct alloc *a, uint64_t want)
 {
 	struct writer *w = a->w;
 	struct alloc_run run = { 0 }, fresh;
-	int rc = refs_find_wait(&w->refs, want, &run.first, &run.n);
+	int rc;
 
+	w->refs.is_still = a->is_in_order && (a->reserved || !a->nasking);
+	rc = refs_find_wait(&w->refs, want, &run.first, &run.n);
 	if (rc)
 		return rc;
 	if (alloc_is_metadata(a, run.first, run.n) && !(w->broken & BREAK_Q6_OVERLAP)) {
@@ -377,8 +379,15 @@ static int fill_or_join_wait(struct alloc *a)
 
 int alloc_fill_wait(struct alloc *a)
 {
+	int rc;
+
 	a->ran_out = true;
-	return fill_or_join_wait(a);
+	a->nasking++;
+	do
+		rc = fill_or_join_wait(a);
+	while (rc == -EAGAIN && !a->reserved);  /* a filling that nobody had asked for */
+	a->nasking--;
+	return rc == -EAGAIN ? 0 : rc;
 }
 
 int alloc_close_wait(struct alloc *a)

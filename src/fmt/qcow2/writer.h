@@ -93,6 +93,7 @@ enum writer_break {
 	BREAK_Z9_NO_HOLD = 1 << 27,     /* the first cluster that is packed inherits at once */
 	BREAK_X5_ANY_ORDER = 1 << 28,   /* one in two lets others go first, in order or not */
 	BREAK_Q12_SHORT = 1 << 29,      /* the file becomes longer when data is written only */
+	BREAK_X5_ANY_GROWTH = 1 << 30,  /* refcount blocks and tables come and go at any time */
 };
 
 struct mark {
