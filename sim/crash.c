@@ -64,6 +64,10 @@ static void make_durable(struct crash *c, const struct sim_op *op)
 		cut_durable(c, op);
 		return;
 	}
+	if (op->kind == SIM_GROW) {
+		c->durable_size = MAX(c->durable_size, op->off + op->len);
+		return;
+	}
 	/* Zeros and discards of parts of sectors: the part. */
 	if (op->kind == SIM_WRITE) {
 		sectors_of(op, c->at + 1, &off, &end);
@@ -176,6 +180,8 @@ static void keep(struct crash *c, const struct sim_op *op, bool is_torn, struct 
 	uint32_t seq = op->effect < c->at ? op->effect + 1 : SIM_NEVER;
 	uint64_t off, end, odds = is_torn ? 1 + prng_below(p, 7) : 8;
 
+	if (op->kind == SIM_GROW)               /* size_of() has seen to it */
+		return;
 	sectors_of(op, c->at, &off, &end);
 	if (!op->disk)
 		end = MIN(end, c->size);

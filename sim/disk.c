@@ -311,22 +311,40 @@ static void disk_submit(struct chan *ch, struct req *req)
 	}
 }
 
+/* What changes the file's length happens at once. */
+static void log_length(struct sim_log *log, enum sim_op_kind kind, uint64_t off, uint64_t len)
+{
+	uint32_t i;
+
+	if (!log)
+		return;
+	i = log_add(log, (struct sim_op){ .kind = kind, .off = off, .len = len });
+	log->ops[i].submit = log_event(log, SIM_SUBMIT, i);
+	log->ops[i].effect = log_event(log, SIM_EFFECT, i);
+	log->ops[i].done = log_event(log, SIM_DONE, i);
+}
+
+static int disk_grow_wait(struct node *n, uint64_t size)
+{
+	struct sim_disk *d = container_of(n, struct sim_disk, node);
+	uint64_t was = atomic_load(&n->size);
+
+	/* Some file systems must be written to. */
+	if (d->o.is_device || d->o.number || d->o.seed % 4 == 0)
+		return -ENOTSUP;
+	log_length(d->o.log, SIM_GROW, was, size - was);
+	atomic_store(&n->size, size);
+	return 0;
+}
+
 static int disk_truncate_wait(struct node *n, uint64_t size)
 {
 	struct sim_disk *d = container_of(n, struct sim_disk, node);
 	uint64_t len = atomic_load(&n->size) - size;
-	struct sim_log *log = d->o.log;
 
 	if (d->o.is_device)
 		return -ENOTSUP;
-	if (log) {
-		uint32_t i = log_add(log, (struct sim_op){ .kind = SIM_TRUNCATE, .off = size,
-							   .len = len });
-
-		log->ops[i].submit = log_event(log, SIM_SUBMIT, i);
-		log->ops[i].effect = log_event(log, SIM_EFFECT, i);
-		log->ops[i].done = log_event(log, SIM_DONE, i);
-	}
+	log_length(d->o.log, SIM_TRUNCATE, size, len);
 	sim_pages_fill(d->o.pages, size, len, 0);
 	atomic_store(&n->size, size);
 	return 0;
@@ -358,7 +376,7 @@ static void disk_free(struct node *n)
 static const struct node_ops disk_ops = {
 	.name = "sim", .chan_size = sizeof(struct chan), .submit = disk_submit, .free = disk_free,
 	.settle_wait = disk_settle_wait, .allocated_wait = disk_allocated_wait,
-	.truncate_wait = disk_truncate_wait,
+	.truncate_wait = disk_truncate_wait, .grow_wait = disk_grow_wait,
 };
 
 int sim_disk_open_wait(const struct sim_disk_opts *opts, struct node **ret)

@@ -6,9 +6,9 @@
  * sync was submitted, and nothing else (crash.h). So does a write with FUA, for itself.
  *
  * What a medium can be:
- *	a file      never-written bytes are zeros; grows, and a crash may take the growth back;
- *	            what was discarded reads as zeros; can be cut, and what comes behind its end
- *	            later finds zeros
+ *	a file      never-written bytes are zeros; grows, by a write or without, and a crash may
+ *	            take that back; what was discarded reads as zeros; can be cut, and what comes
+ *	            behind its end later finds zeros
  *	a device    never-written and discarded bytes are garbage; its size is fixed
  *
  * Two disks may share a medium and a log, and lose power together.
@@ -24,7 +24,7 @@
 
 enum sim_event_kind { SIM_SUBMIT, SIM_EFFECT, SIM_DONE };
 
-enum sim_op_kind { SIM_WRITE, SIM_ZERO, SIM_DISCARD, SIM_SYNC, SIM_TRUNCATE };
+enum sim_op_kind { SIM_WRITE, SIM_ZERO, SIM_DISCARD, SIM_SYNC, SIM_TRUNCATE, SIM_GROW };
 
 #define SIM_NEVER UINT32_MAX
 #define SIM_SECOND (1ULL << 48)         /* the offset in the medium where the second disk begins */
@@ -38,7 +38,7 @@ struct sim_op {
 	int res;
 	uint32_t submit, effect, done;
 	uint64_t off, len;              /* what it did: less than asked for where it failed;
-					 * TRUNCATE: what the file lost */
+					 * TRUNCATE: what the file lost; GROW: what it gained */
 	uint64_t garbage;               /* DISCARD: what it leaves there; 0: zeros */
 	/* WRITE: bytes. From the effect on, those of all sectors that it touches, as
 	 * they were afterwards: [wide_off, wide_off + wide_len). */

@@ -112,7 +112,8 @@ static void print_content(FILE *to, const struct sim_op *op)
 
 static void print_op(FILE *to, const struct tables *ts, uint32_t i)
 {
-	static const char *const names[] = { "write", "zero", "discard", "sync", "truncate" };
+	static const char *const names[] = { "write", "zero", "discard", "sync", "truncate",
+					     "grow" };
 	const struct sim_op *op = &ts->t->log.ops[i];
 
 	fprintf(to, "op %u %s", i, names[op->kind]);

@@ -22,7 +22,7 @@
 
 enum { BROKEN_TRACES = 40 * TRACE_CELLS, BROKEN_IMAGES = 24 };
 
-/* Q1, Q2, Q3, Q4, Q5, Q7, Q8 of writer.h. */
+/* Q1, Q2, Q3, Q4, Q5, Q7, Q8, Q12 of writer.h. */
 static void no_power_cut_hurts(void **state)
 {
 	struct campaign c = crash_campaign(NULL);
@@ -311,6 +311,11 @@ static void q10_cutting_too_much_is_caught(void **state)
 	expect_caught(BREAK_Q10_CUT, TRACE_KINDS);
 }
 
+static void q12_a_file_that_ends_early_is_caught(void **state)
+{
+	expect_caught(BREAK_Q12_SHORT, TRACE_KINDS);
+}
+
 /* ---- one case ---- */
 
 static void change_one(struct trace_opts *o, uint64_t seed)
@@ -348,6 +353,7 @@ int main(void)
 		cmocka_unit_test(q8_a_block_used_too_early_is_caught),
 		cmocka_unit_test(q9_an_ignored_error_is_caught),
 		cmocka_unit_test(q10_cutting_too_much_is_caught),
+		cmocka_unit_test(q12_a_file_that_ends_early_is_caught),
 		cmocka_unit_test(t31_bitmaps_without_a_mark_are_caught),
 		cmocka_unit_test(t31_marks_that_go_early_are_caught),
 		cmocka_unit_test(t34_tables_before_refcounts_are_caught),

@@ -173,6 +173,7 @@ void trace_opts_init(struct trace_opts *o, uint64_t seed)
 		o->nops = 8 + (unsigned)prng_below(&p, 14);
 	if (prng_below(&p, 3) == 0)
 		o->reopen_after = 1 + (unsigned)prng_below(&p, o->nops);
+	o->is_in_order = prng_below(&p, 3) == 0;
 }
 
 void trace_describe(const struct trace_opts *o, char *ret, size_t size)
@@ -180,7 +181,7 @@ void trace_describe(const struct trace_opts *o, char *ret, size_t size)
 	const struct sim_image_opts *im = &o->image;
 
 	snprintf(ret, size, "seed %llu: %s%s, version %u, clusters of %llu%s, refcounts of %u "
-		 "bits, %u loop%s, %u fibers, %s%s%s%s%s%s",
+		 "bits, %u loop%s, %u fibers, %s%s%s%s%s%s%s",
 		 (unsigned long long)o->seed, kind_names[o->kind],
 		 im->is_shared && o->kind != TRACE_SHARED ? ", a snapshot" :
 		 im->is_raw_data ? ", raw" :
@@ -189,6 +190,7 @@ void trace_describe(const struct trace_opts *o, char *ret, size_t size)
 		 1u << im->refcount_order, o->nloops,
 		 o->nloops > 1 ? "s" : "", o->nfibers, o->is_device ? "device" : "file",
 		 o->writethrough ? ", writethrough" : "", o->gives_back ? ", discard" : "",
+		 o->is_in_order ? ", in order" : "",
 		 im->stale ? ", stale clusters" : "",
 		 packs_names[o->packs], o->fault.nth ? ", faults" : "");
 }

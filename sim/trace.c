@@ -207,6 +207,8 @@ static void change_wait(struct hand *h, enum model_kind what)
 
 	if (what == MODEL_WRITE && t->o.packs == PACKS_ASKED && prng_below(&h->prng, 2))
 		flags |= REQ_COMPRESSED;
+	if (what != MODEL_DISCARD && t->o.is_in_order)
+		flags |= REQ_IN_ORDER;
 	if (what == MODEL_ZERO && prng_below(&h->prng, 2))
 		flags |= REQ_MAY_UNMAP;
 	op = model_begin(&t->model, what, h->off, h->len, h->is_race, now(h->run));

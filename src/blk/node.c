@@ -209,6 +209,14 @@ int node_truncate_wait(struct node *n, uint64_t size)
 	return n->ops->truncate_wait ? n->ops->truncate_wait(n, size) : -ENOTSUP;
 }
 
+int node_grow_wait(struct node *n, uint64_t size)
+{
+	loop_assert(n->home);
+	if (atomic_load_explicit(&n->size, memory_order_relaxed) >= size)
+		return 0;
+	return n->ops->grow_wait ? n->ops->grow_wait(n, size) : -ENOTSUP;
+}
+
 void node_put_wait(struct node *n)
 {
 	while (n && atomic_fetch_sub_explicit(&n->refs, 1, memory_order_acq_rel) == 1) {

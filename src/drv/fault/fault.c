@@ -128,6 +128,15 @@ static int fault_truncate_wait(struct node *n, uint64_t size)
 	return rc;
 }
 
+static int fault_grow_wait(struct node *n, uint64_t size)
+{
+	int rc = node_grow_wait(n->child[CHILD_FILE], size);
+
+	if (!rc)
+		atomic_store(&n->size, size);
+	return rc;
+}
+
 static void fault_free(struct node *n)
 {
 	free(container_of(n, struct fault_node, node));
@@ -141,6 +150,7 @@ static const struct node_ops fault_ops = {
 	.free = fault_free,
 	.resize_wait = fault_resize_wait,
 	.truncate_wait = fault_truncate_wait,
+	.grow_wait = fault_grow_wait,
 };
 
 int fault_open_wait(struct node *child, const struct fault_rule *rules, unsigned n,

@@ -145,7 +145,10 @@ static int rmw_wait(void *arg)
 	int rc;
 
 	bounce_get_wait(fc, fn->block, &b);
-	file_range_lock_wait(fn, &lk, at, end > file_size(fn) ? UINT64_MAX : end);
+	if (end > file_size(fn))
+		file_range_lock_wait(fn, &lk, file_last_page(fn, at), UINT64_MAX);
+	else
+		file_range_lock_wait(fn, &lk, at, end);
 	rc = modify_wait(fc, m, at, b.buf);
 	file_range_unlock_wait(fn, &lk);
 	bounce_put(fc, &b);

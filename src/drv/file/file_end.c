@@ -6,9 +6,9 @@
  * shorter than its node's size, something is lost and nobody may be told that it is zeros.
  *
  * A node's size is what the file has *at least*: its length when it was opened, and where those of
- * our own writes end that are done. It is lowered before we cut the file ourselves. A read that
- * ends short below it *looks*, with one fstat(2) on a worker, and so does each flush, beside its
- * fdatasync. Nothing else costs more than a comparison.
+ * our own writes end that are done. It is lowered before we cut the file ourselves, and raised when
+ * we have made it longer. A read that ends short below it *looks*, with one fstat(2) on a worker,
+ * and so does each flush, beside its fdatasync. Nothing else costs more than a comparison.
  *
  * What is found out latches the node for all loops, as a failed sync does (Q9): what is lost cannot
  * be had back, and whoever wrote it must hear of it. Reads behind the new end, writes and flushes

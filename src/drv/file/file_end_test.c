@@ -2,6 +2,7 @@
 /* Files that somebody else cuts while they are open, and files that only look like that. */
 #include <pthread.h>
 
+#include "base/zero.h"
 #include "drv/file/file_test_util.h"
 #include "loop/loop_thread.h"
 
@@ -244,11 +245,23 @@ static void own_cut_body(struct ctx *c)
 	assert_int_equal(node_truncate_wait(c->node, 30000), -EIO);
 	assert_int_equal(length(c), CUT);
 	assert_refused(c);
+	assert_int_equal(node_grow_wait(c->node, 2 * SIZE), -EIO);
+	assert_int_equal(length(c), CUT);
 }
 
-static void f12_a_cut_of_our_own_stretches_nothing(void **state)
+static void growth_body(struct ctx *c)
+{
+	cut_file(c, CUT);
+	assert_int_equal(node_grow_wait(c->node, 2 * SIZE), -EIO);
+	assert_int_equal(length(c), CUT);
+	assert_int_equal(file_size(as_file(c->node)), SIZE);
+	assert_refused(c);
+}
+
+static void f12_what_we_do_to_the_length_stretches_nothing(void **state)
 {
 	run_all(SIZE, true, own_cut_body);
+	run_all(SIZE, true, growth_body);
 }
 
 /* ---- what is in order ---- */
@@ -273,7 +286,61 @@ static void fine_body(struct ctx *c)
 	assert_int_equal(chan_read_wait(c->ch, 4096, c->buf, 8192), 0);
 	assert_int_equal(chan_flush_wait(c->ch), 0);
 	assert_int_equal(length(c), 5001);
+	assert_int_equal(node_grow_wait(c->node, 4000), 0);
+	assert_int_equal(length(c), 5001);
+	assert_int_equal(node_grow_wait(c->node, 20001), 0);
+	assert_int_equal(length(c), 20001);
+	assert_int_equal(file_size(as_file(c->node)), 20001);
+	assert_int_equal(chan_read_wait(c->ch, 4096, c->buf, 20480), 0);
+	assert_int_equal(c->buf[904], 'd');
+	assert_true(bytes_are_zero(c->buf + 905, 20480 - 905));
+	cut_file(c, 30000);                     /* longer than we ask for: so it stays */
+	assert_int_equal(node_grow_wait(c->node, 25000), 0);
+	assert_int_equal(length(c), 30000);
+	assert_int_equal(chan_flush_wait(c->ch), 0);
 	assert_int_equal(lines_logged, 0);
+}
+
+/* Parts of the last block, written while the file becomes longer. */
+struct tail_writer {
+	struct ctx *c;
+	struct task task;
+	bool is_done;
+};
+
+static void tail_writer_main(struct task *t)
+{
+	struct tail_writer *tw = container_of(t, struct tail_writer, task);
+	char part[STEP];
+
+	memset(part, 'w', sizeof(part));
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		uint64_t at = file_size(as_file(tw->c->node)) - 99;
+
+		assert_int_equal(chan_write_wait(tw->c->ch, at, part, 99), 0);
+	}
+	tw->is_done = true;
+}
+
+static void grow_under_writes_body(struct ctx *c)
+{
+	struct tail_writer tw = { .c = c, .task.fn = tail_writer_main };
+	uint64_t size = 10000;
+
+	fiber_start(c->loop, &tw.task);
+	while (!tw.is_done) {
+		size += STEP;
+		assert_int_equal(node_grow_wait(c->node, size), 0);
+		assert_true(length(c) >= size);         /* a whole block, just now */
+	}
+	assert_int_equal(length(c), size);
+	assert_int_equal(chan_flush_wait(c->ch), 0);
+	assert_int_equal(lines_logged, 0);
+}
+
+static void f13_k1_growth_beside_writes_of_parts_is_in_order(void **state)
+{
+	run_all(10000, true, grow_under_writes_body);
 }
 
 static void f13_ends_and_growth_are_in_order(void **state)
@@ -403,8 +470,9 @@ int main(void)
 		cmocka_unit_test(f11_no_map_calls_it_zeros),
 		cmocka_unit_test(f12_a_flush_finds_out),
 		cmocka_unit_test(f12_a_write_before_the_flush_hides_nothing),
-		cmocka_unit_test(f12_a_cut_of_our_own_stretches_nothing),
+		cmocka_unit_test(f12_what_we_do_to_the_length_stretches_nothing),
 		cmocka_unit_test(f13_ends_and_growth_are_in_order),
+		cmocka_unit_test(f13_k1_growth_beside_writes_of_parts_is_in_order),
 		cmocka_unit_test(f13_growth_on_another_loop_is_in_order),
 	};
 

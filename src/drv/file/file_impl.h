@@ -288,6 +288,10 @@ void file_range_done(struct file_chan *fc, struct req *req);
 /* In a fiber of the home loop. */
 void file_range_lock_wait(struct file_node *fn, struct range_lock *lk, uint64_t off, uint64_t end);
 void file_range_unlock_wait(struct file_node *fn, struct range_lock *lk);
+/* From where on to lock a file whose length changes and that ends at @at, or later: from where the
+ * page begins. For the kernel zeroes the rest of that in its cache, and a write past the cache that
+ * finds it there when it ends takes that for a failure of the medium, which the flushes hear of. */
+uint64_t file_last_page(const struct file_node *fn, uint64_t at);
 /* In a fiber of the chan's loop. */
 int file_range_register_wait(struct file_chan *fc);
 void file_range_unregister_wait(struct file_chan *fc);

@@ -440,6 +440,46 @@ static int file_truncate_wait(struct node *n, uint64_t size)
 	return res ? res : t.res;
 }
 
+static void grow_work(void *arg)
+{
+	struct truncate *t = arg;
+
+	file_look(&t->look);
+	if (t->look.res || t->look.size < t->look.known || t->look.size >= t->size)
+		return;
+	t->res = ftruncate(t->look.fd, (off_t)t->size) < 0 ? -errno : 0;
+	/* POSIX lets a file system know no such thing. */
+	if (t->res == -EINVAL || t->res == -EPERM)
+		t->res = -ENOTSUP;
+}
+
+/* With O_DIRECT nobody writes meanwhile where it ended: who writes a part of a block cuts what that
+ * has made too long again (file_bounce.c). */
+static int file_grow_wait(struct node *n, uint64_t size)
+{
+	struct file_node *fn = container_of(n, struct file_node, node);
+	struct truncate t = { .look = { .fn = fn, .fd = fn->fd }, .size = size };
+	struct range_lock lk;
+	int res;
+
+	if (n->read_only)
+		return -EROFS;
+	if (fn->is_block_device || fn->is_sim)
+		return -ENOTSUP;
+	if (file_is_cut(fn))
+		return -EIO;
+	if (fn->is_direct)
+		file_range_lock_wait(fn, &lk, file_last_page(fn, file_size(fn)), UINT64_MAX);
+	loop_work_wait(n->home, grow_work, &t);
+	res = file_look_judge(&t.look);
+	res = res ? res : t.res;
+	if (!res)
+		file_grown(fn, size);
+	if (fn->is_direct)
+		file_range_unlock_wait(fn, &lk);
+	return res;
+}
+
 const struct node_ops file_ops = {
 	.name = "file",
 	.chan_size = sizeof(struct file_chan),
@@ -450,6 +490,7 @@ const struct node_ops file_ops = {
 	.settle_wait = file_settle_wait,
 	.resize_wait = file_resize_wait,
 	.truncate_wait = file_truncate_wait,
+	.grow_wait = file_grow_wait,
 	.allocated_wait = file_allocated_wait,
 };
 

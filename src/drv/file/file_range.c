@@ -23,6 +23,8 @@
  *	    held back, what bounces and what waits for a fiber is not in it.)
  *	K3  a chan comes and goes while no lock is held: it misses none and leaves none unanswered;
  *	K4  locks are granted in the order in which they were asked for, as far as they overlap. */
+#include <unistd.h>
+
 #include "drv/file/file_impl.h"
 
 /* ---- the chan's side ---- */
@@ -222,6 +224,11 @@ void file_range_unlock_wait(struct file_node *fn, struct range_lock *lk)
 	tell_wait(fn, lk, unlock_task);
 	fn->slots_used &= ~(1u << lk->slot);
 	leave(fn, lk);
+}
+
+uint64_t file_last_page(const struct file_node *fn, uint64_t at)
+{
+	return align_down(at, MAX((uint64_t)sysconf(_SC_PAGESIZE), fn->block));
 }
 
 static int register_wait(void *arg)

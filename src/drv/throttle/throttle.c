@@ -216,6 +216,15 @@ static int throttle_truncate_wait(struct node *n, uint64_t size)
 	return rc;
 }
 
+static int throttle_grow_wait(struct node *n, uint64_t size)
+{
+	int rc = node_grow_wait(n->child[CHILD_FILE], size);
+
+	if (!rc)
+		atomic_store(&n->size, size);
+	return rc;
+}
+
 static void throttle_free(struct node *n)
 {
 	free(container_of(n, struct throttle_node, node));
@@ -229,6 +238,7 @@ static const struct node_ops throttle_ops = {
 	.free = throttle_free,
 	.resize_wait = throttle_resize_wait,
 	.truncate_wait = throttle_truncate_wait,
+	.grow_wait = throttle_grow_wait,
 };
 
 static void bucket_init(struct bucket *b, const struct throttle_limit *l)

@@ -293,17 +293,15 @@ void alloc_named(struct alloc *a, uint64_t cluster)
 
 /* An entry may reach the disk before the data that makes the file long enough for its cluster, and
  * a cluster behind the end is damage to everybody: so the file ends behind the last cluster of the
- * reserve, and durably so when their refcounts are. File systems let all others wait for a write
- * that makes the file longer; so this is the only one. */
+ * reserve, and durably so when their refcounts are (Q12). File systems let all others wait for a
+ * write that makes the file longer: so none does, but where there is no other way to that end. */
 static int file_grow_wait(struct alloc *a, uint64_t last)
 {
 	static const uint8_t zeros[4096] __attribute__((aligned(4096)));
-	const struct chan *file = a->w->file;
 	uint64_t end = (last + 1) * a->w->cluster, len = MIN(sizeof(zeros), a->w->cluster);
+	int rc = a->w->broken & BREAK_Q12_SHORT ? 0 : node_grow_wait(a->w->file->node, end);
 
-	if (atomic_load_explicit(&file->node->size, memory_order_relaxed) >= end)
-		return 0;
-	return chan_write_wait(a->w->file, end - len, zeros, len);
+	return rc == -ENOTSUP ? chan_write_wait(a->w->file, end - len, zeros, len) : rc;
 }
 
 /* One run of free clusters, @want at most, into the reserve, which has place for two. */
@@ -311,8 +309,10 @@ static int fill_run_wait(struct alloc *a, uint64_t want)
 {
 	struct writer *w = a->w;
 	struct alloc_run run = { 0 }, fresh;
-	int rc = refs_find_wait(&w->refs, want, &run.first, &run.n);
+	int rc;
 
+	w->refs.is_still = a->is_in_order && (a->reserved || !a->nasking);
+	rc = refs_find_wait(&w->refs, want, &run.first, &run.n);
 	if (rc)
 		return rc;
 	if (alloc_is_metadata(a, run.first, run.n) && !(w->broken & BREAK_Q6_OVERLAP)) {
@@ -379,8 +379,15 @@ static int fill_or_join_wait(struct alloc *a)
 
 int alloc_fill_wait(struct alloc *a)
 {
+	int rc;
+
 	a->ran_out = true;
-	return fill_or_join_wait(a);
+	a->nasking++;
+	do
+		rc = fill_or_join_wait(a);
+	while (rc == -EAGAIN && !a->reserved);  /* a filling that nobody had asked for */
+	a->nasking--;
+	return rc == -EAGAIN ? 0 : rc;
 }
 
 int alloc_close_wait(struct alloc *a)

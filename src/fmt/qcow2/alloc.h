@@ -5,7 +5,9 @@
  * commit durably (REF+ ahead). Taking one changes nothing and waits for nothing. Its target
  * follows the rate of writes: it doubles when a commit finds it used up and halves when it
  * was hardly touched, within ALLOC_RESERVE_MIN clusters and ALLOC_RESERVE_BYTES. It is filled
- * with the lowest free clusters. What is left goes back at close.
+ * with the lowest free clusters. What is left goes back at close. How far ahead it is filled depends
+ * on when commits come; so where writes are in order (X5) refcount blocks are not made for it, but
+ * when a cluster is asked for and there is none.
  *
  * A cluster that is freed goes into *quarantine*: the commit that makes durable that nothing names
  * it any more must end, and every request of any loop that had begun before then (blk/epoch.h).
@@ -52,6 +54,8 @@ struct alloc {
 	uint64_t fresh_from;            /* clusters from here on were never used; else UINT64_MAX */
 	uint64_t fresh_first;           /* what that was at the open */
 	uint64_t cut_floor;             /* bytes: the file is not cut below (Q10) */
+	bool is_in_order;               /* X5: so were requests */
+	unsigned nasking;               /* fibers that wait for clusters */
 	bool is_filling;
 	int fill_rc;                    /* how the last filling ended */
 	struct fiber_queue waiting;     /* for that to end */

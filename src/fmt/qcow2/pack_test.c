@@ -295,6 +295,19 @@ static void z10_any_number_of_threads_makes_the_same_bytes(void **state)
 		assert_true(is_alike(&(struct stream_all){ .cluster = 1ULL << bits[i] }, 0));
 }
 
+/* With a refcount table that is outgrown. */
+static void x5_growth_does_not_depend_on_commits(void **state)
+{
+	static const unsigned bits[] = { 9, 10 };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(bits); i++) {
+		struct stream_all a = { .cluster = 1ULL << bits[i], .piece = 192 << 10 };
+
+		assert_true(is_alike(&a, 0));
+		assert_false(is_alike(&a, BREAK_X5_ANY_GROWTH));
+	}
+}
+
 static void x5_what_is_in_order_lies_at_the_same_place(void **state)
 {
 	static const unsigned bits[] = { 12, 16 };
@@ -334,6 +347,7 @@ int main(void)
 		cmocka_unit_test(small_writes_gather_in_memory),
 		cmocka_unit_test(z10_any_number_of_threads_makes_the_same_bytes),
 		cmocka_unit_test(x5_what_is_in_order_lies_at_the_same_place),
+		cmocka_unit_test(x5_growth_does_not_depend_on_commits),
 		cmocka_unit_test(z5_each_write_is_large_aligned_and_new),
 	};
 

@@ -425,7 +425,22 @@ static void adopt(struct refs *r, struct growth *g)
 	r->w->q->header.reftable_off = r->table_off;
 	r->w->q->header.reftable_clusters = (uint32_t)g->table_clusters;
 	alloc_metadata_del(&r->w->alloc, old_off / cluster, old_clusters);
-	alloc_free(&r->w->alloc, old_off / cluster, old_clusters);
+	if (r->w->alloc.is_in_order && r->nold < REFS_OLD_MAX)
+		r->old[r->nold++] = (struct cluster_run){ old_off / cluster, old_clusters };
+	else
+		alloc_free(&r->w->alloc, old_off / cluster, old_clusters);
+}
+
+bool refs_free_old(struct refs *r)
+{
+	bool has_some = r->nold;
+
+	while (r->nold) {
+		const struct cluster_run *run = &r->old[--r->nold];
+
+		alloc_free(&r->w->alloc, run->first, run->n);
+	}
+	return has_some;
 }
 
 static int overlap(struct refs *r, uint64_t cluster)
@@ -521,7 +536,7 @@ int refs_find_wait(struct refs *r, uint64_t want, uint64_t *ret_first, uint64_t 
 		uint64_t b = at >> r->block_bits, end = (b + 1) << r->block_bits;
 
 		if (!block_of(r, at)) {
-			rc = grow_wait(r, b);
+			rc = r->is_still ? -EAGAIN : grow_wait(r, b);
 			continue;
 		}
 		if (is_full(r, b)) {

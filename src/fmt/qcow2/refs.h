@@ -7,7 +7,8 @@
  *
  * Where the table's blocks cover no free cluster, they grow: several blocks at once, in
  * clusters that they cover themselves; they are durable, then the table's entries, before a cluster
- * of theirs is used (Q8). A full table moves to a larger place (Q7).
+ * of theirs is used (Q8). A full table moves to a larger place (Q7). Where writes are in order (X5)
+ * its old place rests until the close: it would be free when a commit ends, whenever that is.
  *
  * Specification: "Host cluster management". */
 #ifndef FMT_QCOW2_REFS_H
@@ -16,8 +17,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "fmt/qcow2/quarantine.h"
+
 struct err;
 struct writer;
+
+/* Tables that moved, each to one at least twice as long. */
+enum { REFS_OLD_MAX = 20 };
 
 struct refs {
 	struct writer *w;
@@ -33,6 +39,9 @@ struct refs {
 	uint64_t nfreed;                /* clusters that became free, ever */
 	uint64_t *full;                 /* owned: a bit a block that was seen without a free one */
 	uint8_t *piece;                 /* owned: part of a block that is searched */
+	bool is_still;                  /* the blocks must not grow now */
+	struct cluster_run old[REFS_OLD_MAX];   /* X5: tables that rest until the close */
+	unsigned nold;
 };
 
 /* Is @off, an entry of the table, the place of a block? */
@@ -51,7 +60,7 @@ int refs_end_wait(struct refs *r, uint64_t from, uint64_t end, uint64_t *ret);
 /* The lowest free clusters: the first run of free ones from r->free_from on, @want long at most;
  * it ends where a page of refcounts does. Grows the blocks where there are none. Does not take
  * them. In a fiber; only alloc.c calls it, one call at a time, after mark_set_wait().
- * 0, -EIO, -ENOMEM, -ENOSPC, -EFBIG, -EUCLEAN. */
+ * 0, -EIO, -ENOMEM, -ENOSPC, -EFBIG, -EUCLEAN; -EAGAIN: they must not grow. */
 int refs_find_wait(struct refs *r, uint64_t want, uint64_t *ret_first, uint64_t *ret_n);
 
 /* Adds @delta (+1 or -1) to @n clusters from @first on; those that become free may lower free_from.
@@ -59,5 +68,8 @@ int refs_find_wait(struct refs *r, uint64_t want, uint64_t *ret_first, uint64_t 
  * with a full count, for -1 damage. Nobody else changes these clusters' counts meanwhile. Other
  * errors may leave a part of them changed. */
 int refs_add_wait(struct refs *r, uint64_t first, uint64_t n, int delta);
+
+/* At close: frees the tables that rest; a commit is to follow. Was there one? */
+bool refs_free_old(struct refs *r);
 
 #endif

@@ -20,7 +20,9 @@
  *	X4  a write, zero or discard with FUA, and any in writethrough mode, is durable when it is
  *	    answered: its data and what maps it;
  *	X5  requests with REQ_IN_ORDER get new clusters, and tables, in the order in which they
- *	    came, however many are under way: one begins when the one before has all it needs. */
+ *	    came, however many are under way: one begins when the one before has all it needs. Nor
+ *	    does it matter when commits come: what they do ahead changes nobody's place (alloc.h,
+ *	    refs.h). */
 #include "fmt/qcow2/write.h"
 
 #include <errno.h>
@@ -513,8 +515,11 @@ static void serve_fiber(struct task *t)
 {
 	struct req *req = container_of(t, struct req, task);
 	struct writer *w = writer_of(req);
-	int rc = pack_wants(&w->pack, req) ? pack_write_wait(&w->pack, req) : serve_wait(w, req);
+	int rc;
 
+	if (req->flags & REQ_IN_ORDER && !(w->broken & BREAK_X5_ANY_GROWTH))
+		w->alloc.is_in_order = true;
+	rc = pack_wants(&w->pack, req) ? pack_write_wait(&w->pack, req) : serve_wait(w, req);
 	fiber_gate_leave(w->home, &w->writes.gate);
 	end(w, req, rc);
 }

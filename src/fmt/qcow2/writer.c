@@ -97,6 +97,8 @@ static int settle_wait(struct writer *w)
 {
 	int rc = commit_rest_wait(w), rc2;
 
+	if (!rc && refs_free_old(&w->refs))
+		rc = commit_rest_wait(w);
 	if (rc)
 		return rc;
 	w->commit.is_last = true;

@@ -45,7 +45,8 @@
  *	Q10 the file is cut only behind the last cluster that has a refcount, and behind its end at
  *	    the open where nobody has checked that all clusters in use have one;
  *	Q11 an image that is created unfinished is opened by nobody else until all that it shall
- *	    hold is durable. */
+ *	    hold is durable;
+ *	Q12 the file is as long as all clusters ask for that an entry on disk names. */
 #ifndef FMT_QCOW2_WRITER_H
 #define FMT_QCOW2_WRITER_H
 
@@ -91,6 +92,8 @@ enum writer_break {
 	BREAK_Z8_NO_PUSH = 1 << 26,     /* a flush leaves what is packed in its buffer */
 	BREAK_Z9_NO_HOLD = 1 << 27,     /* the first cluster that is packed inherits at once */
 	BREAK_X5_ANY_ORDER = 1 << 28,   /* one in two lets others go first, in order or not */
+	BREAK_Q12_SHORT = 1 << 29,      /* the file becomes longer when data is written only */
+	BREAK_X5_ANY_GROWTH = 1 << 30,  /* refcount blocks and tables come and go at any time */
 };
 
 struct mark {
