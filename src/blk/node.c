@@ -209,6 +209,11 @@ int node_truncate_wait(struct node *n, uint64_t size)
 	return n->ops->truncate_wait ? n->ops->truncate_wait(n, size) : -ENOTSUP;
 }
 
+uint32_t node_share_align(const struct node *n)
+{
+	return n->ops->share_align ? n->ops->share_align(n) : 0;
+}
+
 void node_put_wait(struct node *n)
 {
 	while (n && atomic_fetch_sub_explicit(&n->refs, 1, memory_order_acq_rel) == 1) {
