@@ -211,8 +211,8 @@ int node_settle_wait(struct node *n, struct err *err);
 
 /* As node_ops says; -ENOTSUP where the node cannot. */
 int node_truncate_wait(struct node *n, uint64_t size);
-/* What off, from_off and len of a COPY with REQ_SHARE have to be multiples of, a power of two; 0: the
- * node refuses it always. Elsewhere it may: only a try shows what the two files can. */
+/* What off, from_off and len of a COPY with REQ_SHARE have to be multiples of, a power of two; 0:
+ * the node refuses it always. Elsewhere it may: only a try shows what the two files can. */
 uint32_t node_share_align(const struct node *n);
 
 /* ---- channels ---- */

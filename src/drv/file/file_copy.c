@@ -2,9 +2,9 @@
 /* drv/file/file_copy.c - COPY: from file to file without a way through this program.
  *
  * With REQ_SHARE both files have the same blocks afterwards, by FICLONERANGE: XFS, btrfs and others
- * can, which costs no more than an entry for each extent, however much it is. The kernel writes back
- * first what of the source is in memory only, and drops the target's old pages; it brings none in.
- * Without, copy_file_range(2) does as well as it can, which may be no better than reading and
+ * can, which costs no more than an entry for each extent, however much it is. The kernel writes
+ * back first what of the source is in memory only, and drops the target's old pages; it brings none
+ * in. Without, copy_file_range(2) does as well as it can, which may be no better than reading and
  * writing through the page cache.
  *
  * Both may block for long, and hold both files' locks: a worker does it, one request at a time.
