@@ -3,9 +3,9 @@
 # suites: default long asan
 # limit: 600
 # takes: 30
-# byre convert on file systems that can share blocks (XFS, btrfs): the copy is equal, shares what the
-# source stores, costs no space and no page cache, and changing it does not change the source. What
-# cannot be shared, or shall not, is copied.
+# byre convert on file systems that can share blocks (XFS, btrfs): the copy is equal, shares what
+# the source stores, costs no space and no page cache, and changing it does not change the source.
+# What cannot be shared, or shall not, is copied.
 . "$(dirname "$0")/lib.sh"
 need qemu-img qemu-io filefrag fincore python3 mkfs.xfs mkfs.btrfs
 [ "$(id -u)" = 0 ] || skip "only root mounts file systems"
@@ -119,8 +119,8 @@ can_share()
 	stored=$(qemu-img map --output=json -f raw source.raw | python3 -c 'import json, sys
 print(sum(run["length"] for run in json.load(sys.stdin) if run["data"]))')
 
-	for options in "" "-C" "-t none" "-t writeback" "-t writethrough" "-t unsafe" "-W" "-m 1" \
-		"-T none" "--keep-cache" "-r 100M"; do
+	for options in "" "-C" "-t none" "-t writethrough -W" "-T none -m 1 -r 100M" \
+		"-t unsafe --keep-cache"; do
 		# shellcheck disable=SC2086  # words
 		convert $options source.raw new.raw
 		shares
@@ -192,7 +192,8 @@ print(sum(run["length"] for run in json.load(sys.stdin) if run["data"]))')
 	[ "$sum" = "$(sha256sum <source.raw)" ] || fail "writing to the copy changed the source"
 	rm new.raw
 
-	# Nothing comes into the page cache, and what was there stays.
+	# Next to nothing comes into the page cache, and what was there stays: btrfs may keep pages
+	# of what is looked at to find out the format.
 	for cached in 0 1; do
 		sync -f .
 		python3 -c 'import os
@@ -201,7 +202,8 @@ os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)'
 		[ $cached = 0 ] || cat source.raw >/dev/null
 		before=$(pages source.raw)
 		"$BYRE" convert source.raw new.raw || fail "convert"
-		[ "$(pages source.raw)" = "$before" ] || fail "pages of the source"
+		[ "$(pages source.raw)" -ge "$before" ] || fail "pages of the source are gone"
+		[ "$(pages source.raw)" -le $((before + 16)) ] || fail "pages of the source stay"
 		[ "$(pages new.raw)" = 0 ] || fail "pages of the target"
 		rm new.raw
 	done
