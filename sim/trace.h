@@ -53,6 +53,7 @@ struct trace_opts {
 	unsigned nops;                  /* of all fibers */
 	unsigned reopen_after;          /* operations; 0: never */
 	enum trace_packs packs;
+	bool copies;                    /* half of the writes come as a COPY */
 	bool is_racy;                   /* requests overlap as much as they like, and starve */
 	unsigned broken;                /* enum writer_break */
 	struct sim_fault fault;
