@@ -71,6 +71,8 @@ static void w6_w8_x4_copies_agree_with_the_model(void **state)
 				.writethrough = seed % 5 == 0, .discard = seed % 2,
 				.size = align_up(sizes[bits[i] == 14 ? 12 : bits[i]], 512) };
 
+			c.packs_every = seed % 3 == 0 ? 2 : 0;
+			c.packs_all = seed % 4 == 0;    /* refused there, and nothing changes */
 			test_disk_random(&c, seed, 60 / TEST_SCALE + 5);
 		}
 	}
