@@ -287,11 +287,23 @@ static void send_now(struct sim_disk *d, struct req *req)
 	req_finish(req->ch, req, effect(&w));
 }
 
+static void become_write(struct req *req)
+{
+	const struct sim_source *source = (const struct sim_source *)(const void *)req->from;
+
+	req->kind = REQ_WRITE;
+	req->iov = &source->iov;
+	req->iovcnt = 1;
+	assert(req->iov_skip + req->len <= source->iov.iov_len);
+}
+
 static void disk_submit(struct chan *ch, struct req *req)
 {
 	struct sim_disk *d = container_of(ch->node, struct sim_disk, node);
 
 	req->ch = ch;
+	if (req->kind == REQ_COPY)
+		become_write(req);
 	if (req->kind == REQ_MAP) {
 		req->map = (struct map_run){ .len = req->len, .host_off = req->off,
 					     .file = ch->node,

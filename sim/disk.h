@@ -87,6 +87,12 @@ struct sim_disk_opts {
 	uint64_t seed;
 };
 
+/* What a COPY to a disk of these takes its data from, which is a write of that then. */
+struct sim_source {
+	struct node node;               /* only its address counts */
+	struct iovec iov;
+};
+
 /* In a fiber of the home loop. *@ret is owned. */
 int sim_disk_open_wait(const struct sim_disk_opts *opts, struct node **ret);
 

@@ -55,6 +55,24 @@ static void q9_what_fails_is_not_done(void **state)
 	crash_expect_clean(&c);
 }
 
+/* Data that does not come through here, whole or failing in the middle. */
+static void copy_half(struct trace_opts *o, uint64_t seed)
+{
+	if (seed % 4 == 0)
+		add_fault(o, seed);
+	if (o->packs == PACKS_ALL)      /* those refuse it */
+		o->packs = PACKS_ASKED;
+	o->copies = true;
+}
+
+static void no_power_cut_in_a_copy_hurts(void **state)
+{
+	struct campaign c = crash_campaign(copy_half);
+
+	c.traces = 1 + c.traces / 4;
+	crash_expect_clean(&c);
+}
+
 /* As the next trace shall fail. */
 static struct sim_fault next_fault;
 
@@ -228,6 +246,27 @@ static void q2_mapping_before_writing_is_caught(void **state)
 	expect_caught(BREAK_Q2_EARLY_MAP, TRACE_KINDS);
 }
 
+/* Data that is copied follows the same rules. */
+static void leave_out_and_copy(struct trace_opts *o, uint64_t seed)
+{
+	copy_half(o, 1);
+	o->broken = broken;
+}
+
+static void q2_q3_broken_copies_are_caught(void **state)
+{
+	static const enum writer_break rules[] = { BREAK_Q2_NO_SYNC_A, BREAK_Q2_EARLY_MAP,
+						   BREAK_Q2_ALWAYS_ZERO, BREAK_Q3_COPIED };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(rules); i++) {
+		struct campaign c = { .step = 11, .traces = BROKEN_TRACES, .images = BROKEN_IMAGES,
+				      .change = leave_out_and_copy };
+
+		broken = rules[i];
+		crash_expect_caught(&c);
+	}
+}
+
 static void q2_joining_late_is_caught(void **state)
 {
 	expect_caught(BREAK_Q2_JOIN_LATE, TRACE_KINDS);
@@ -331,6 +370,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_power_cut_hurts),
+		cmocka_unit_test(no_power_cut_in_a_copy_hurts),
 		cmocka_unit_test(q9_what_fails_is_not_done),
 		cmocka_unit_test(q9_any_request_may_fail),
 		cmocka_unit_test(q6_metadata_is_never_handed_out),
@@ -342,6 +382,7 @@ int main(void)
 		cmocka_unit_test(q2_a_missing_sync_of_the_data_file_is_caught),
 		cmocka_unit_test(q2_taking_all_for_zero_is_caught),
 		cmocka_unit_test(q2_mapping_before_writing_is_caught),
+		cmocka_unit_test(q2_q3_broken_copies_are_caught),
 		cmocka_unit_test(q2_joining_late_is_caught),
 		cmocka_unit_test(q2_u12_broken_subclusters_are_caught),
 		cmocka_unit_test(q3_writing_to_shared_clusters_is_caught),

@@ -87,11 +87,16 @@ static int request_wait(struct hand *h, enum req_kind kind, unsigned flags, uint
 {
 	uint64_t cut = len > 1 && !prng_below(&h->prng, 4) ? prng_below(&h->prng, len) : 0;
 	struct iovec iov[2] = { { buf, cut }, { (uint8_t *)buf + cut, len - cut } };
+	struct sim_source source = { .iov = { buf, len } };
 	struct answer a = { .fiber = fiber_self() };
 
 	a.req = (struct req){ .done = answered, .kind = (uint8_t)kind, .flags = (uint8_t)flags,
 			      .off = off, .len = len, .iov = cut ? iov : iov + 1,
 			      .iovcnt = cut ? 2 : 1 };
+	if (kind == REQ_WRITE && h->run->t->o.copies && prng_below(&h->prng, 2)) {
+		a.req.kind = REQ_COPY;
+		a.req.from = &source.node;
+	}
 	port_submit(port_here(h->run->port), &a.req);
 	while (!a.is_done)
 		fiber_park();

@@ -54,6 +54,7 @@ struct trace_opts {
 	unsigned reopen_after;          /* operations; 0: never */
 	enum trace_packs packs;
 	bool is_in_order;               /* what writes asks for it */
+	bool copies;                    /* half of the writes come as a COPY */
 	bool is_racy;                   /* requests overlap as much as they like, and starve */
 	unsigned broken;                /* enum writer_break */
 	struct sim_fault fault;

@@ -12,9 +12,15 @@ is all data. Tools take turns; a line each shows the medians: seconds until the 
 these until the tool ended, processor time of the tool and of the sync, and MiB of the copy and the
 source that are in the page cache then. The sources are cached before each run, or with --cold not
 at all. Copies are compared with the source once.
+
+Then the same on a file system that can share blocks, where one can be mounted (root, mkfs.xfs): a
+new XFS in a file of the working FOLDER. There qemu-img runs with -C as well, which shares, and byre
+with -S 4k, which does not. A last column has the MiB of space that the copy takes.
 """
 import argparse
+import contextlib
 import os
+import shutil
 import resource
 import statistics
 import subprocess
@@ -53,6 +59,15 @@ def make_sources(args, folder):
     return fs, data, packed
 
 
+def cases_of(folder):
+    fs, data, packed = (os.path.join(folder, name) for name in ("fs.raw", "data.raw", "fs.qcow2"))
+    return [("file system, raw to qcow2", "raw", "qcow2", fs),
+            ("file system, qcow2 to raw", "qcow2", "raw", packed),
+            ("file system, raw to raw", "raw", "raw", fs),
+            ("all data, raw to raw", "raw", "raw", data),
+            ("all data, raw to qcow2", "raw", "qcow2", data)]
+
+
 def set_cached(path, is_cached):
     fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -72,6 +87,7 @@ def measure(command, source, target, is_cold):
     if os.path.exists(target):
         os.unlink(target)
     os.sync()
+    free = used_bytes(target)
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
@@ -84,7 +100,63 @@ def measure(command, source, target, is_cold):
     os.close(fd)
     synced, after = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
     cpu = used.ru_utime + used.ru_stime + after.ru_stime - before.ru_stime
-    return (synced - start, ended - start, cpu, cached_mib(target), cached_mib(source))
+    return (synced - start, ended - start, cpu, cached_mib(target), cached_mib(source),
+            (used_bytes(target) - free) / MIB)
+
+
+def used_bytes(path):
+    fs = os.statvfs(os.path.dirname(path))
+    return (fs.f_blocks - fs.f_bfree) * fs.f_frsize
+
+
+@contextlib.contextmanager
+def sharing_folder(folder, sources):
+    """A folder on a new XFS with copies of the sources; None where there can be none."""
+    image, mounted = os.path.join(folder, "xfs.img"), os.path.join(folder, "xfs")
+    size = 512 * MIB + 3 * sum(os.path.getsize(s) for s in sources)
+    if os.geteuid() or not shutil.which("mkfs.xfs"):
+        yield None
+        return
+    with open(image, "wb") as f:
+        f.truncate(size)
+    os.makedirs(mounted, exist_ok=True)
+    try:
+        if subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], check=False).returncode or \
+           subprocess.run(["mount", "-o", "loop", image, mounted], check=False).returncode:
+            yield None
+            return
+        try:
+            for source in sources:
+                subprocess.run(["cp", source, mounted], check=True)
+            yield mounted
+        finally:
+            subprocess.run(["umount", mounted], check=True)
+    finally:
+        os.unlink(image)
+
+
+def compare_tools(args, cases, target, tools):
+    """@tools: name -> command and options of its convert."""
+    for name, source_format, target_format, source in cases:
+        commands = {t: [*c, "convert", "-f", source_format, "-O", target_format,
+                        *args.options.split(), *options, source, target]
+                    for t, (c, options) in tools.items()}
+        if source_format == target_format:
+            commands["cp"] = ["cp", "--sparse=auto", source, target]
+        results = {t: [] for t in commands}
+        for run in range(args.runs):
+            for tool, command in commands.items():
+                results[tool].append(measure(command, source, target, args.cold))
+                if run == 0 and tool != "cp":
+                    subprocess.run(["qemu-img", "compare", "-q", "-f", source_format, "-F",
+                                    target_format, source, target], check=True)
+        print(name)
+        for tool, rows in results.items():
+            m = [statistics.median(column) for column in zip(*rows)]
+            print(f"  {tool:14} {m[0]:7.2f}s {m[1]:7.2f}s {m[2]:7.2f}s "
+                  f"{m[3]:15.0f} {m[4]:7.0f} {m[5]:7.0f}")
+    if os.path.exists(target):
+        os.unlink(target)
 
 
 def main():
@@ -101,34 +173,20 @@ def main():
     tools = find_tools(args)
     with tempfile.TemporaryDirectory() as made:
         folder = args.folder or made
-        fs, data, packed = make_sources(args, folder)
-        target = os.path.join(folder, "copy")
-        cases = [("file system, raw to qcow2", "raw", "qcow2", fs),
-                 ("file system, qcow2 to raw", "qcow2", "raw", packed),
-                 ("file system, raw to raw", "raw", "raw", fs),
-                 ("all data, raw to raw", "raw", "raw", data),
-                 ("all data, raw to qcow2", "raw", "qcow2", data)]
-        print(f"{'':12} {'synced':>8} {'ended':>8} {'CPU':>8} {'cached: target':>15}"
-              f" {'source':>7}")
-        for name, source_format, target_format, source in cases:
-            commands = {t: [*c, "convert", "-f", source_format, "-O", target_format,
-                            *args.options.split(), source, target] for t, c in tools.items()}
-            if source_format == target_format:
-                commands["cp"] = ["cp", "--sparse=auto", source, target]
-            results = {t: [] for t in commands}
-            for run in range(args.runs):
-                for tool, command in commands.items():
-                    results[tool].append(measure(command, source, target, args.cold))
-                    if run == 0 and tool != "cp":
-                        subprocess.run(["qemu-img", "compare", "-q", "-f", source_format, "-F",
-                                        target_format, source, target], check=True)
-            print(name)
-            for tool, rows in results.items():
-                m = [statistics.median(column) for column in zip(*rows)]
-                print(f"  {tool:10} {m[0]:7.2f}s {m[1]:7.2f}s {m[2]:7.2f}s "
-                      f"{m[3]:15.0f} {m[4]:7.0f}")
-        if os.path.exists(target):
-            os.unlink(target)
+        sources = make_sources(args, folder)
+        print(f"{'':16} {'synced':>8} {'ended':>8} {'CPU':>8} {'cached: target':>15}"
+              f" {'source':>7} {'space':>7}")
+        compare_tools(args, cases_of(folder), os.path.join(folder, "copy"),
+                      {t: (c, []) for t, c in tools.items()})
+        with sharing_folder(folder, sources) as xfs:
+            if not xfs:
+                print("no file system that shares blocks can be mounted")
+                return
+            both = {t: (c, []) for t, c in tools.items()}
+            both["byre -S 4k"] = ([args.byre], ["-S", "4k"])
+            both["qemu-img -C"] = (["qemu-img"], ["-C"])
+            print("on XFS")
+            compare_tools(args, cases_of(xfs), os.path.join(xfs, "copy"), both)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,9 @@ enum req_kind {
 	REQ_DISCARD,                    /* a hint: content undefined afterwards; 0 if ignored */
 	REQ_FLUSH,                      /* what was done before is durable */
 	REQ_MAP,                        /* fills req->map for a run that starts at off */
+	REQ_COPY,                       /* [off, off + len) becomes what the node `from` has from
+					 * from_off on, and the data does not come through here. A
+					 * node may refuse at any time: any part may be done then */
 	REQ_KINDS,
 };
 
@@ -59,8 +62,10 @@ enum req_flags {
 					 * twice is copied first */
 	REQ_COMPRESSED = 16,            /* WRITE: compressed, where the format can; elsewhere it is
 					 * as any other */
-	REQ_IN_ORDER = 32,              /* WRITE, ZERO: a format that allocates gives it its place
-					 * after all that came before it with this flag */
+	REQ_IN_ORDER = 32,              /* WRITE, ZERO, COPY: a format that allocates gives it its
+					 * place after all that came before it with this flag */
+	REQ_SHARE = 64,                 /* COPY: no data is moved, both ends share the space. For
+					 * multiples of node_share_align() */
 };
 
 /* What REQ_MAP says of a run of bytes. */
@@ -88,14 +93,21 @@ struct req {
 	uint64_t off;
 	uint64_t len;
 	/* The data: @len bytes that start @iov_skip bytes into @iov. What follows them in iov
-	 * is not touched. Unused by ZERO, DISCARD, FLUSH and MAP. */
-	const struct iovec *iov;
+	 * is not touched. Unused by ZERO, DISCARD, FLUSH and MAP. COPY: where it is, in a node that
+	 * stays open; within its size. */
+	union {
+		const struct iovec *iov;
+		const struct node *from;
+	};
 	uint32_t iovcnt;
 	uint8_t kind;                   /* enum req_kind */
 	uint8_t flags;                  /* enum req_flags */
 	uint8_t epoch;                  /* the port's: which of the loop's counters it is in... */
 	uint8_t asked_kind;             /* ...and what kind it was when it came */
-	uint64_t iov_skip;
+	union {
+		uint64_t iov_skip;
+		uint64_t from_off;
+	};
 	struct port_chan *pc;           /* the port's, NULL for internal requests */
 	uint64_t start_ns;              /* the port's */
 
@@ -159,6 +171,8 @@ struct node_ops {
 	int (*grow_wait)(struct node *n, uint64_t size);
 	/* Optional. In a fiber of any loop: the bytes that the node takes of its medium. */
 	int (*allocated_wait)(struct node *n, uint64_t *ret);
+	/* Optional. As node_share_align() says. Any thread; never waits. */
+	uint32_t (*share_align)(const struct node *n);
 	/* Optional, both or none. On ch->loop: memory whose content @ch need not copy to send it,
 	 * aligned to pages; NULL: there is not so much. The chan outlives it. False: it is not
 	 * @ch's. */
@@ -201,6 +215,9 @@ int node_settle_wait(struct node *n, struct err *err);
 /* As node_ops says; -ENOTSUP where the node cannot. */
 int node_truncate_wait(struct node *n, uint64_t size);
 int node_grow_wait(struct node *n, uint64_t size);
+/* What off, from_off and len of a COPY with REQ_SHARE have to be multiples of, a power of two; 0:
+ * the node refuses it always. Elsewhere it may: only a try shows what the two files can. */
+uint32_t node_share_align(const struct node *n);
 
 /* ---- channels ---- */
 

@@ -248,11 +248,13 @@ static int p2_body(void *arg)
 		{ REQ_READ, 4096, 0, 0 }, { REQ_WRITE, 4095, 2, -ENOSPC }, { REQ_WRITE, 0, 1, 1 },
 		{ REQ_ZERO, 0, 4097, -EINVAL }, { REQ_ZERO, 0, 4096, 1 }, { REQ_DISCARD, 0, 1, 1 },
 		{ REQ_FLUSH, 99999, 99999, 1 }, { REQ_MAP, 0, 0, -EINVAL }, { REQ_MAP, 0, 9, 1 },
+		{ REQ_COPY, 0, 4096, 1 }, { REQ_COPY, 4095, 2, -ENOSPC }, { REQ_COPY, 9, 0, 0 },
 		{ REQ_KINDS, 0, 1, -EINVAL },
 	};
 	static const struct port_try ro[] = {
 		{ REQ_READ, 0, 4096, 1 }, { REQ_WRITE, 0, 1, -EPERM }, { REQ_ZERO, 0, 1, -EPERM },
 		{ REQ_DISCARD, 0, 1, -EPERM }, { REQ_FLUSH, 0, 0, 0 }, { REQ_MAP, 0, 9, 1 },
+		{ REQ_COPY, 0, 1, -EPERM },
 	};
 	struct dev *d = dev_new(arg, 4096, 0);
 	struct port_stats st;
@@ -266,7 +268,7 @@ static int p2_body(void *arg)
 	port_get_stats(p, &st);
 	assert_int_equal(st.in_flight, 0);
 	assert_int_equal(st.ops[REQ_READ], 6);
-	assert_true(st.errors == 7);
+	assert_true(st.errors == 8);
 	port_close_wait(p);
 	port_free(p);
 

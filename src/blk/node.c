@@ -217,6 +217,11 @@ int node_grow_wait(struct node *n, uint64_t size)
 	return n->ops->grow_wait ? n->ops->grow_wait(n, size) : -ENOTSUP;
 }
 
+uint32_t node_share_align(const struct node *n)
+{
+	return n->ops->share_align ? n->ops->share_align(n) : 0;
+}
+
 void node_put_wait(struct node *n)
 {
 	while (n && atomic_fetch_sub_explicit(&n->refs, 1, memory_order_acq_rel) == 1) {

@@ -91,7 +91,7 @@ uint64_t port_size(const struct port *p)
 
 static bool is_write(uint8_t kind)
 {
-	return kind == REQ_WRITE || kind == REQ_ZERO || kind == REQ_DISCARD;
+	return kind == REQ_WRITE || kind == REQ_ZERO || kind == REQ_DISCARD || kind == REQ_COPY;
 }
 
 /* The answer to a request that must not go down: > 0 if it may. */
@@ -104,7 +104,7 @@ static int refuse(const struct port *p, const struct req *req)
 	if (req->kind == REQ_FLUSH)
 		return p->read_only ? 0 : 1;
 	if (!range_within(req->off, req->len, port_size(p)))
-		return req->kind == REQ_WRITE ? -ENOSPC : -EINVAL;
+		return req->kind == REQ_WRITE || req->kind == REQ_COPY ? -ENOSPC : -EINVAL;
 	if (!req->len)
 		return req->kind == REQ_MAP ? -EINVAL : 0;
 	if (req->kind == REQ_DISCARD && p->ignore_discard)

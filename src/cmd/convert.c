@@ -46,6 +46,7 @@ struct conversion {
 	const char *backing;            /* -B or -o backing_file; NULL: none */
 	struct img target;
 	bool is_made;                   /* the target's file is ours to take away */
+	bool preallocates;
 	struct progress progress;
 	struct copy_opts copy;
 	struct copy_result result;
@@ -165,6 +166,13 @@ static int read_options(struct conversion *c, struct err *err)
 	return rc ? rc : set_option(cr, "size", size, err);
 }
 
+static void note_preallocation(struct conversion *c)
+{
+	const char *preallocation = option_text(&c->args->create, "preallocation");
+
+	c->preallocates = preallocation && strcmp(preallocation, "off");
+}
+
 /* What -c does not go with. */
 static int check_compressed(struct conversion *c, struct err *err)
 {
@@ -240,6 +248,8 @@ static int prepare(struct conversion *c, struct err *err)
 	rc = check_backing(c, err);
 	if (!rc && !a->is_there)
 		rc = check_compressed(c, err);
+	if (!rc && !a->is_there)
+		note_preallocation(c);
 	return rc ? rc : check_bitmaps(c, err);
 }
 
@@ -308,6 +318,18 @@ static unsigned choose_depth(const struct conversion *c)
 	return (unsigned)MIN(wanted, (long)COPY_DEPTH_MAX);
 }
 
+/* May the target share what the sources store? Nobody looks for zeros in that: not where it was
+ * asked for, nor under the name of a tool that does. Nor may it where all of the target shall have
+ * space of its own, or where what cannot be read has to be found. */
+static bool may_share(const struct conversion *c)
+{
+	const struct convert_args *a = c->args;
+
+	if (a->is_compressed || a->is_salvage || c->preallocates)
+		return false;
+	return a->is_offloaded || !(a->has_sparse || tool_is_qemu_img());
+}
+
 /* What is to be copied how. */
 static int plan(struct conversion *c, struct err *err)
 {
@@ -340,6 +362,8 @@ static int plan(struct conversion *c, struct err *err)
 	o->backing_size = backing && !a->is_there ? atomic_load(&backing->size) : UINT64_MAX;
 	o->out_of_order = a->is_out_of_order;
 	o->salvage = a->is_salvage;
+	o->shares = may_share(c);
+	o->offloads = a->is_offloaded && !strcmp(img_format(&c->target), "raw");
 	o->depth = choose_depth(c);
 	o->rate = a->rate;
 	o->is_stopped = &is_stopped;
@@ -370,16 +394,6 @@ static void on_lost(void *arg, enum copy_fault fault, uint64_t off, int error)
 			  error_text(error));
 }
 
-/* A raw target is its file, byte for byte. */
-static int offload_wait(void *arg, const struct node *file, uint64_t off, uint64_t target_off,
-			uint64_t len)
-{
-	const struct conversion *c = arg;
-
-	return file_offload_wait(file, off, c->target.graph.top->child[CHILD_FILE], target_off,
-				 len);
-}
-
 static int copy_wait(void *arg)
 {
 	struct conversion *c = arg;
@@ -388,9 +402,6 @@ static int copy_wait(void *arg)
 
 	c->copy.on_progress = on_progress;
 	c->copy.on_lost = on_lost;
-	if (c->args->is_offloaded && !c->args->target.image_opts &&
-	    !strcmp(img_format(&c->target), "raw"))
-		c->copy.offload_wait = offload_wait;
 	c->copy.arg = c;
 	rc = copy_run_wait(&c->copy, &c->result);
 	return rc ? rc : port_submit_wait(c->target.pc, &flush);

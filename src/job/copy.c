@@ -26,6 +26,9 @@ struct copy {
 	struct copy_plan plan;
 	uint64_t piece_bytes;
 	bool offloads;
+	uint64_t share_align;                   /* 0: nothing is shared */
+	const struct node *refusers[COPY_REFUSERS_MAX];         /* files that could not be */
+	unsigned nrefusers;
 	uint64_t work_bytes, begun_bytes;       /* progress */
 
 	struct copy_chunk chunk;        /* being cut into pieces */
@@ -152,9 +155,16 @@ static uint64_t progress_of(const struct copy *c, const struct copy_chunk *chunk
 	return counts ? chunk->len : 0;
 }
 
+static void add_progress(struct copy *c, uint64_t bytes)
+{
+	c->begun_bytes += bytes;
+	if (bytes && c->o->on_progress)
+		c->o->on_progress(c->o->arg, c->begun_bytes, c->work_bytes);
+}
+
 static int next_chunk_wait(struct copy *c)
 {
-	uint64_t fault_off, n;
+	uint64_t fault_off;
 	int rc = plan_next_wait(&c->plan, &c->chunk, &fault_off);
 
 	if (rc)
@@ -164,12 +174,81 @@ static int next_chunk_wait(struct copy *c)
 		return rc;
 	}
 	c->chunk_rest = is_work(c, &c->chunk) ? c->chunk.len : 0;
-	n = progress_of(c, &c->chunk);
-	c->begun_bytes += n;
-	if (n && c->o->on_progress)
-		c->o->on_progress(c->o->arg, c->begun_bytes, c->work_bytes);
+	add_progress(c, progress_of(c, &c->chunk));
 	return 0;
 }
+
+/* ---- sharing ---- */
+
+static bool has_refused(const struct copy *c, const struct node *file)
+{
+	for (unsigned i = 0; i < c->nrefusers; i++)
+		if (c->refusers[i] == file)
+			return true;
+	return false;
+}
+
+/* Once is enough (D9): a file that cannot be shared never can, and one that cannot be read or that
+ * there is no room for is judged by those who read and write. */
+static void refuse(struct copy *c, const struct node *file)
+{
+	if (c->nrefusers == COPY_REFUSERS_MAX)
+		c->share_align = 0;
+	else
+		c->refusers[c->nrefusers++] = file;
+}
+
+/* How much from the start of @next may be shared. */
+static uint64_t shareable(const struct copy *c, const struct copy_chunk *next)
+{
+	uint64_t size;
+
+	if (!c->share_align || !next->file || has_refused(c, next->file) ||
+	    !is_aligned(next->off | next->host_off, c->share_align))
+		return 0;
+	/* What is said to be behind the end of the file reads as zeros. */
+	size = atomic_load(&next->file->size);
+	if (next->host_off >= size)
+		return 0;
+	size = MIN(next->len, size - next->host_off);
+	return align_down(MIN(size, (uint64_t)COPY_SHARE_BYTES), c->share_align);
+}
+
+/* Shares what comes next, if that can be. One at a time: the file system would not do more. */
+static bool share_next_wait(struct copy *c)
+{
+	struct copy_chunk next;
+	struct req req = { .kind = REQ_COPY, .flags = REQ_SHARE };
+	uint64_t fault_off, seq;
+	int rc;
+
+	/* An error there is met again when it is to be read. */
+	if (!c->share_align || plan_look_wait(&c->plan, &next, &fault_off))
+		return false;
+	req.len = shareable(c, &next);
+	if (!req.len)
+		return false;
+	req.off = next.off;
+	req.from = next.file;
+	req.from_off = next.host_off;
+	if (!c->o->out_of_order)
+		req.flags |= REQ_IN_ORDER;
+	seq = c->next_seq++;
+	while (!c->o->out_of_order && c->turn != seq)
+		fiber_queue_wait(&c->changed);
+	rc = is_over(c) ? -ECANCELED : port_submit_wait(c->o->target, &req);
+	c->turn++;
+	fiber_queue_wake(&c->changed);
+	if (rc) {
+		refuse(c, next.file);
+		return false;
+	}
+	plan_pass(&c->plan, req.len);
+	add_progress(c, req.len);
+	return true;
+}
+
+/* ---- pieces ---- */
 
 /* How much of the chunk the next piece is: no more than a buffer, unless no buffer is needed.
  * Pieces end where zeros may begin. */
@@ -193,7 +272,8 @@ static bool take_piece_wait(struct copy *c, struct piece *p)
 		fiber_queue_wait(&c->changed);
 	c->is_cutting = true;
 	while (!c->is_ended && !c->chunk_rest && !is_over(c))
-		next_chunk_wait(c);
+		if (!share_next_wait(c))
+			next_chunk_wait(c);
 	if (!c->is_ended && !is_over(c)) {
 		p->chunk = c->chunk;
 		p->off = c->chunk.off + c->chunk.len - c->chunk_rest;
@@ -354,12 +434,13 @@ static bool offload_wait(struct copier *w)
 {
 	struct copy *c = w->c;
 	const struct piece *p = &w->piece;
+	struct req req = { .kind = REQ_COPY, .off = p->off, .len = p->len, .from = p->chunk.file };
 
-	if (!c->offloads || !p->chunk.file || p->chunk.status != COPY_DATA || c->o->cluster)
+	if (!c->offloads || !p->chunk.file || p->chunk.status != COPY_DATA)
 		return false;
+	req.from_off = p->chunk.host_off + p->off - p->chunk.off;
 	pace_wait(c, p->len);
-	if (c->o->offload_wait(c->o->arg, p->chunk.file, p->chunk.host_off + p->off - p->chunk.off,
-			       p->off, p->len))
+	if (port_submit_wait(c->o->target, &req))
 		c->offloads = false;
 	return c->offloads;
 }
@@ -474,13 +555,15 @@ static void run_copiers_wait(struct copy *c, struct copier *copiers)
 
 int copy_run_wait(const struct copy_opts *o, struct copy_result *ret)
 {
-	struct copy c = { .o = o, .piece_bytes = choose_piece_bytes(o),
-			  .offloads = o->offload_wait };
+	struct copy c = { .o = o, .piece_bytes = choose_piece_bytes(o), .offloads = o->offloads };
 	struct copier *copiers = calloc(o->depth, sizeof(*copiers));
 	uint64_t start = loop_now(o->target->loop);
 	int rc;
 
 	assert(o->depth && o->depth <= COPY_DEPTH_MAX && is_pow2(o->align));
+	assert(!o->cluster || !(o->shares || o->offloads));
+	if (o->shares)
+		c.share_align = node_share_align(o->target->port->node);
 	rc = copiers ? plan_init(&c.plan, o) : -ENOMEM;
 	if (!rc)
 		rc = bufs_map(&c);

@@ -8,6 +8,10 @@
  * A *chunk* is what messages and progress speak of, as with qemu-img: a stretch of one state of at
  * most COPY_CHUNK_BYTES where it has to be read.
  *
+ * Before that, what lies in a file that can share its space with the target is shared, all of a run
+ * at once (REQ_SHARE): no data is moved, and nobody looks for zeros in it. What cannot be shared is
+ * read and written as everything else, and a file of which a try has failed is not tried again.
+ *
  * Writes are sent in the order of the disk, so that a format that allocates as it is written lays
  * the image out in that order; each piece's are answered when they are. With `out_of_order` each
  * piece is written as soon as it has been read.
@@ -18,7 +22,9 @@
  *	D6  nothing is written behind the last piece of the plan, and nothing at all before the
  *	    sources have been mapped to their end;
  *	D7  there are at most `depth` buffers of COPY_CHUNK_BYTES, and no more of them than
- *	    COPY_DEPTH_MIN or COPY_BUFFER_BYTES hold, however large the disks are. */
+ *	    COPY_DEPTH_MIN or COPY_BUFFER_BYTES hold, however large the disks are;
+ *	D9  what could not be shared, or not to its end, is copied; and each file of the sources
+ *	    costs one such try. */
 #ifndef JOB_COPY_H
 #define JOB_COPY_H
 
@@ -37,6 +43,8 @@ enum {
 	COPY_DEPTH_MAX = 256,
 	COPY_BUFFER_BYTES = 32 << 20,
 	COPY_SPARSE_MAX = 16 << 20,
+	COPY_SHARE_BYTES = 1 << 30,             /* at a time: between, it can be stopped */
+	COPY_REFUSERS_MAX = 8,                  /* files that cannot be shared; then none is */
 };
 
 enum copy_fault {
@@ -71,10 +79,10 @@ struct copy_opts {
 	unsigned depth;                 /* pieces under way: 1 .. COPY_DEPTH_MAX; see D7 */
 	uint64_t rate;                  /* bytes a second; 0: as fast as can be */
 	const atomic_bool *is_stopped;  /* NULL: it never is; else looked at before each piece */
-	/* Optional. Copies [@off, @off + @len) of @file, which is data, to @target_off in a way
-	 * of its own. 0, or -errno: then it is not asked again. In a fiber. */
-	int (*offload_wait)(void *arg, const struct node *file, uint64_t off, uint64_t target_off,
-			    uint64_t len);
+	bool shares;                    /* what can be shared is; not with `cluster` */
+	/* What cannot, the file system copies, where it does: zeros are not looked for then, and
+	 * the target is no format that allocates. */
+	bool offloads;
 	/* Optional. All of the first @done bytes of @total that have to be copied is under way. */
 	void (*on_progress)(void *arg, uint64_t done, uint64_t total);
 	/* Optional. Salvage: what could not be mapped or read, @off in its source. */

@@ -183,37 +183,49 @@ static int find_run_wait(struct copy_plan *p, uint64_t *ret_fault_off)
 	return 0;
 }
 
-int plan_next_wait(struct copy_plan *p, struct copy_chunk *ret, uint64_t *ret_fault_off)
+int plan_look_wait(struct copy_plan *p, struct copy_chunk *ret, uint64_t *ret_fault_off)
 {
-	uint64_t cluster = p->o->cluster, len;
-	enum copy_status status;
-	int rc;
+	int rc = 0;
 
 	*ret = (struct copy_chunk) { .off = p->off };
 	if (p->off == p->total)
 		return 0;
-	if (p->run.end <= p->off) {
+	if (p->run.end <= p->off)
 		rc = find_run_wait(p, ret_fault_off);
-		if (rc)
-			return rc;
-	}
-	len = p->run.end - p->off;
-	status = p->run.status;
-	if (status == COPY_DATA)
-		len = MIN(len, cluster ? cluster : (uint64_t)COPY_CHUNK_BYTES);
-	/* Compressed, a cluster is written whole. */
-	if (cluster && len < cluster) {
-		len = MIN(cluster, p->total - p->off);
-		status = COPY_DATA;
-	} else if (cluster) {
-		len = align_down(len, cluster);
-	}
-	ret->len = len;
-	ret->status = status;
-	if (status == COPY_DATA && p->off + len <= p->run.end && p->run.file) {
+	if (rc)
+		return rc;
+	ret->len = p->run.end - p->off;
+	ret->status = p->run.status;
+	if (ret->status == COPY_DATA && p->run.file) {
 		ret->file = p->run.file;
 		ret->host_off = p->run.host_off + (p->off - p->run.off);
 	}
+	return 0;
+}
+
+void plan_pass(struct copy_plan *p, uint64_t len)
+{
 	p->off += len;
+}
+
+int plan_next_wait(struct copy_plan *p, struct copy_chunk *ret, uint64_t *ret_fault_off)
+{
+	uint64_t cluster = p->o->cluster;
+	int rc = plan_look_wait(p, ret, ret_fault_off);
+
+	if (rc || !ret->len)
+		return rc;
+	if (ret->status == COPY_DATA)
+		ret->len = MIN(ret->len, cluster ? cluster : (uint64_t)COPY_CHUNK_BYTES);
+	/* Compressed, a cluster is written whole. */
+	if (cluster && ret->len < cluster) {
+		ret->len = MIN(cluster, p->total - p->off);
+		ret->status = COPY_DATA;
+		if (p->off + ret->len > p->run.end)
+			ret->file = NULL;
+	} else if (cluster) {
+		ret->len = align_down(ret->len, cluster);
+	}
+	plan_pass(p, ret->len);
 	return 0;
 }

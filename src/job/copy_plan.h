@@ -25,7 +25,7 @@ struct copy_chunk {
 	uint64_t off;                   /* in the target */
 	uint64_t len;                   /* 0: the end */
 	enum copy_status status;
-	/* DATA: where it lies, for offload_wait(); NULL: nowhere alone. */
+	/* DATA: where it lies; NULL: nowhere alone. */
 	const struct node *file;
 	uint64_t host_off;
 };
@@ -63,6 +63,11 @@ int plan_init(struct copy_plan *p, const struct copy_opts *o);
 void plan_fini(struct copy_plan *p);
 /* In a fiber: the next chunk. 0, or -errno with @ret_fault_off, in the source. */
 int plan_next_wait(struct copy_plan *p, struct copy_chunk *ret, uint64_t *ret_fault_off);
+/* In a fiber: all that is known of what comes next, without passing it: it may be longer than a
+ * chunk. */
+int plan_look_wait(struct copy_plan *p, struct copy_chunk *ret, uint64_t *ret_fault_off);
+/* What came next is done, @len bytes of it. */
+void plan_pass(struct copy_plan *p, uint64_t len);
 /* Begins again. */
 void plan_restart(struct copy_plan *p);
 /* The source in which @off of the target lies, and where there. */

@@ -147,6 +147,134 @@ static void d5_d7_everything_arrives(void **state)
 		run(seed, everything_body);
 }
 
+/* ---- sharing ---- */
+
+static unsigned data_granules(const struct mem *m)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < SOURCE_GRANULES; i++)
+		n += m->state[i] == 2;
+	return n;
+}
+
+static int shared_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+
+	t->o.shares = true;
+	t->target->share_align = SECTOR << prng_below(t->prng, 8);
+	assert_int_equal(trial_run_wait(t), 0);
+	assert_int_equal(first_wrong(t), UINT64_MAX);
+	assert_int_equal(t->seen.done, t->seen.total);
+	assert_int_equal(t->source[0]->nread + t->source[1]->nread, 0);
+	assert_true(!data_granules(t->source[0]) || t->target->nshared);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d5_what_is_shared_is_not_read(void **state)
+{
+	for (uint64_t seed = 1; seed < 60; seed++)
+		run(seed, shared_body);
+}
+
+/* Sharing that fails in the middle, or is not what files can do; the file system's copying, too. */
+static int refused_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+	unsigned files = 0;
+
+	for (unsigned i = 0; i < SOURCES; i++)
+		files += data_granules(t->source[i]) > 0;
+	t->o.shares = true;
+	t->o.offloads = prng_below(t->prng, 2);
+	t->target->share_align = prng_below(t->prng, 4) ? SECTOR << prng_below(t->prng, 8) : 0;
+	t->target->share_res = prng_below(t->prng, 2) ? -EOPNOTSUPP : -ENOSPC;
+	t->target->copy_res = prng_below(t->prng, 2) ? -EIO : 0;
+	assert_int_equal(trial_run_wait(t), 0);
+	assert_int_equal(first_wrong(t), UINT64_MAX);
+	assert_int_equal(t->seen.done, t->seen.total);
+	assert_int_equal(t->target->nshared, t->target->share_align ? files : 0);
+	if (!t->o.offloads)
+		assert_int_equal(t->target->ncopied, 0);
+	else if (t->target->copy_res)
+		assert_true(t->target->ncopied <= t->o.depth);
+	else
+		assert_int_equal(t->source[0]->nread + t->source[1]->nread, 0);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d5_d9_what_cannot_be_shared_is_copied(void **state)
+{
+	for (uint64_t seed = 1; seed < 120; seed++)
+		run(seed, refused_body);
+}
+
+/* What lies where sharing is not for, or ends in the middle of a block of the file. */
+static int unaligned_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+	unsigned last = SOURCE_GRANULES - 1;
+
+	t->o.shares = true;
+	t->target->share_align = prng_below(t->prng, 2) ? 2 * GRANULE : 4096;
+	for (unsigned i = 0; i < SOURCES; i++) {
+		t->source[i]->state[last] = 2;
+		atomic_store(&t->source[i]->node.size, SOURCE_GRANULES * GRANULE - SECTOR * i);
+	}
+	assert_int_equal(trial_run_wait(t), 0);
+	memcpy(t->target->bytes + GRANULES * GRANULE - SECTOR,
+	       t->source[1]->bytes + SOURCE_GRANULES * GRANULE - SECTOR, SECTOR);
+	assert_int_equal(first_wrong(t), UINT64_MAX);
+	assert_true(t->source[1]->nread >= 4096 - SECTOR);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d5_what_is_not_aligned_is_read(void **state)
+{
+	for (uint64_t seed = 1; seed < 40; seed++)
+		run(seed, unaligned_body);
+}
+
+/* More files that refuse than are remembered: then none is tried. */
+static int refusers_body(void *arg)
+{
+	enum { FILES = COPY_REFUSERS_MAX + 4, FILE_GRANULES = GRANULES / FILES };
+	struct mem *files[FILES], *target = mem_new(arg, GRANULES);
+	struct port_chan *pcs[FILES];
+	struct port *ports[FILES], *port = port_to_write_on(target);
+	struct copy_opts o = { .sources = pcs, .nsources = FILES, .target = port_here(port),
+			       .min_sparse = SECTOR, .align = SECTOR, .depth = 4, .shares = true };
+	struct copy_result result;
+
+	for (unsigned i = 0; i < FILES; i++) {
+		files[i] = mem_new(arg, FILE_GRANULES);
+		memset(files[i]->state, 2, FILE_GRANULES);
+		memset(files[i]->bytes, (int)i + 1, FILE_GRANULES * GRANULE);
+		ports[i] = port_on(files[i]);
+		pcs[i] = port_here(ports[i]);
+	}
+	target->share_align = 4096;
+	target->share_res = -EXDEV;
+	assert_int_equal(copy_run_wait(&o, &result), 0);
+	assert_int_equal(target->nshared, COPY_REFUSERS_MAX + 1);
+	for (unsigned i = 0; i < FILES; i++) {
+		assert_memory_equal(target->bytes + i * FILE_GRANULES * GRANULE, files[i]->bytes,
+				    FILE_GRANULES * GRANULE);
+		mem_free_wait(files[i], ports[i]);
+	}
+	mem_free_wait(target, port);
+	return 0;
+}
+
+static void d9_many_files_that_cannot_be_shared(void **state)
+{
+	run(1, refusers_body);
+}
+
 static bool granule_is_read(const struct mem *m, unsigned granule)
 {
 	return m->state[granule] == 2;
@@ -343,6 +471,10 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(d5_d7_everything_arrives),
+		cmocka_unit_test(d5_what_is_shared_is_not_read),
+		cmocka_unit_test(d5_d9_what_cannot_be_shared_is_copied),
+		cmocka_unit_test(d5_what_is_not_aligned_is_read),
+		cmocka_unit_test(d9_many_files_that_cannot_be_shared),
 		cmocka_unit_test(d5_a_failed_read_is_told_with_its_place),
 		cmocka_unit_test(d5_a_failed_write_is_no_success),
 		cmocka_unit_test(d6_nothing_is_written_before_all_is_mapped),

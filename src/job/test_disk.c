@@ -18,6 +18,21 @@ static struct mem *mem_of(const struct chan *ch)
 	return container_of(ch->node, struct mem, node);
 }
 
+/* From another disk. */
+static int copy(struct mem *m, const struct req *req)
+{
+	const struct mem *from = (const struct mem *)(const void *)req->from;
+	bool shares = req->flags & REQ_SHARE;
+	int res = shares ? m->share_res : m->copy_res;
+
+	assert_false(shares && ((req->off | req->from_off | req->len) & (m->share_align - 1)));
+	assert_true(req->from_off + req->len <= atomic_load(&req->from->size));
+	memcpy(m->bytes + req->off, from->bytes + req->from_off, res ? req->len / 2 : req->len);
+	m->nshared += shares;
+	m->ncopied += !shares;
+	return res;
+}
+
 static void answer(struct task *t)
 {
 	struct req *req = container_of(t, struct req, task);
@@ -29,8 +44,13 @@ static void answer(struct task *t)
 		return;
 	}
 	m->reading -= req->kind == REQ_READ ? req->len : 0;
+	m->nread += req->kind == REQ_READ ? req->len : 0;
 	if (m->fails_at >= 0 && first <= (unsigned)m->fails_at && last >= (unsigned)m->fails_at) {
 		req_complete(req, -EIO);
+		return;
+	}
+	if (req->kind == REQ_COPY) {
+		req_complete(req, copy(m, req));
 		return;
 	}
 	if (req->kind == REQ_READ)
@@ -73,6 +93,10 @@ static void mem_submit(struct chan *ch, struct req *req)
 		mem_of(ch)->reading += req->len;
 		mem_of(ch)->reading_max = MAX(mem_of(ch)->reading_max, mem_of(ch)->reading);
 	}
+	if (req->flags & REQ_IN_ORDER) {
+		assert_true(req->off >= mem_of(ch)->order);
+		mem_of(ch)->order = req->off;
+	}
 	req->ch = ch;
 	req->task.fn = answer;
 	loop_defer(ch->loop, &req->task);
@@ -83,8 +107,14 @@ static void mem_free(struct node *n)
 	/* Its test's. */
 }
 
+static uint32_t mem_share_align(const struct node *n)
+{
+	return ((const struct mem *)(const void *)n)->share_align;
+}
+
 static const struct node_ops mem_ops = {
 	.name = "mem", .chan_size = sizeof(struct chan), .submit = mem_submit, .free = mem_free,
+	.share_align = mem_share_align,
 };
 
 struct mem *mem_new(struct prng *prng, unsigned granules)

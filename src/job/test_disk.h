@@ -12,7 +12,7 @@
 enum { GRANULE = 64 << 10, GRANULES = 80, SECTOR = 512 };
 
 struct mem {
-	struct node node;
+	struct node node;               /* the first */
 	struct prng *prng;
 	uint8_t bytes[GRANULES * GRANULE];
 	uint8_t state[GRANULES];        /* 0: nothing; 1: zero; 2: data */
@@ -20,6 +20,12 @@ struct mem {
 	int map_fails_at;               /* the same for maps */
 	unsigned nwrites;               /* answered */
 	uint64_t reading, reading_max;  /* bytes that are being read: now, at most */
+	uint64_t nread;                 /* bytes, in all */
+	/* Where it is a target: */
+	uint32_t share_align;
+	uint64_t order;                 /* of the last request that came with REQ_IN_ORDER */
+	int share_res, copy_res;        /* < 0: sharing or copying is done by half, and fails so */
+	unsigned nshared, ncopied;      /* tries */
 };
 
 /* A disk of random content, open on the running loop. In a fiber. */

@@ -327,6 +327,9 @@ void file_submit(struct chan *ch, struct req *req)
 	case REQ_MAP:
 		file_map_start(fc, req);
 		return;
+	case REQ_COPY:
+		file_copy_start(fc, req);
+		return;
 	default:
 		req_finish(ch, req, -ENOTSUP);
 	}

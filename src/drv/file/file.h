@@ -43,11 +43,6 @@ struct file_opts {
  * may write. 0, or -EBUSY where somebody does. @opts: those of its opening. */
 int file_refuse_writers_wait(struct node *file, const struct file_opts *opts, struct err *err);
 
-/* In a fiber: copies [@from_off, @from_off + @len) of @from to @to_off of @to. Nothing else may
- * write there. 0; -ENOTSUP: not both are regular files; or -errno, with any part copied. */
-int file_offload_wait(const struct node *from, uint64_t from_off, struct node *to, uint64_t to_off,
-		      uint64_t len);
-
 /* In a fiber of @home. On failure the caller keeps opts->fd. */
 int file_open_wait(const struct file_opts *opts, struct loop *home, struct node **ret,
 		   struct err *err);

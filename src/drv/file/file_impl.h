@@ -8,6 +8,7 @@
  *	file_end.c     what if somebody else makes it shorter
  *	file_alloc.c   zero and discard by fallocate
  *	file_map.c     holes
+ *	file_copy.c    from file to file, by sharing or by a copy of the file system's own
  *	file_bounce.c  what O_DIRECT cannot take as it is: copies, read-modify-write
  *	file_range.c   the range lock that makes read-modify-write safe
  *	file_open.c    opening; file_align.c what O_DIRECT asks for; file_lock.c image locks */
@@ -118,6 +119,9 @@ struct file_node {
 	struct file_pages *pages;       /* owned; NULL: they stay */
 	int vmstat_fd;                  /* owned; -1: loops do not write by themselves */
 	uint64_t now_align;             /* those writes: multiple for offset and length */
+	uint32_t share_align;           /* as node_share_align() says */
+	/* What shares blocks: 0 or -errno, as the ioctl. Tests have one of their own. */
+	int (*clone)(int from_fd, uint64_t from, int to_fd, uint64_t to, uint64_t len);
 	bool leave_lock_out;            /* tests: shows that K1's test can fail */
 
 	/* Written once, by any loop, with relaxed stores: a late reader only tries in vain. */
@@ -273,6 +277,13 @@ bool file_is_unsupported(int res);
 
 /* file_map.c */
 void file_map_start(struct file_chan *fc, struct req *req);
+
+/* file_copy.c */
+void file_copy_start(struct file_chan *fc, struct req *req);
+/* Sets @fn's share_align, which is a regular file. On a worker. */
+void file_share_open(struct file_node *fn, int fd);
+uint32_t file_share_align(const struct node *n);
+int file_clone(int from_fd, uint64_t from, int to_fd, uint64_t to, uint64_t len);
 
 /* file_bounce.c: @req is a READ or WRITE that O_DIRECT does not take. */
 void file_bounce_start(struct file_chan *fc, struct req *req);

@@ -227,6 +227,8 @@ static int inspect(const struct file_opts *o, struct file_node *fn, int fd, stru
 	}
 	if (o->writable && !fn->is_direct && !fn->is_block_device)
 		file_now_open(fn, fd);
+	if (o->writable && !fn->is_block_device)
+		file_share_open(fn, fd);
 	if (o->writable)
 		fn->node.zero_is_fast = fn->is_block_device ? device_zeroes_fast(st.st_rdev) :
 							      fs_zeroes_fast(fd);
@@ -492,6 +494,7 @@ const struct node_ops file_ops = {
 	.truncate_wait = file_truncate_wait,
 	.grow_wait = file_grow_wait,
 	.allocated_wait = file_allocated_wait,
+	.share_align = file_share_align,
 };
 
 static int new_node(const struct file_opts *o, struct loop *home, struct file_node **ret)
@@ -508,6 +511,7 @@ static int new_node(const struct file_opts *o, struct loop *home, struct file_no
 	}
 	fn->fd = -1;
 	fn->vmstat_fd = -1;
+	fn->clone = file_clone;
 	atomic_init(&fn->cut_to, FILE_NOT_CUT);
 	fn->cache = o->cache;
 	fn->block = 1;

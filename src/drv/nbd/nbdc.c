@@ -93,6 +93,10 @@ void nbdc_submit(struct chan *ch, struct req *req)
 		req_finish(ch, req, -EROFS);
 		return;
 	}
+	if (req->kind == REQ_COPY) {
+		req_finish(ch, req, -ENOTSUP);
+		return;
+	}
 	if (!range_within(req->off, req->len, size) && cut_at_end(ch, req, size))
 		return;
 	if (req->kind == REQ_MAP && !nn->info.can_map)

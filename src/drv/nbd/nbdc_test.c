@@ -344,6 +344,7 @@ static void durable(struct ctx *c)
 	assert_int_equal(s->commands[3], has_fua ? 1 : 3);
 	assert_int_equal(one(c, REQ_DISCARD, 0, 8192, 4096), 0);
 	assert_int_equal(s->commands[4], 1);
+	assert_int_equal(one(c, REQ_COPY, 0, 8192, 4096), -ENOTSUP);
 }
 
 static void n11_fua_is_a_flush_where_the_server_has_none(void **state)

@@ -41,6 +41,8 @@ int vfe_part_admit(const struct vfe_chan *vc, struct req *req)
 	case REQ_MAP:
 		req->map = (struct map_run){ .len = req->len, .flags = MAP_DATA | MAP_PRESENT };
 		return 0;
+	case REQ_COPY:
+		return -ENOTSUP;
 	case REQ_KINDS:
 		break;
 	}

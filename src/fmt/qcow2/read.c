@@ -346,6 +346,7 @@ void qcow2_submit(struct chan *ch, struct req *req)
 	case REQ_WRITE:
 	case REQ_ZERO:
 	case REQ_DISCARD:
+	case REQ_COPY:
 		qcow2_submit_write(ch, req);
 		return;
 	case REQ_KINDS:

@@ -425,6 +425,26 @@ static int do_write(struct worker *wk, struct test_ask *a, uint64_t off, uint64_
 	return rc;
 }
 
+/* As a write of what another file holds. */
+static int do_copy(struct worker *wk, struct test_ask *a, uint64_t off, uint64_t len)
+{
+	struct test_mem source = { .bytes = wk->buf };
+	int rc;
+
+	draw_bytes(&wk->prng, wk->buf, off, len);
+	a->req.kind = REQ_COPY;
+	a->req.from = &source.node;
+	if (prng_below(&wk->prng, 2))
+		a->req.flags |= REQ_SHARE;
+	rc = test_ask_wait(wk->d, a);
+	if (wk->d->cell.packs_all) {
+		assert_int_equal(rc, -ENOTSUP);
+		return 0;
+	}
+	test_model_write(wk->d, off, wk->buf, len, rc);
+	return rc;
+}
+
 static int do_zero(struct worker *wk, struct test_ask *a, uint64_t off, uint64_t len)
 {
 	int rc;
@@ -461,6 +481,9 @@ static int one(struct worker *wk, uint64_t off, uint64_t len)
 
 	if (prng_below(&wk->prng, 10) == 0)
 		a.req.flags = REQ_FUA;
+	if (what < 16 && wk->d->cell.copies_every &&
+	    !prng_below(&wk->prng, wk->d->cell.copies_every))
+		return do_copy(wk, &a, off, len);
 	if (what < 16)
 		return do_write(wk, &a, off, len);
 	if (what < 24)

@@ -30,6 +30,7 @@ struct test_cell {
 	uint64_t size;
 	bool writethrough;
 	bool discard;
+	unsigned copies_every;          /* one of so many writes is a COPY; 0: none */
 	unsigned packs_every;           /* one of so many writes asks for compression; 0: none */
 	bool packs_all;                 /* all that is new is compressed */
 	bool packs_zstd, packs_small_window;

@@ -40,6 +40,15 @@ static void fill_read(struct test_mem *m, struct req *req)
 	req_zero_part(req, in, req->len - in);
 }
 
+/* The first @len bytes of a COPY. */
+static void copy(struct test_mem *m, const struct req *req, uint64_t len)
+{
+	const struct test_mem *from = (const struct test_mem *)(const void *)req->from;
+
+	memcpy(m->bytes + req->off, from->bytes + req->from_off, len);
+	grow(m, req->off + len);
+}
+
 static int effect(struct test_mem *m, struct req *req)
 {
 	if (req->kind == REQ_READ) {
@@ -57,6 +66,8 @@ static int effect(struct test_mem *m, struct req *req)
 		return req->kind == REQ_DISCARD ? 0 : -ENOSPC;
 	if (req->kind == REQ_WRITE)
 		req_copy_from(req, 0, m->bytes + req->off, req->len);
+	else if (req->kind == REQ_COPY)
+		copy(m, req, req->len);
 	else
 		memset(m->bytes + req->off, 0, req->len);
 	if (req->kind != REQ_DISCARD)
@@ -67,8 +78,11 @@ static int effect(struct test_mem *m, struct req *req)
 static int take_effect(struct test_mem *m, struct req *req)
 {
 	m->ops[req->kind]++;
-	if (fails(m, req))
+	if (fails(m, req)) {
+		if (req->kind == REQ_COPY && range_within(req->off, req->len, m->room))
+			copy(m, req, req->len / 2);
 		return m->fail_with ? m->fail_with : -EIO;
+	}
 	if (m->watch)
 		m->watch(m->watch_arg, req);
 	return effect(m, req);

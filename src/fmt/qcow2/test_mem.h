@@ -9,7 +9,7 @@
 #include "blk/blk.h"
 
 struct test_mem {
-	struct node node;
+	struct node node;               /* the first: where a COPY takes from is one, too */
 	uint8_t *bytes;
 	uint64_t room;                  /* of bytes; no file grows beyond it: -ENOSPC */
 	_Atomic uint64_t ops[REQ_KINDS];        /* that took effect, or failed */

@@ -10,6 +10,8 @@
  * neighbours in the file as far as the reserve allows, and one write takes them all. Up to
  * WRITE_PARTS_MAX parts are under way.
  *
+ * A COPY goes the same way: the file that holds the guest's data gets a COPY for each part.
+ *
  * Two gates bound the fibers: one for those that write, another for those that wait for a commit,
  * so that as many as possible share it. A write in place that must be durable is so by itself if no
  * entry is volatile (pending.h); else it needs the commit, too.
@@ -97,8 +99,9 @@ static void part_send(struct part *p, uint64_t at, uint64_t len, uint64_t host_o
 	p->is_busy = true;
 	f->busy++;
 	req_part(f->from, at, len, &p->req);
-	p->req.kind = REQ_WRITE;
-	p->req.flags = 0;               /* a commit follows where it is to be durable */
+	p->req.kind = f->from->kind == REQ_COPY ? REQ_COPY : REQ_WRITE;
+	/* A commit follows where it is to be durable. */
+	p->req.flags = f->from->flags & REQ_SHARE;
 	p->req.off = host_off;
 	p->req.done = part_done;
 	chan_submit(writer_data(f->w), &p->req);
@@ -179,7 +182,7 @@ static bool shall_merge(const struct frame *f, const struct pending *p)
 	const struct writer *w = f->w;
 	bool is_durable = w->writethrough || f->from->flags & REQ_FUA;
 
-	if (f->from->len != p->covered.hi - p->covered.lo)
+	if (f->from->kind == REQ_COPY || f->from->len != p->covered.hi - p->covered.lo)
 		return false;
 	/* A stream comes from one of the edges, or goes to one. */
 	if (!is_durable && (!p->covered.lo || p->covered.hi == w->cluster))
@@ -451,6 +454,7 @@ static int change_wait(struct writer *w, const struct req *req)
 {
 	switch ((enum req_kind)req->kind) {
 	case REQ_WRITE:
+	case REQ_COPY:
 		return write_range_wait(w, req);
 	case REQ_ZERO:
 		return zero_range_wait(w, req->off, req->len, req->flags);
@@ -490,7 +494,7 @@ static int serve_in_order_wait(struct writer *w, const struct req *req)
 	turn_wait(&w->writes);
 	rc = begin_wait(w, req);
 	frame_init(&f, w, req);
-	if (!rc && req->kind == REQ_WRITE)
+	if (!rc && (req->kind == REQ_WRITE || req->kind == REQ_COPY))
 		send_parts_wait(&f);
 	else if (!rc)
 		rc = change_wait(w, req);
@@ -577,11 +581,13 @@ static void submit_write(struct chan *ch, struct req *req)
 
 void qcow2_submit_write(struct chan *ch, struct req *req)
 {
-	bool is_written = qcow2_of(ch->node)->writer;
+	const struct writer *w = qcow2_of(ch->node)->writer;
 
-	if (!is_written)
+	if (!w)
 		req_finish(ch, req, req->kind == REQ_FLUSH ? 0 : -EROFS);
-	else if (req->kind == REQ_WRITE)
+	else if (req->kind == REQ_COPY && w->pack.is_for_all)
+		req_finish(ch, req, -ENOTSUP);  /* nothing is compressed on that way */
+	else if (req->kind == REQ_WRITE || req->kind == REQ_COPY)
 		submit_write(ch, req);
 	else
 		send_home(ch, req);

@@ -58,6 +58,41 @@ static void u12_w6_y4_subclusters_agree_with_the_model(void **state)
 	}
 }
 
+/* What is copied from another file, beside what is written. */
+static void w6_w8_x4_copies_agree_with_the_model(void **state)
+{
+	static const unsigned bits[] = { 9, 12, 16, 14 };
+	uint64_t seed = 700;
+
+	for (unsigned i = 0; i < 4; i++) {
+		for (enum test_backing b = BACK_NONE; b <= BACK_QCOW2; b++, seed++) {
+			struct test_cell c = { .version = 3, .cluster_bits = bits[i], .backing = b,
+				.is_extended = bits[i] == 14, .copies_every = 2,
+				.writethrough = seed % 5 == 0, .discard = seed % 2,
+				.size = align_up(sizes[bits[i] == 14 ? 12 : bits[i]], 512) };
+
+			c.packs_every = seed % 3 == 0 ? 2 : 0;
+			c.packs_all = seed % 4 == 0;    /* refused there, and nothing changes */
+			test_disk_random(&c, seed, 60 / TEST_SCALE + 5);
+		}
+	}
+}
+
+/* A COPY that fails has changed a part. */
+static void q9_w7_x3_failed_copies_leave_old_or_new(void **state)
+{
+	static const unsigned bits[] = { 9, 12, 16, 14 };
+
+	for (unsigned i = 0; i < 120 / TEST_SCALE; i++) {
+		struct test_cell c = { .version = 3, .cluster_bits = bits[i % 4],
+				       .backing = i / 4 % 3, .writethrough = i % 7 == 0,
+				       .is_extended = i % 4 == 3, .copies_every = 2 };
+
+		c.size = align_up(i % 4 == 3 ? 300 * 1000 : sizes[bits[i % 4]] / 4, 512);
+		test_disk_faults(&c, 2000 + i, (int)(i * 7 % 97), 1 << REQ_COPY);
+	}
+}
+
 static void q9_w7_x3_errors_leave_old_or_new(void **state)
 {
 	static const unsigned kinds[] = { 0, 1 << REQ_WRITE, 1 << REQ_READ, 1 << REQ_FLUSH,
@@ -84,7 +119,7 @@ static void two_loops_write_one_disk(void **state)
 	for (unsigned i = 0; i < 8; i++) {
 		struct test_cell c = { .version = 3, .cluster_bits = i % 2 && i < 6 ? 12 : 16,
 				  .is_extended = i > 5,
-				  .backing = i % 3, .discard = i % 2,
+				  .backing = i % 3, .discard = i % 2, .copies_every = i % 4 * 2,
 				  .writethrough = i == 4, .size = 600 * 1024 };
 
 		test_disk_two_loops(&c, 500 + i);
@@ -96,6 +131,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(w5_w6_w8_x4_y4_writes_agree_with_the_model),
 		cmocka_unit_test(u12_w6_y4_subclusters_agree_with_the_model),
+		cmocka_unit_test(w6_w8_x4_copies_agree_with_the_model),
+		cmocka_unit_test(q9_w7_x3_failed_copies_leave_old_or_new),
 		cmocka_unit_test(q9_w7_x3_errors_leave_old_or_new),
 		cmocka_unit_test(two_loops_write_one_disk),
 	};

@@ -149,8 +149,14 @@ static void head_at_home(struct task *t)
 
 static void raw_submit(struct chan *ch, struct req *req)
 {
-	if (raw_chan(ch)->guards_head && req->off < SECTOR && req->len &&
-	    (req->kind == REQ_WRITE || req->kind == REQ_ZERO || req->kind == REQ_DISCARD)) {
+	bool is_head = raw_chan(ch)->guards_head && req->off < SECTOR && req->len;
+
+	if (is_head && req->kind == REQ_COPY) {
+		req_finish(ch, req, -ENOTSUP);  /* what it would become is not seen here */
+		return;
+	}
+	if (is_head && (req->kind == REQ_WRITE || req->kind == REQ_ZERO ||
+			req->kind == REQ_DISCARD)) {
 		req->ch = ch;
 		req->task.fn = head_at_home;
 		loop_post(ch->node->home, &req->task);
@@ -201,6 +207,13 @@ static int raw_resize_wait(struct node *n, struct err *err)
 	return 0;
 }
 
+static uint32_t raw_share_align(const struct node *n)
+{
+	uint32_t align = node_share_align(n->child[CHILD_FILE]);
+
+	return align && is_aligned(raw_chan(n->home_chan)->offset, align) ? align : 0;
+}
+
 static void raw_free(struct node *n)
 {
 	free(raw_node(n)->head);
@@ -214,6 +227,7 @@ static const struct node_ops raw_ops = {
 	.submit = raw_submit,
 	.free = raw_free,
 	.resize_wait = raw_resize_wait,
+	.share_align = raw_share_align,
 };
 
 static int check_opts(const struct node *file, const struct raw_opts *o, uint64_t *ret_size,

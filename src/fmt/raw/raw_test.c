@@ -87,6 +87,8 @@ static void whole_body(struct ctx *c)
 	char buf[1024];
 	struct req req = { .kind = REQ_MAP, .off = 0, .len = 512 };
 
+	assert_true(node_share_align(c->file) > 0);
+	assert_int_equal(node_share_align(c->raw), node_share_align(c->file));
 	/* 100000 is 195 sectors and 160 bytes. */
 	assert_int_equal(c->raw->size, 196 * 512);
 	assert_int_equal(chan_read_wait(c->ch, 195 * 512, buf, 512), 0);
@@ -135,6 +137,7 @@ static void part_body(struct ctx *c)
 							     (777 + 500 + i) & 0xff);
 	assert_int_equal(chan_submit_wait(c->ch, &req), 0);
 	assert_int_equal(req.map.host_off, 777);
+	assert_int_equal(node_share_align(c->raw), 0);
 	chan_put_wait(file);
 }
 
@@ -232,6 +235,7 @@ static void probed_body(struct ctx *c)
 	assert_int_equal(write_at(c, 2, "Dx", 2), 0);
 	assert_int_equal(submit(c, REQ_ZERO, 3, 1), -EPERM);
 	assert_int_equal(submit(c, REQ_DISCARD, 3, 10), -EPERM);
+	assert_int_equal(submit(c, REQ_COPY, 3, 10), -ENOTSUP);
 	assert_int_equal(submit(c, REQ_ZERO, 0, 10000), 0);
 
 	/* What is harmless is written whole, and what follows with it. */
