@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -67,6 +68,21 @@ def cached_mib(path):
     return int(out) / MIB if out.strip() else float("nan")
 
 
+def peak_watch(pid, peak):
+    """Keeps the most memory that was resident in @peak[0]: what wait4() says of a child counts the
+    memory of this program as well, up to the exec."""
+    while True:
+        try:
+            with open(f"/proc/{pid}/status", encoding="ascii") as f:
+                found = [line for line in f if line.startswith("VmHWM:")]
+        except OSError:
+            return
+        if not found:
+            return
+        peak[0] = int(found[0].split()[1]) * 1024
+        time.sleep(0.02)
+
+
 def measure(command, source, target, is_cold):
     set_cached(source, not is_cold)
     if os.path.exists(target):
@@ -74,6 +90,9 @@ def measure(command, source, target, is_cold):
     os.sync()
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peak = [0]
+    watch = threading.Thread(target=peak_watch, args=(process.pid, peak))
+    watch.start()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -83,8 +102,10 @@ def measure(command, source, target, is_cold):
     os.fsync(fd)
     os.close(fd)
     synced, after = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+    watch.join()
     cpu = used.ru_utime + used.ru_stime + after.ru_stime - before.ru_stime
-    return (synced - start, ended - start, cpu, cached_mib(target), cached_mib(source))
+    return (synced - start, ended - start, cpu, cached_mib(target), cached_mib(source),
+            peak[0])
 
 
 def main():

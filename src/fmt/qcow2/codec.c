@@ -188,12 +188,14 @@ enum codec_kind codec_look(const void *in, size_t in_len)
 									     CODEC_PLAIN;
 }
 
-/* The level that @k asks for, or its default. 0: zstd's, or that is found for each cluster. */
+/* The level that @k asks for, or its default. 0: zstd's own, or found for each cluster. */
 static int level_of(const struct codec *k)
 {
 	if (k->level)
 		return k->level;
-	return k->compression != QCOW2_COMPRESSION_ZSTD && k->has_small_window ? CODEC_ZLIB_LEVEL : 0;
+	if (k->compression == QCOW2_COMPRESSION_ZSTD)
+		return 0;
+	return k->has_small_window ? CODEC_ZLIB_LEVEL : 0;
 }
 
 int codec_check(const struct codec *k, struct err *err)
