@@ -26,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -82,6 +83,21 @@ def cached_mib(path):
     return int(out) / MIB if out.strip() else float("nan")
 
 
+def peak_watch(pid, peak):
+    """Keeps the most memory that was resident in @peak[0]: what wait4() says of a child counts the
+    memory of this program as well, up to the exec."""
+    while True:
+        try:
+            with open(f"/proc/{pid}/status", encoding="ascii") as f:
+                found = [line for line in f if line.startswith("VmHWM:")]
+        except OSError:
+            return
+        if not found:
+            return
+        peak[0] = int(found[0].split()[1]) * 1024
+        time.sleep(0.02)
+
+
 def measure(command, source, target, is_cold):
     set_cached(source, not is_cold)
     if os.path.exists(target):
@@ -90,6 +106,9 @@ def measure(command, source, target, is_cold):
     free = used_bytes(target)
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peak = [0]
+    watch = threading.Thread(target=peak_watch, args=(process.pid, peak))
+    watch.start()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -99,9 +118,10 @@ def measure(command, source, target, is_cold):
     os.fsync(fd)
     os.close(fd)
     synced, after = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+    watch.join()
     cpu = used.ru_utime + used.ru_stime + after.ru_stime - before.ru_stime
     return (synced - start, ended - start, cpu, cached_mib(target), cached_mib(source),
-            (used_bytes(target) - free) / MIB)
+            peak[0], (used_bytes(target) - free) / MIB)
 
 
 def used_bytes(path):
@@ -154,7 +174,7 @@ def compare_tools(args, cases, target, tools):
         for tool, rows in results.items():
             m = [statistics.median(column) for column in zip(*rows)]
             print(f"  {tool:14} {m[0]:7.2f}s {m[1]:7.2f}s {m[2]:7.2f}s "
-                  f"{m[3]:15.0f} {m[4]:7.0f} {m[5]:7.0f}")
+                  f"{m[3]:15.0f} {m[4]:7.0f} {m[6]:7.0f}")
     if os.path.exists(target):
         os.unlink(target)
 

@@ -419,7 +419,8 @@ void alloc_cut_file_wait(struct alloc *a)
 		return;
 	if ((w->broken & BREAK_Q10_CUT) && end)
 		end--;
-	end = MAX(end * w->cluster, a->cut_floor);
+	end = end ? (end - 1) * w->cluster + pack_tail(&w->pack, end - 1) : 0;
+	end = MAX(end, a->cut_floor);
 	if (end < size)
 		node_truncate_wait(file, end);
 }

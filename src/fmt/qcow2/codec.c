@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fmt/qcow2/codec.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <libdeflate.h>
 #include <pthread.h>
@@ -32,6 +33,7 @@ struct contexts {
 	/* By level. */
 	struct libdeflate_compressor *deflaters[DEFLATE_LEVEL_MAX + 1];
 	ZSTD_CCtx *zstd_in;
+	int zstd_level;                 /* that zstd_in is set to; 0: none, or the default */
 	z_stream zlib;
 	int zlib_level;                 /* 0: there is none */
 };
@@ -186,13 +188,13 @@ enum codec_kind codec_look(const void *in, size_t in_len)
 									     CODEC_PLAIN;
 }
 
-/* The level that @k asks for, or its default. 0: that is found for each cluster. */
+/* The level that @k asks for, or its default. 0: zstd's own, or found for each cluster. */
 static int level_of(const struct codec *k)
 {
 	if (k->level)
 		return k->level;
 	if (k->compression == QCOW2_COMPRESSION_ZSTD)
-		return CODEC_ZSTD_LEVEL;
+		return 0;
 	return k->has_small_window ? CODEC_ZLIB_LEVEL : 0;
 }
 
@@ -271,16 +273,35 @@ static long deflate_small(struct contexts *c, int level, const void *in, size_t 
 	return rc == Z_STREAM_END ? (long)(out_len - c->zlib.avail_out) : 0;
 }
 
+/* Sets the context to @level; 0: to our own. */
+static int zstd_set(struct contexts *c, int level)
+{
+	size_t rc;
+
+	if (!c->zstd_in)
+		c->zstd_in = ZSTD_createCCtx();
+	else if (c->zstd_level == level)
+		return 0;
+	if (!c->zstd_in)
+		return -ENOMEM;
+	c->zstd_level = level;
+	rc = ZSTD_CCtx_setParameter(c->zstd_in, ZSTD_c_compressionLevel,
+				    level ? level : CODEC_ZSTD_LEVEL);
+	if (!ZSTD_isError(rc))          /* 0: as the level has it */
+		rc = ZSTD_CCtx_setParameter(c->zstd_in, ZSTD_c_minMatch,
+					    level ? 0 : CODEC_ZSTD_MATCH_MIN);
+	assert(!ZSTD_isError(rc));
+	return 0;
+}
+
 static long deflate_zstd(struct contexts *c, int level, const void *in, size_t in_len, void *out,
 			 size_t out_len)
 {
 	size_t n;
 
-	if (!c->zstd_in)
-		c->zstd_in = ZSTD_createCCtx();
-	if (!c->zstd_in)
+	if (zstd_set(c, level))
 		return -ENOMEM;
-	n = ZSTD_compressCCtx(c->zstd_in, out, out_len, in, in_len, level);
+	n = ZSTD_compress2(c->zstd_in, out, out_len, in, in_len);
 	if (!ZSTD_isError(n))
 		return (long)n;
 	return ZSTD_getErrorCode(n) == ZSTD_error_dstSize_tooSmall ? 0 : -ENOMEM;

@@ -9,9 +9,11 @@
 struct err;
 
 /* Levels that make images no larger than QEMU's, as fast as that can be had. Deflate takes the
- * second one for clusters that gain by it (codec_look()). */
+ * second one for clusters that gain by it (codec_look()). zstd's is its default, which is what QEMU
+ * takes, but for the shortest match: between 16 and 128 KiB of input the default overlooks those of
+ * four bytes, with which clusters of 64 KiB become 1 to 2 % smaller in the same time. */
 enum { CODEC_DEFLATE_LEVEL = 1, CODEC_DEFLATE_LEVEL_MORE = 2, CODEC_ZSTD_LEVEL = 3,
-       CODEC_ZLIB_LEVEL = 6 };
+       CODEC_ZSTD_MATCH_MIN = 4, CODEC_ZLIB_LEVEL = 6 };
 
 /* How clusters are compressed. */
 struct codec {

@@ -139,6 +139,39 @@ static void what_is_compressed_comes_back(void **state)
 	}
 }
 
+/* Records of eight bytes, half of each a value that comes often: as in the tables of programs. */
+static void fill_tagged(void)
+{
+	struct prng p = { 11 };
+
+	for (size_t i = 0; i < CLUSTER / 8; i++) {
+		uint64_t tag = prng_below(&p, 500) * 0x9e3779b97f4a7c15ULL >> 32;
+		uint64_t rest = prng_next(&p) & 0x3f3f3f3f;
+
+		memcpy(plain + 8 * i, &tag, 4);
+		memcpy(plain + 8 * i + 4, &rest, 4);
+	}
+}
+
+/* What zstd's own default for this size leaves out. */
+static void zstd_finds_short_matches(void **state)
+{
+	const struct codec own = { .compression = QCOW2_COMPRESSION_ZSTD };
+	const struct codec asked = { .compression = QCOW2_COMPRESSION_ZSTD,
+				     .level = CODEC_ZSTD_LEVEL };
+	long n, usual;
+
+	fill_tagged();
+	usual = (long)ZSTD_compress(out, CLUSTER - 1, plain, CLUSTER, CODEC_ZSTD_LEVEL);
+	assert_false(ZSTD_isError((size_t)usual));
+	/* A level that is asked for is zstd's own, whatever the context was used for before. */
+	for (unsigned i = 0; i < 2; i++) {
+		n = codec_deflate(&own, plain, CLUSTER, packed, CLUSTER - 1);
+		assert_true(n > 0 && n < usual / 100 * 95);
+		assert_int_equal(codec_deflate(&asked, plain, CLUSTER, packed, CLUSTER - 1), usual);
+	}
+}
+
 /* A reader that keeps 4 KiB of what it has given out needs no more. */
 static void a_small_window_is_enough_for_strict_readers(void **state)
 {
@@ -231,6 +264,7 @@ int main(void)
 		cmocka_unit_test(a_short_or_cut_stream_is_an_error),
 		cmocka_unit_test(damage_never_writes_outside),
 		cmocka_unit_test(what_is_compressed_comes_back),
+		cmocka_unit_test(zstd_finds_short_matches),
 		cmocka_unit_test(a_small_window_is_enough_for_strict_readers),
 		cmocka_unit_test(levels_have_limits),
 		cmocka_unit_test(a_look_at_a_cluster_tells_its_kind),

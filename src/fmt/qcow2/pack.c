@@ -222,11 +222,19 @@ static void took(struct pack *pk, const struct alloc_run *run)
 	pk->end = (run->first + run->n) * w->cluster;
 }
 
+/* How many clusters at a time. */
+static uint64_t span_clusters(const struct pack *pk)
+{
+	uint64_t bytes = MAX((uint64_t)PACK_BUF_BYTES, pk->npacked_bytes / PACK_SPAN_PART);
+
+	return MAX(1ULL, MIN(bytes, (uint64_t)PACK_SPAN_BYTES) / pk->w->cluster);
+}
+
 /* More clusters: adjacent ones, or a new span elsewhere. */
 static int span_grow_wait(struct pack *pk)
 {
 	struct alloc *a = &pk->w->alloc;
-	uint64_t cluster = pk->w->cluster, want = MAX(1ULL, PACK_SPAN_BYTES / cluster), got;
+	uint64_t cluster = pk->w->cluster, want = span_clusters(pk), got;
 	struct alloc_run run;
 	int rc = reserve_wait(pk);
 
@@ -355,6 +363,7 @@ static int place_wait(struct pack *pk, struct pending *p, const uint8_t *bytes, 
 	if (is_full)
 		leave_cluster(pk);
 	pk->npacked++;
+	pk->npacked_bytes += len;
 	commit_note(&pk->w->commit);
 	return 0;
 }
@@ -390,8 +399,19 @@ int pack_close_wait(struct pack *pk)
 		rc = refs_add_wait(&w->refs, pk->pos / cluster, 1, -1);
 	if (first < pk->end / cluster)
 		alloc_untake(&w->alloc, first, pk->end / cluster - first, false);
+	/* Up to now the hold kept everybody else out of it (Z9). */
+	pk->tail = is_aligned(pk->pos, cluster) ? 0 : pk->pos;
+	pk->tail_ntaken = w->alloc.ntaken;
 	pk->pos = pk->end = 0;
 	return rc;
+}
+
+uint64_t pack_tail(const struct pack *pk, uint64_t cluster)
+{
+	bool is_known = pk->tail && pk->tail / pk->w->cluster == cluster &&
+			pk->tail_ntaken == pk->w->alloc.ntaken;
+
+	return is_known ? align_up(pk->tail % pk->w->cluster, alignment(pk)) : pk->w->cluster;
 }
 
 void pack_end_wait(struct pack *pk)

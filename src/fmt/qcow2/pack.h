@@ -58,7 +58,11 @@ enum {
 	PACK_BUFS = 4,
 	PACK_BUF_BYTES = 256 << 10,     /* or a cluster, where that is more */
 	PACK_ITEMS = 192,               /* clusters a buffer; all leave PENDING_MAX room */
-	PACK_SPAN_BYTES = 1 << 20,      /* taken from the reserve at a time */
+	PACK_SPAN_BYTES = 1 << 20,      /* most that is taken from the reserve at a time; but for a
+					 * buffer, it is no more than */
+	PACK_SPAN_PART = 128,           /* this part of what is packed already: the rest of the
+					 * last span may be followed by clusters stored as they are,
+					 * and stays in the file as a hole */
 	PACK_ALIGN = 4096,              /* or a cluster, where that is less */
 	PACK_JOBS_MAX = 64,
 	PACK_JOBS_BYTES = 32 << 20,     /* bounds the memory of jobs under way */
@@ -92,6 +96,8 @@ struct pack {
 	uint8_t *memory;                /* owned: of all buffers; NULL: not needed yet */
 	bool is_pooled;                 /* and from the loop's pool */
 	uint64_t pos, end;              /* host: where the next byte goes, where the span ends */
+	uint64_t tail, tail_ntaken;     /* pos at the close, and alloc.ntaken; 0: no host cluster
+					 * was left half full */
 	bool is_placing;                /* somebody is; the open buffer must stay, */
 	bool is_pushed;                 /* though somebody wants it written */
 	struct fiber_queue room;        /* fibers that wait for a buffer, */
@@ -105,7 +111,7 @@ struct pack {
 	unsigned ngathered, gathered_max;
 	struct fiber_queue closed;      /* fibers that wait until one of them was compressed */
 	/* Counters that do not depend on the machine. */
-	uint64_t nwrites, nbytes, nsmall, nplain, npacked, njoined;
+	uint64_t nwrites, nbytes, nsmall, nplain, npacked, npacked_bytes, njoined;
 };
 
 void pack_init(struct pack *pk, struct writer *w);
@@ -119,6 +125,9 @@ int pack_write_wait(struct pack *pk, const struct req *req);
 void pack_push(struct pack *pk);
 /* At close, when all is written: gives back what is left of the span. */
 int pack_close_wait(struct pack *pk);
+/* Behind that, and behind all that may take clusters: how much of host cluster @cluster has ever
+ * been written, where that is known to be less than all of it. */
+uint64_t pack_tail(const struct pack *pk, uint64_t cluster);
 /* Waits until none of its writes is under way, whatever came of them. */
 void pack_end_wait(struct pack *pk);
 /* On the home loop's thread. What could not be written is lost. */
