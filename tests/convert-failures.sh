@@ -43,7 +43,8 @@ fails()
 	ulimit -f 4096
 	fails "too large" source.raw new
 	fails "too large" -O qcow2 -t writeback source.raw new
-	for options in "-o preallocation=full" "-O qcow2 -o data_file=new.data,preallocation=full"; do
+	for options in "-o preallocation=full" \
+		"-O qcow2 -o data_file=new.data,preallocation=full"; do
 		echo before >new
 		echo before >new.data
 		# shellcheck disable=SC2086  # words

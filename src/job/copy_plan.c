@@ -95,8 +95,8 @@ static int look_ahead_wait(const struct copy_plan *p, struct plan_source *s, uin
 	return rc;
 }
 
-/* Does what is not in the source itself go on? Where the target has it, too, it does not matter what
- * it is, and in how many pieces. */
+/* Does what is not in the source itself go on? Where the target has it, too, it does not matter
+ * what it is, and in how many pieces. */
 static bool is_more_below(const struct copy_plan *p, const struct map_run *run,
 			  const struct map_run *next)
 {
