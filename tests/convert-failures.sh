@@ -38,6 +38,22 @@ fails()
 		rm new link
 	done
 )
+# Nor does the signal that comes with it, which is what ends other programs, nor what a file held.
+(
+	ulimit -f 4096
+	fails "too large" source.raw new
+	fails "too large" -O qcow2 -t writeback source.raw new
+	for options in "-o preallocation=full" \
+		"-O qcow2 -o data_file=new.data,preallocation=full"; do
+		echo before >new
+		echo before >new.data
+		# shellcheck disable=SC2086  # words
+		fails "too large" $options source.raw new
+		! grep -q 'made shorter' log || { cat log >&2; fail "$options: cuts its own file"; }
+		! [ -s new ] || fail "$options: something is left"
+		rm -f new new.data
+	done
+)
 [ "$(id -u)" != 0 ] || ! mkdir small || ! mount -t tmpfs -o size=4m none small 2>/dev/null || {
 	status=0
 	for options in "" "-O qcow2" "-O qcow2 -t none"; do
@@ -62,6 +78,15 @@ with open("source.qcow2", "r+b") as f:
 END_PYTHON
 fails "error while reading block status at offset $((53 * 65536))" source.qcow2 new
 [ ! -e new ] || fail "half an image is left"
+for there in no yes; do
+	[ $there = no ] || echo before >new.data
+	fails "error while reading block status" -O qcow2 -o data_file=new.data,data_file_raw=on \
+		source.qcow2 new
+	[ ! -e new ] || fail "half an image is left"
+	! [ -s new.data ] || fail "half a data file is left"
+	[ $there = yes ] || [ ! -e new.data ] || fail "a data file is left"
+done
+rm new.data
 "$BYRE" convert --salvage source.qcow2 new.raw 2>log || { cat log >&2; fail "--salvage"; }
 grep -q "warning: error while reading offset $((53 * 65536)): " log ||
 	{ cat log >&2; fail "--salvage does not tell what is lost"; }
@@ -133,9 +158,22 @@ wait "$pid" || fail "SIGUSR1 ends it"
 grep -qE '^    \([0-9.]+/100%\)$' log || { cat log >&2; fail "SIGUSR1: no progress"; }
 cmp source.raw new || fail "after SIGUSR1: other content"
 
+# Nobody who reads what -p says, and there is more to say.
+rm new
+"$BYRE" convert -p -r 8M source.raw new 2>log | head -c 3 >/dev/null || true
+cmp source.raw new || { cat log >&2; fail "a reader that leaves ends it"; }
+truncate -s 20M new
+"$BYRE" convert source.raw new >log 2>&1 && cmp source.raw new || fail "over a longer file"
+! [ -s log ] || { cat log >&2; fail "over a longer file: says something"; }
+
 # An image that is in use is left alone, and so is one that is its own source.
 cp source.raw copy.raw
 fails 'Failed to get "write" lock' copy.raw copy.raw
+cmp source.raw copy.raw || fail "a source was overwritten"
+qemu-img create -q -f qcow2 -b copy.raw -F raw over.qcow2
+ln copy.raw link.raw
+fails "'link.raw' is read by this conversion" -U over.qcow2 link.raw
+fails "'link.raw' is read by this conversion" -U -n over.qcow2 link.raw
 cmp source.raw copy.raw || fail "a source was overwritten"
 
 # ---- a block device, which stays as long as it is ----

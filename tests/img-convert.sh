@@ -21,6 +21,9 @@ q create -f qcow2 -b base.qcow2 -F qcow2 top.qcow2 8M
 io top.qcow2 'write -P 6 64k 64k' 'write -z 1M 128k' 'write -P 7 6M 64k' 'write -P 8 7000k 3k' \
 	'write -c -P 9 5M 64k'
 q create -f qcow2 -b base.qcow2 -F qcow2 same.qcow2
+q create -f qcow2 -b base.qcow2 -F qcow2 brief.qcow2 1000k
+q create -f qcow2 -b top.qcow2 -F qcow2 over.qcow2 6M
+io over.qcow2 'write -P 6 65k 3k' 'write -z 3M 128k'
 q create -f qcow2 empty.qcow2 0
 q create -f qcow2 blank.qcow2 3M
 q create -f qcow2 -o preallocation=metadata prealloc.qcow2 4M
@@ -30,6 +33,9 @@ q create -f qcow2 -o cluster_size=2M large.qcow2 16M
 io large.qcow2 'write -P 1 0 4k' 'write -P 2 5M 3M'
 q create -f qcow2 -o data_file=data.raw,data_file_raw=on outside.qcow2 3M
 io outside.qcow2 'write -P 1 1M 64k'
+q create -f qcow2 marked.qcow2 3M
+"$qemu10" qemu-img bitmap --add marked.qcow2 first
+"$qemu10" qemu-img bitmap --add marked.qcow2 second
 truncate -s 5M sparse.raw
 "$qemu10" qemu-io -f raw -c 'write -P 1 8k 4k' -c 'write -P 2 1030k 1M' -c 'write -P 3 4000k 512' \
 	sparse.raw >/dev/null
@@ -292,6 +298,9 @@ sparse.raw new
 -O qcow2 -B base.qcow2 -F qcow2 sparse.raw new
 -O qcow2 -B full.raw -F raw zeros.raw new
 -O qcow2 -S 0 -B base.qcow2 -F qcow2 top.qcow2 new
+-c -O qcow2 -B brief.qcow2 -F qcow2 over.qcow2 new
+-O qcow2 -o extent_size_hint=1M sparse.raw new
+-o extent_size_hint=0 sparse.raw new
 -O qcow2 -F qcow2 top.qcow2 new
 -O qcow2 -B nowhere -F qcow2 top.qcow2 new
 -O qcow2 -B base.qcow2 -F foo top.qcow2 new
@@ -369,6 +378,12 @@ for image in base.qcow2 top.qcow2 zeros.raw odd.raw; do
 	convert -n -O qcow2 -t none -S 64k $image new
 	convert -n --target-image-opts $image driver=qcow2,file.filename=new
 done
+setup=qcow2_target
+for option in read-only=on force-share=on file.read-only=on; do
+	convert -n --target-image-opts void.raw "driver=qcow2,$option,file.filename=new"
+	convert -n -p --target-image-opts base.qcow2 "driver=qcow2,$option,file.filename=new"
+done
+convert -n --bitmaps -O qcow2 marked.qcow2 new
 setup=overlay_target
 convert -n -O qcow2 -B base.qcow2 top.qcow2 new
 convert -n -O qcow2 top.qcow2 new

@@ -214,8 +214,6 @@ static int check_image(const struct bench_args *a, const struct img *img)
 	if (a->is_native && !is_direct(&a->img))
 		return tool_error("Could not open '%s': aio=native was specified, but it requires "
 				  "cache.direct=on, which was not specified.", a->name);
-	if (a->o.writes && img->port->read_only)
-		return tool_error("Could not open '%s': Block node is read-only", a->name);
 	if (a->o.writes && !strcmp(img_format(img), "raw") && !a->img.format &&
 	    !a->img.image_opts && strncmp(a->name, "json:", 5) &&
 	    !image_name_is_vhost_user(a->name))

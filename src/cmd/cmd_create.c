@@ -75,16 +75,23 @@ void create_give_hints(int fd, const struct create_hints *h)
 {
 	struct fsxattr x;
 	int flags;
+	bool is_set;
 
 	if (h->is_nocow && !ioctl(fd, FS_IOC_GETFLAGS, &flags)) {
 		flags |= FS_NOCOW_FL;
 		(void)!ioctl(fd, FS_IOC_SETFLAGS, &flags);
 	}
-	if ((h->has_extent_hint && !h->extent_hint) || ioctl(fd, FS_IOC_FSGETXATTR, &x))
+	if (h->has_extent_hint && !h->extent_hint)
 		return;
-	x.fsx_xflags |= FS_XFLAG_EXTSIZE;
-	x.fsx_extsize = h->has_extent_hint ? (uint32_t)h->extent_hint : EXTENT_HINT_DEFAULT;
-	(void)!ioctl(fd, FS_IOC_FSSETXATTR, &x);
+	is_set = !ioctl(fd, FS_IOC_FSGETXATTR, &x);
+	if (is_set) {
+		x.fsx_xflags |= FS_XFLAG_EXTSIZE;
+		x.fsx_extsize = h->has_extent_hint ? (uint32_t)h->extent_hint :
+						     EXTENT_HINT_DEFAULT;
+		is_set = !ioctl(fd, FS_IOC_FSSETXATTR, &x);
+	}
+	if (!is_set && h->has_extent_hint)
+		tool_warn("Failed to set extent size hint: %s", strerror(errno));
 }
 
 int create_write_zeros(int fd, uint64_t len)
@@ -157,9 +164,12 @@ static int fill(const struct plan *p)
 		return err_set_errno(p->err, errno, "Could not resize file");
 	}
 	rc = preallocate(p, size);
-	if (rc)
-		err_set_errno(p->err, -rc, "Could not preallocate data for the new file");
-	return rc;
+	if (!rc)
+		return 0;
+	/* As long as it is, it looks like a disk. */
+	if (ftruncate(p->fd, 0) < 0)
+		tool_warn("Failed to restore old file length: %s", strerror(errno));
+	return err_set_errno(p->err, -rc, "Could not preallocate data for the new file");
 }
 
 static void open_work(void *arg)
@@ -179,6 +189,15 @@ struct fill_call {
 	const struct plan *plan;
 	int rc;
 };
+
+/* The node learns how long the file is now, lest it takes what was cut for lost. @rc: what went
+ * wrong before. */
+static int learn_size_wait(const struct plan *p, struct node *file, int rc)
+{
+	int learned = file->ops->resize_wait(file, rc ? NULL : p->err);
+
+	return rc ? rc : learned;
+}
 
 static void fill_work(void *arg)
 {
@@ -223,8 +242,9 @@ static int make_wait(void *arg)
 		return rc;
 	}
 	loop_work_wait(l, fill_work, &c);
+	rc = learn_size_wait(p, file, c.rc);
 	node_put_wait(file);
-	return c.rc;
+	return rc;
 }
 
 /* ---- understanding ---- */

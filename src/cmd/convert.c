@@ -47,6 +47,7 @@ struct conversion {
 	struct img target;
 	bool is_made;                   /* the target's file is ours to take away */
 	bool preallocates;
+	bool is_data_made;              /* and so is its data file, if it has one */
 	struct progress progress;
 	struct copy_opts copy;
 	struct copy_result result;
@@ -62,12 +63,14 @@ static void on_stop(int sig)
 	atomic_store(&is_stopped, true);
 }
 
-/* The first signal ends the copy in order, the second ends the program. */
+/* The first signal ends the copy in order, the second ends the program. Nobody who reads what -p
+ * says is no reason to end. */
 static void catch_signals(void)
 {
 	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
 	struct sigaction sa = { .sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND }, old;
 
+	signal(SIGPIPE, SIG_IGN);
 	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
 		if (!sigaction(signals[i], NULL, &old) && old.sa_handler == SIG_DFL)
 			sigaction(signals[i], &sa, NULL);
@@ -102,6 +105,24 @@ static int open_sources(struct conversion *c)
 }
 
 /* ---- making the target ---- */
+
+/* What the target is called, as a file. Returned owned; NULL: there is no memory. */
+static char *target_path(const struct conversion *c)
+{
+	const struct convert_args *a = c->args;
+	const char *text = a->names[a->nnames - 1];
+	struct image_name name = { 0 };
+	char *path = NULL, *warning = NULL;
+
+	if (!(a->target.image_opts ? image_name_parse_options(text, &name, &warning, NULL) :
+				     image_name_parse(text, &name, NULL))) {
+		path = name.path;
+		name.path = NULL;
+	}
+	free(warning);
+	image_name_fini(&name);
+	return path;
+}
 
 static const char *option_text(struct create_args *c, const char *key)
 {
@@ -235,6 +256,37 @@ static int check_bitmaps(struct conversion *c, struct err *err)
 	return 0;
 }
 
+static bool is_same_file(const struct node *n, const struct stat *st)
+{
+	struct stat own;
+
+	return n && !stat(n->name, &own) && own.st_dev == st->st_dev && own.st_ino == st->st_ino;
+}
+
+static bool reads_from(const struct node *top, const struct stat *st)
+{
+	for (const struct node *n = top; n; n = n->child[CHILD_BACKING])
+		if (is_same_file(n, st) || is_same_file(n->child[CHILD_FILE], st) ||
+		    is_same_file(n->child[CHILD_DATA], st))
+			return true;
+	return false;
+}
+
+/* With -U no lock keeps the target from being a file that the sources are read from. */
+static int check_overlap(const struct conversion *c, struct err *err)
+{
+	char *path = c->args->source.force_share ? target_path(c) : NULL;
+	struct stat st;
+	int rc = 0;
+
+	if (path && !stat(path, &st))
+		for (unsigned i = 0; i < c->nsources && !rc; i++)
+			if (reads_from(c->sources[i].graph.top, &st))
+				rc = err_set(err, EBUSY, "'%s' is read by this conversion", path);
+	free(path);
+	return rc;
+}
+
 /* All that can be said before anything is made. */
 static int prepare(struct conversion *c, struct err *err)
 {
@@ -250,7 +302,9 @@ static int prepare(struct conversion *c, struct err *err)
 		rc = check_compressed(c, err);
 	if (!rc && !a->is_there)
 		note_preallocation(c);
-	return rc ? rc : check_bitmaps(c, err);
+	if (!rc)
+		rc = check_bitmaps(c, err);
+	return rc ? rc : check_overlap(c, err);
 }
 
 static int make_target(struct conversion *c, struct err *err)
@@ -261,6 +315,7 @@ static int make_target(struct conversion *c, struct err *err)
 	cr->is_quiet = cr->is_backing_given = cr->is_unfinished = true;
 	rc = create_image(&c->tool, cr, err);
 	c->is_made = !rc || cr->is_new;
+	c->is_data_made = !rc;
 	return rc ? err_wrap(err, rc, "%s: error while converting %s", cr->filename, cr->format) :
 		    0;
 }
@@ -445,22 +500,34 @@ static int copy_bitmaps_wait(void *arg)
 				       &b->c->bitmaps, &b->err);
 }
 
-/* A bitmap whose name the target has already. QEMU goes from the last to the first. */
-static const char *find_taken_name(const struct conversion *c)
+/* What is wrong with the first bitmap that cannot be copied: its name is taken, or its disk is not
+ * as large. QEMU goes from the last to the first. */
+static int judge_bitmaps(const struct conversion *c, struct err *err)
 {
 	const struct qcow2_info *from = &c->info, *to = &c->target_info;
+	uint64_t size = img_size(&c->sources[0]), target_size = img_size(&c->target);
 
-	for (size_t i = from->nbitmaps; i-- > 0;)
+	for (size_t i = from->nbitmaps; i-- > 0;) {
+		const char *name = from->bitmaps[i].name;
+
+		if (from->bitmaps[i].is_in_use)
+			continue;
 		for (size_t k = 0; k < to->nbitmaps; k++)
-			if (!strcmp(from->bitmaps[i].name, to->bitmaps[k].name))
-				return from->bitmaps[i].name;
-	return NULL;
+			if (!strcmp(name, to->bitmaps[k].name))
+				return err_set(err, EEXIST, "Failed to create bitmap %s: Bitmap "
+					       "already exists: %s", name, name);
+		if (size != target_size)
+			return err_set(err, EINVAL, "Failed to populate bitmap %s: Bitmaps are of "
+				       "different sizes (destination size is %" PRIu64 ", source "
+				       "size is %" PRIu64 ") and can't be merged", name,
+				       target_size, size);
+	}
+	return 0;
 }
 
 static int copy_bitmaps(struct conversion *c)
 {
 	struct bitmaps_call b = { .c = c };
-	const char *taken = find_taken_name(c);
 	int rc;
 
 	if (!c->info.nbitmaps)
@@ -468,9 +535,9 @@ static int copy_bitmaps(struct conversion *c)
 	for (size_t i = c->info.nbitmaps; i-- > 0;)
 		if (c->info.bitmaps[i].is_in_use)
 			tool_warn("Skipping inconsistent bitmap '%s'", c->info.bitmaps[i].name);
-	rc = taken ? err_set(&b.err, EEXIST, "Failed to create bitmap %s: Bitmap already exists: "
-			     "%s", taken, taken) :
-		     tool_run(&c->tool, copy_bitmaps_wait, &b);
+	rc = judge_bitmaps(c, &b.err);
+	if (!rc)
+		rc = tool_run(&c->tool, copy_bitmaps_wait, &b);
 	if (rc)
 		tool_fail(&b.err);
 	return rc;
@@ -488,24 +555,6 @@ static int name_bitmaps_wait(void *arg)
 	rc = qcow2_bitmaps_name_wait(file, &b->c->bitmaps, &b->err);
 	node_put_wait(file);
 	return rc;
-}
-
-/* What the target is called, as a file. Returned owned; NULL: there is no memory. */
-static char *target_path(const struct conversion *c)
-{
-	const struct convert_args *a = c->args;
-	const char *text = a->names[a->nnames - 1];
-	struct image_name name = { 0 };
-	char *path = NULL, *warning = NULL;
-
-	if (!(a->target.image_opts ? image_name_parse_options(text, &name, &warning, NULL) :
-				     image_name_parse(text, &name, NULL))) {
-		path = name.path;
-		name.path = NULL;
-	}
-	free(warning);
-	image_name_fini(&name);
-	return path;
 }
 
 /* The target is closed. */
@@ -576,15 +625,25 @@ static void forget_pages(const struct conversion *c)
 	free(path);
 }
 
-/* Half an image is none. */
-static void take_away(const struct conversion *c)
+static void take_file_away(const char *path, bool is_new)
 {
-	char *path = target_path(c);
 	struct stat st;
 
-	if (path && !stat(path, &st) && S_ISREG(st.st_mode) &&
-	    (c->args->create.is_new ? unlink(path) : truncate(path, 0)))
+	if (!stat(path, &st) && S_ISREG(st.st_mode) && (is_new ? unlink(path) : truncate(path, 0)))
 		tool_warn("'%s' holds a part of the image only: %s", path, strerror(errno));
+}
+
+/* Half an image is none. */
+static void take_away(struct conversion *c)
+{
+	struct create_args *cr = &c->args->create;
+	const char *data = c->is_data_made ? option_text(cr, "data_file") : NULL;
+	char *path = target_path(c);
+
+	if (path)
+		take_file_away(path, cr->is_new);
+	if (data)
+		take_file_away(data, cr->is_data_new);
 	free(path);
 }
 

@@ -32,6 +32,7 @@ struct create_args {
 	bool is_unfinished;             /* qcow2: nobody can open it before it is filled */
 	bool is_done;                   /* --help: nothing else counts */
 	bool is_new;                    /* out: the file was not there before */
+	bool is_data_new;               /* out: nor was its data file */
 };
 
 /* Hints to the file system. */

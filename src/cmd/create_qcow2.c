@@ -517,11 +517,14 @@ static int empty_export_wait(struct recipe *r, struct part *p)
 static int empty_part_wait(struct recipe *r, struct part *p)
 {
 	struct part_call c = { .r = r, .part = p };
+	int rc;
 
 	if (p == &r->image && r->name.nbd)
 		return empty_export_wait(r, p);
 	loop_work_wait(r->tool->loop, empty_work, &c);
-	return c.rc ? c.rc : p->node->ops->resize_wait(p->node, r->err);
+	/* In any case, lest the node takes what was cut for lost. */
+	rc = p->node->ops->resize_wait(p->node, c.rc ? NULL : r->err);
+	return c.rc ? c.rc : rc;
 }
 
 /* Closes it; where @rc is not 0, it goes away. */
@@ -584,6 +587,7 @@ int create_qcow2(struct tool *t, struct create_args *a, struct err *err)
 	int rc = create(&r);
 
 	a->is_new = r.image.is_new;
+	a->is_data_new = r.data.is_new;
 	image_name_fini(&r.name);
 	return rc;
 }

@@ -71,6 +71,8 @@ static int open_wait(void *arg)
 	struct img *img = c->img;
 	int rc = graph_open_wait(c->graph_opts, img->tool->loop, &img->graph, c->err);
 
+	if (!rc && c->opts->writable && !c->opts->for_check && img->graph.top->read_only)
+		rc = err_set(c->err, EACCES, "Block node is read-only");
 	if (!rc)
 		rc = look_at_chain_wait(img->graph.top, c->opts->for_check, c->err);
 	if (!rc)
@@ -127,7 +129,7 @@ static int open_named(struct img *img, const char *name, const struct image_name
 {
 	struct open_call c = { .img = img, .opts = opts, .graph_opts = go, .err = err };
 
-	if (opts->writable && opts->for_check && (opts->force_share || image->is_share_forced))
+	if (opts->writable && (opts->force_share || image->is_share_forced))
 		return err_set(err, EINVAL,
 			       "force-share=on can only be used with read-only images");
 	if (opts->writable && opts->for_check && image->is_read_only)

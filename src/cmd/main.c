@@ -200,6 +200,9 @@ static void set_up_log(void)
 
 int main(int argc, char **argv)
 {
+	/* A file that may not grow further (RLIMIT_FSIZE) is an error like a full disk, and no end
+	 * that leaves half an image, or a guest without its disk. */
+	signal(SIGXFSZ, SIG_IGN);
 	set_up_log();
 	tool_set_program(argc ? argv[0] : "byre");
 	return end(tool_is_qemu_img() ? run_as_qemu_img(argc, argv) : run_as_byre(argc, argv));

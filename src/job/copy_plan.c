@@ -95,6 +95,14 @@ static int look_ahead_wait(const struct copy_plan *p, struct plan_source *s, uin
 	return rc;
 }
 
+/* Does what is not in the source itself go on? Where the target has it, too, it does not matter
+ * what it is, and in how many pieces. */
+static bool is_more_below(const struct copy_plan *p, const struct map_run *run,
+			  const struct map_run *next)
+{
+	return p->o->target_has_backing && run->depth && next->depth;
+}
+
 /* The run at @off of the source, at most @max bytes of it: all pieces in which the map tells it. */
 static int merged_wait(const struct copy_plan *p, struct plan_source *s, uint64_t off,
 		       uint64_t max, struct map_run *ret)
@@ -106,7 +114,8 @@ static int merged_wait(const struct copy_plan *p, struct plan_source *s, uint64_
 		return rc;
 	while (run.len < max) {
 		/* An error there is met again when it is its turn. */
-		if (look_ahead_wait(p, s, off + run.len) || !map_is_more(&run, &s->ahead))
+		if (look_ahead_wait(p, s, off + run.len) ||
+		    (!map_is_more(&run, &s->ahead) && !is_more_below(p, &run, &s->ahead)))
 			break;
 		run.len += s->ahead.len;
 	}

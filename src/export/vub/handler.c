@@ -13,7 +13,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -374,8 +376,29 @@ static int set_vring_err_wait(struct call *c)
 
 /* ---- the device ---- */
 
+/* The way back is one end of a pair. A socket whose other end has a name is a connection to a
+ * server, and may be one to this device: held here, it would outlive the front end (V26). So would
+ * one that waits to be received from the pair; nothing is expected from there. */
+static bool is_way_back(int fd)
+{
+	struct sockaddr_un peer;
+	socklen_t len = sizeof(peer), type_len = sizeof(int);
+	char dropped[4096];
+	int type = 0;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) < 0 || type != SOCK_STREAM ||
+	    getpeername(fd, (struct sockaddr *)&peer, &len) < 0 || peer.sun_family != AF_UNIX ||
+	    len > offsetof(struct sockaddr_un, sun_path) || shutdown(fd, SHUT_RD) < 0)
+		return false;
+	while (recv(fd, dropped, sizeof(dropped), MSG_DONTWAIT) > 0)
+		;
+	return true;
+}
+
 static int set_backend_req_fd(struct call *c)
 {
+	if (!is_way_back(c->fds[0]))
+		return -EINVAL;
 	if (c->v->backend_fd >= 0)
 		close(c->v->backend_fd);
 	c->v->backend_fd = c->fds[0];

@@ -371,6 +371,47 @@ static void wrong_numbers_are_refused(void **state)
 	host_stop(&h);
 }
 
+/* Puts @sock into the pair, for the other end to receive. */
+static void send_along(int pair, int sock)
+{
+	struct vhost_user_msg m = vfe_msg(VHOST_USER_GET_FEATURES, 0);
+
+	assert_int_equal(vfe_msg_send(pair, &m, &sock, 1), 0);
+}
+
+/* Its own connection, as the way back or in there, is not held when the front end is gone. */
+static void v26_a_front_end_is_gone(void **state)
+{
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 4096 };
+	struct vhost_user_msg m;
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	for (unsigned i = 0; i < 4; i++) {
+		int sock, pair[2];
+
+		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+		m = vfe_msg(VHOST_USER_SET_PROTOCOL_FEATURES, 8);
+		m.u64 = 1ULL << VHOST_USER_PROTOCOL_F_BACKEND_REQ |
+			1ULL << VHOST_USER_PROTOCOL_F_REPLY_ACK;
+		assert_int_equal(vfe_msg_tell(sock, &m, NULL, 0, false), 0);
+		m = vfe_msg(VHOST_USER_SET_BACKEND_REQ_FD, 0);
+		if (i % 2)
+			send_along(pair[0], sock);
+		assert_int_equal(vfe_msg_tell(sock, &m, i % 2 ? &pair[1] : &sock, 1, true),
+				 i % 2 ? 0 : -EIO);
+		close(pair[0]);
+		close(pair[1]);
+		close(sock);
+	}
+	guest_start(&g, &h, NULL);
+	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+	guest_stop(&g);
+	host_stop(&h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -381,6 +422,7 @@ int main(void)
 		cmocka_unit_test(v25_a_full_counter_stalls_nobody),
 		cmocka_unit_test(v11_nonsense_ends_the_session),
 		cmocka_unit_test(wrong_numbers_are_refused),
+		cmocka_unit_test(v26_a_front_end_is_gone),
 	};
 
 	return cmocka_run_group_tests_name("vub_hostile", tests, NULL, NULL);

@@ -39,7 +39,9 @@
  *	     queue is halted: who copies the memory and looks at the log again misses nothing;
  *	V24  of a device's two front ends only one has queues that run: a machine that moves from
  *	     one monitor to another has written all before it reads again;
- *	V25  whatever a front end does to the descriptors that it is notified by, no loop waits. */
+ *	V25  whatever a front end does to the descriptors that it is notified by, no loop waits;
+ *	V26  no descriptor of a front end's keeps its own connection open: when it is gone, so is
+ *	     its session. */
 #ifndef EXPORT_VUB_VUB_IMPL_H
 #define EXPORT_VUB_VUB_IMPL_H
 
