@@ -130,7 +130,8 @@ static void start_now(struct task *t)
 	struct list_node done, *n;
 
 	b->now_is_due = false;
-	if (!b->ngathered || b->is_due)
+	/* Between this and go_on() a turn may have ended, and a job begun. */
+	if (!b->ngathered || b->is_due || b->is_running)
 		return;
 	list_init(&done);
 	if (fc->nwrites == b->ngathered)

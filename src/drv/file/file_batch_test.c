@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+#include <semaphore.h>
+
 #include "drv/file/file_test_util.h"
+#include "loop/loop_impl.h"
 
 enum { TOGETHER = 100, LARGE = 128 << 10 };
 
@@ -7,6 +10,7 @@ struct ctx {
 	struct loop *loop;
 	const struct file_opts *opts;
 	struct chan *ch;
+	void (*body)(struct ctx *c);
 };
 
 struct together {
@@ -82,7 +86,7 @@ static int run_fiber(void *arg)
 	if (file_open_wait(c->opts, c->loop, &node, &err) < 0)
 		fail_msg("%s", err.text);
 	assert_int_equal(chan_get_wait(node, &c->ch, &err), 0);
-	together_body(c);
+	c->body(c);
 	chan_put_wait(c->ch);
 	node_put_wait(node);
 	return 0;
@@ -99,7 +103,7 @@ static void small_cached_writes_of_a_turn_go_together(void **state)
 		char path[32];
 		struct file_opts o = { .path = path, .fd = -1, .writable = true,
 				       .cache = caches[i / ARRAY_SIZE(backends)] };
-		struct ctx c = { .opts = &o };
+		struct ctx c = { .opts = &o, .body = together_body };
 
 		if (!has_backend(backend))
 			continue;
@@ -111,10 +115,107 @@ static void small_cached_writes_of_a_turn_go_together(void **state)
 	}
 }
 
+/* ---- at any time of a turn ---- */
+
+struct late {
+	struct task task;
+	struct ctx *c;
+	struct together *t;
+};
+
+struct blocker {
+	struct work work;
+	sem_t go;
+	bool is_done;
+};
+
+static void block(struct work *work)
+{
+	sem_wait(&container_of(work, struct blocker, work)->go);
+}
+
+static void unblocked(struct work *work)
+{
+	container_of(work, struct blocker, work)->is_done = true;
+}
+
+static void submit_late(struct task *t)
+{
+	struct late *late = container_of(t, struct late, task);
+
+	chan_submit(late->c->ch, &late->t->req);
+}
+
+/* One is written as the turn ends, before the job of the others begins, another one behind that,
+ * while the only worker is busy. */
+static void late_body(struct ctx *c)
+{
+	struct node *node = c->ch->node;
+	struct file_node *fn = container_of(node, struct file_node, node);
+	struct together all[4] = { 0 };
+	struct late late[2] = { { { submit_late, NULL }, c, &all[2] },
+				{ { submit_late, NULL }, c, &all[3] } };
+	struct blocker b = { .work = { .fn = block, .done = unblocked } };
+	char byte = 'x';
+	unsigned left = ARRAY_SIZE(all);
+
+	/* Any file system may be one where the loop writes by itself; not these, which are of a
+	 * byte each. */
+	if (fn->vmstat_fd < 0)
+		fn->vmstat_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	sem_init(&b.go, 0, 0);
+	loop_work(c->loop, &b.work);
+	for (unsigned i = 0; i < ARRAY_SIZE(all); i++) {
+		all[i] = (struct together){ .iov = { &byte, 1 }, .left = &left,
+					    .fiber = fiber_self() };
+		all[i].req = (struct req){ .done = together_done, .kind = REQ_WRITE, .off = i,
+					   .len = 1, .iov = &all[i].iov, .iovcnt = 1 };
+	}
+	loop_at_turn_end(c->loop, &late[0].task);
+	chan_submit(c->ch, &all[0].req);
+	chan_submit(c->ch, &all[1].req);
+	fiber_yield_wait();
+	loop_at_turn_end(c->loop, &late[1].task);
+	fiber_sleep_wait(20 * NS_PER_MS);
+	assert_int_equal(left, ARRAY_SIZE(all));
+	sem_post(&b.go);
+	while (left || !b.is_done)
+		fiber_sleep_wait(NS_PER_MS);
+	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
+		assert_int_equal(all[i].res, 0);
+	sem_destroy(&b.go);
+}
+
+static void writes_may_come_as_a_turn_ends(void **state)
+{
+	static const enum loop_backend backends[] = { LOOP_URING, LOOP_POSIX };
+	struct workers *four = workers;
+
+	assert_int_equal(workers_new(1, &workers, NULL), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(backends); i++) {
+		char path[32];
+		struct file_opts o = { .path = path, .fd = -1, .writable = true,
+				       .cache = FILE_CACHE_WRITEBACK };
+		struct ctx c = { .opts = &o, .body = late_body };
+
+		if (!has_backend(backends[i]))
+			continue;
+		c.loop = new_loop(backends[i], 0);
+		workers_set_limit(workers, 1);  /* whatever the loop has asked for */
+		close(temp_file(4096, path));
+		assert_int_equal(loop_call(c.loop, run_fiber, &c), 0);
+		unlink(path);
+		loop_free(c.loop);
+	}
+	workers_free(workers);
+	workers = four;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(small_cached_writes_of_a_turn_go_together),
+		cmocka_unit_test(writes_may_come_as_a_turn_ends),
 	};
 
 	return cmocka_run_group_tests(tests, setup_workers, teardown_workers);
