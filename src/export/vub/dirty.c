@@ -1,8 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* export/vub/dirty.c - the log of pages written, for the front end's live migration (V23). */
+/* export/vub/dirty.c - the log of pages written, for the front end's live migration (V23).
+ *
+ * A front end may give us another log at any time. What it has not taken out of the one before goes
+ * over: those that know of no disabled queues start them first and then say where the log is, and
+ * look at the former one no more. */
 #include <errno.h>
 
 #include "export/vub/vub_impl.h"
+
+/* No queue runs. */
+static void take_over(struct vub_log *to, const struct vub_log *from)
+{
+	for (uint64_t i = 0; i < MIN(to->size, from->size); i++) {
+		uint8_t bits = __atomic_load_n(&from->bits[i], __ATOMIC_RELAXED);
+
+		if (bits)
+			__atomic_fetch_or(&to->bits[i], bits, __ATOMIC_RELEASE);
+	}
+}
 
 int vub_log_init(struct vub_log *log, int fd, const struct vhost_user_log *where)
 {
@@ -12,8 +27,11 @@ int vub_log_init(struct vub_log *log, int fd, const struct vhost_user_log *where
 
 	if (rc)
 		return rc;
+	struct vub_log new = { .mapping = mapping, .bits = at, .size = where->size };
+
+	take_over(&new, log);
 	vub_log_fini(log);
-	*log = (struct vub_log){ .mapping = mapping, .bits = at, .size = where->size };
+	*log = new;
 	return 0;
 }
 

@@ -217,8 +217,7 @@ static int rem_mem_reg_wait(struct call *c)
 	return rc;
 }
 
-/* Front ends that know of no disabled queues start them and then say where the log is; what has
- * been written until then may be anywhere. */
+/* What queues have written that were to log before there was a log may be anywhere. */
 static int set_log_base_wait(struct call *c)
 {
 	struct vhost_user_log where = c->m->log;
