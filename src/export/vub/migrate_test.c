@@ -213,16 +213,20 @@ static void v23_a_ring_that_begins_is_logged(void **state)
 	host_start(&h, NULL);
 	for (unsigned i = 0; i < ARRAY_SIZE(wants); i++) {
 		const void *parts[3];
+		uint64_t at;
 
 		guest_start(&g, &h, &wants[i]);
 		log_start(&log);
 		log_tell_base(&log, &g);
 		log_tell_features(&g, true);
 		for (unsigned k = 0; k < g.link.nqueues; k++) {
+			guest_lay_out(&g, k);
 			vfe_ring_parts(&g.queues[k].ring, parts);
-			assert_false(log_has(&log, vfe_mem_guest(&g.mem, parts[2])));
+			at = vfe_mem_guest(&g.mem, parts[wants[i].packed ? 0 : 2]);
+			assert_false(log_has(&log, at));
 			log_tell_ring(&g, k, true);
-			assert_true(log_has(&log, vfe_mem_guest(&g.mem, parts[2])));
+			assert_true(log_has(&log, at));
+			assert_true(log_has(&log, guest_addr(&g, k * GUEST_RING + GUEST_EVENT)));
 		}
 		log_end(&log);
 		guest_stop(&g);
