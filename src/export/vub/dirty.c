@@ -1,8 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* export/vub/dirty.c - the log of pages written, for the front end's live migration (V23). */
+/* export/vub/dirty.c - the log of pages written, for the front end's live migration (V23).
+ *
+ * A front end may give us another log at any time. What it has not taken out of the one before goes
+ * over: those that know of no disabled queues start them first and then say where the log is, and
+ * look at the former one no more. */
 #include <errno.h>
 
 #include "export/vub/vub_impl.h"
+#include "loop/fiber.h"
+
+/* Of memory at a time, of which there may be much: others want the loop as well. */
+enum { FOLLOW_STEP = 1 << 30 };
 
 int vub_log_init(struct vub_log *log, int fd, const struct vhost_user_log *where)
 {
@@ -12,7 +20,6 @@ int vub_log_init(struct vub_log *log, int fd, const struct vhost_user_log *where
 
 	if (rc)
 		return rc;
-	vub_log_fini(log);
 	*log = (struct vub_log){ .mapping = mapping, .bits = at, .size = where->size };
 	return 0;
 }
@@ -50,10 +57,35 @@ void vub_log_mark(struct vub_queue *q, uint64_t addr, uint64_t len)
 	vub_count(&q->counters.logged, set(&q->v->log, addr, len));
 }
 
-void vub_log_memory(const struct vub *v)
+/* Sets the bits of [@addr, @addr + @len) that @from has. */
+static void copy(const struct vub_log *log, const struct vub_log *from, uint64_t addr, uint64_t len)
 {
-	for (unsigned i = 0; i < v->memory.n; i++)
-		set(&v->log, v->memory.slots[i].guest, v->memory.slots[i].size);
+	uint64_t first = addr / VHOST_USER_LOG_PAGE / 8;
+	uint64_t last = (addr + len - 1) / VHOST_USER_LOG_PAGE / 8;
+
+	for (uint64_t at = first; at <= last && at < MIN(log->size, from->size); at++) {
+		uint8_t bits = __atomic_load_n(&from->bits[at], __ATOMIC_RELAXED);
+
+		if (bits)
+			__atomic_fetch_or(&log->bits[at], bits, __ATOMIC_RELEASE);
+	}
+}
+
+void vub_log_follow_wait(const struct vub *v, const struct vub_log *before, bool is_late)
+{
+	for (unsigned i = 0; i < v->memory.n; i++) {
+		const struct vub_slot *s = &v->memory.slots[i];
+
+		for (uint64_t off = 0; off < s->size; off += FOLLOW_STEP) {
+			uint64_t len = MIN(s->size - off, (uint64_t)FOLLOW_STEP);
+
+			if (is_late)
+				set(&v->log, s->guest + off, len);
+			else if (before->bits)
+				copy(&v->log, before, s->guest + off, len);
+			fiber_yield_wait();
+		}
+	}
 }
 
 static void mark_host(struct vub_queue *q, const void *host, uint64_t len)

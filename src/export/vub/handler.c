@@ -219,23 +219,25 @@ static int rem_mem_reg_wait(struct call *c)
 	return rc;
 }
 
-/* Front ends that know of no disabled queues start them and then say where the log is; what has
- * been written until then may be anywhere. */
+/* What queues have written that were to log before there was a log may be anywhere. */
 static int set_log_base_wait(struct call *c)
 {
 	struct vhost_user_log where = c->m->log;
+	struct vub *v = c->v;
+	struct vub_log before = v->log;
 	int rc;
 
-	halt_all_wait(c->v);
-	if (!c->v->log.bits)
+	halt_all_wait(v);
+	if (!v->log.bits)
 		log_info("vhost-user: '%s': what is written to the memory is logged: a migration",
-			 c->v->name);
-	rc = vub_log_init(&c->v->log, c->fds[0], &where);
-	if (!rc && c->v->is_log_late) {
-		vub_log_memory(c->v);
-		c->v->is_log_late = false;
+			 v->name);
+	rc = vub_log_init(&v->log, c->fds[0], &where);
+	if (!rc) {
+		vub_log_follow_wait(v, &before, v->is_log_late);
+		vub_log_fini(&before);
+		v->is_log_late = false;
 	}
-	run_all_wait(c->v);
+	run_all_wait(v);
 	reply_u64(c, 0);
 	return rc;
 }

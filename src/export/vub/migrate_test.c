@@ -213,16 +213,20 @@ static void v23_a_ring_that_begins_is_logged(void **state)
 	host_start(&h, NULL);
 	for (unsigned i = 0; i < ARRAY_SIZE(wants); i++) {
 		const void *parts[3];
+		uint64_t at;
 
 		guest_start(&g, &h, &wants[i]);
 		log_start(&log);
 		log_tell_base(&log, &g);
 		log_tell_features(&g, true);
 		for (unsigned k = 0; k < g.link.nqueues; k++) {
+			guest_lay_out(&g, k);
 			vfe_ring_parts(&g.queues[k].ring, parts);
-			assert_false(log_has(&log, vfe_mem_guest(&g.mem, parts[2])));
+			at = vfe_mem_guest(&g.mem, parts[wants[i].packed ? 0 : 2]);
+			assert_false(log_has(&log, at));
 			log_tell_ring(&g, k, true);
-			assert_true(log_has(&log, vfe_mem_guest(&g.mem, parts[2])));
+			assert_true(log_has(&log, at));
+			assert_true(log_has(&log, guest_addr(&g, k * GUEST_RING + GUEST_EVENT)));
 		}
 		log_end(&log);
 		guest_stop(&g);
@@ -251,6 +255,32 @@ static void v23_a_late_log_has_everything(void **state)
 		memset(log.bits, 0, log.bytes);
 	}
 	log_end(&log);
+	guest_stop(&g);
+	host_stop(&h);
+}
+
+/* What the front end has not seen in one log, it finds in the next. */
+static void v23_a_log_goes_over_to_the_next(void **state)
+{
+	struct guest_ask a = { .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 8192 };
+	struct dirty_log log[2];
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	guest_start(&g, &h, &wants[0]);
+	for (unsigned i = 0; i < 2; i++)
+		log_start(&log[i]);
+	log_tell(&log[0], &g);
+	memset(log[0].bits, 0, log[0].bytes);
+	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+	log_tell_base(&log[1], &g);
+	for (uint64_t i = 0; i < log[0].bytes; i++)
+		assert_int_equal(log[0].bits[i] & ~log[1].bits[i], 0);
+	assert_true(log_has(&log[1], guest_addr(&g, GUEST_DATA)));
+	assert_false(log_has(&log[1], guest_addr(&g, GUEST_DATA + 8192)));
+	for (unsigned i = 0; i < 2; i++)
+		log_end(&log[i]);
 	guest_stop(&g);
 	host_stop(&h);
 }
@@ -369,6 +399,7 @@ int main(void)
 		cmocka_unit_test(v23_what_asks_for_kicks_is_logged),
 		cmocka_unit_test(v23_a_ring_that_begins_is_logged),
 		cmocka_unit_test(v23_a_late_log_has_everything),
+		cmocka_unit_test(v23_a_log_goes_over_to_the_next),
 		cmocka_unit_test(v23_a_broken_queue_logs),
 		cmocka_unit_test(v24_one_of_two_front_ends_runs),
 	};

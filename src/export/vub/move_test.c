@@ -70,32 +70,13 @@ static uint64_t number(const char *name, uint64_t otherwise)
 
 /* ---- the memory ---- */
 
-/* Of each ring's part: the descriptors' page, one for what follows them, one for events. */
-enum { RING_PAGES = 2, EVENT_AT = RING_PAGES * LOG_PAGE };
-
 static enum place place_of(uint64_t off)
 {
 	if (off >= GUEST_DATA)
 		return DATA;
 	if (off >= GUEST_PAGES)
 		return STATUS;
-	return off % GUEST_RING / LOG_PAGE < RING_PAGES ? RING : EVENT;
-}
-
-/* Puts ring @i there. Of a split one the index that asks for kicks is the last of the used ring. */
-static void lay_out(struct guest *g, unsigned i)
-{
-	struct vfe_ring *r = &g->queues[i].ring;
-	char *at = g->mem.map + i * GUEST_RING;
-
-	if (r->is_packed) {
-		r->packed.desc = (void *)at;
-		r->packed.driver = (void *)(at + LOG_PAGE);
-		r->packed.device = (void *)(at + EVENT_AT);
-		return;
-	}
-	vring_init(&r->split, r->size, at, sizeof(struct vring_desc));
-	r->split.used = (void *)(at + EVENT_AT - offsetof(struct vring_used, ring[RING_SIZE]));
+	return off % GUEST_RING < GUEST_EVENT ? RING : EVENT;
 }
 
 /* In slots whose borders are anywhere: in the middle of buffers, of requests and of pages. */
@@ -165,7 +146,7 @@ static void connect_to(struct guest *g, const struct host *h, const struct vfe_w
 	for (unsigned i = 0; i < QUEUES; i++) {
 		assert_int_equal(vfe_queue_init(&g->queues[i], &g->link,
 						g->mem.map + i * GUEST_RING), 0);
-		lay_out(g, i);
+		guest_lay_out(g, i);
 	}
 }
 
@@ -424,7 +405,7 @@ static void put_memory(const struct move *m, struct guest *to)
 		memcpy(ids, from->ids, r->size * sizeof(*ids));
 		*r = *from;
 		r->ids = ids;
-		lay_out(to, i);
+		guest_lay_out(to, i);
 	}
 }
 

@@ -329,6 +329,22 @@ void guest_stop(struct guest *g)
 	vfe_mem_fini(&g->mem);
 }
 
+void guest_lay_out(struct guest *g, unsigned queue)
+{
+	struct vfe_ring *r = &g->queues[queue].ring;
+	char *at = g->mem.map + queue * GUEST_RING;
+
+	if (r->is_packed) {
+		r->packed.desc = (void *)at;
+		r->packed.driver = (void *)(at + PAGE);
+		r->packed.device = (void *)(at + GUEST_EVENT);
+		return;
+	}
+	vring_init(&r->split, r->size, at, sizeof(struct vring_desc));
+	/* Of a split one it is the last of the used ring. */
+	r->split.used = (void *)(at + GUEST_EVENT - offsetof(struct vring_used, ring[RING_SIZE]));
+}
+
 uint64_t guest_page(const struct guest_ask *a)
 {
 	return GUEST_PAGES + (a->queue * RING_SIZE + a->token) * (uint64_t)PAGE;

@@ -20,6 +20,7 @@ enum {
 	HOST_DISK = 4 << 20,
 	GUEST_MEMORY = 4 << 20,
 	GUEST_RING = 64 << 10,          /* queue i's ring is at i times this */
+	GUEST_EVENT = 8 << 10,          /* in there, by guest_lay_out() */
 	GUEST_PAGES = 256 << 10,
 	GUEST_DATA = 1 << 20,
 	RING_SIZE = 16,
@@ -71,6 +72,8 @@ void guest_start(struct guest *g, const struct host *h, const struct vfe_want *w
 /* All messages after vfe_link_open(), or vfe_link_reopen(). */
 void guest_set_up(struct guest *g);
 void guest_stop(struct guest *g);
+/* Puts the parts of an empty ring on pages of their own; what asks for kicks, on one of these. */
+void guest_lay_out(struct guest *g, unsigned queue);
 
 static inline uint64_t guest_addr(const struct guest *g, uint64_t off)
 {

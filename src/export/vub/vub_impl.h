@@ -250,6 +250,7 @@ struct vub_log {
 	uint64_t size;                  /* bytes */
 };
 
+/* Fills @log. 0 or -errno. */
 int vub_log_init(struct vub_log *log, int fd, const struct vhost_user_log *where);
 void vub_log_fini(struct vub_log *log);
 /* Mark what @q has written, and count the pages that were not in the log: the guest's [@addr,
@@ -258,8 +259,9 @@ void vub_log_fini(struct vub_log *log);
 void vub_log_mark(struct vub_queue *q, uint64_t addr, uint64_t len);
 void vub_log_ring(struct vub_queue *q, uint64_t off, uint64_t len);
 void vub_log_request(struct vub_queue *q, const struct vub_req *vr);
-/* Marks all of the memory. */
-void vub_log_memory(const struct vub *v);
+/* In the control fiber, no queue runs: marks in v->log what the front end has not taken out of the
+ * log @before, which may be none; or all of the memory. */
+void vub_log_follow_wait(const struct vub *v, const struct vub_log *before, bool is_late);
 
 /* ---- request.c ---- */
 
