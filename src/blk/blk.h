@@ -155,8 +155,9 @@ struct node_ops {
 	 * size; nothing behind that is in use. What comes there later finds zeros. */
 	int (*truncate_wait)(struct node *n, uint64_t size);
 	/* Optional. In a fiber of the home loop: the node is @size long or longer, without a write:
-	 * what is new reads as zeros. A flush makes that durable. -ENOTSUP: write there instead. */
-	int (*grow_wait)(struct node *n, uint64_t size);
+	 * what is new reads as zeros. A flush makes that durable. @is_dense: all of it is to be
+	 * written, so it may get its place now. -ENOTSUP: write there instead. */
+	int (*grow_wait)(struct node *n, uint64_t size, bool is_dense);
 	/* Optional. In a fiber of any loop: the bytes that the node takes of its medium. */
 	int (*allocated_wait)(struct node *n, uint64_t *ret);
 	/* Optional, both or none. On ch->loop: memory whose content @ch need not copy to send it,
@@ -200,7 +201,7 @@ int node_settle_wait(struct node *n, struct err *err);
 
 /* As node_ops says; -ENOTSUP where the node cannot. */
 int node_truncate_wait(struct node *n, uint64_t size);
-int node_grow_wait(struct node *n, uint64_t size);
+int node_grow_wait(struct node *n, uint64_t size, bool is_dense);
 
 /* ---- channels ---- */
 
