@@ -41,11 +41,15 @@ done >long.raw
 
 while read -r options; do
 	images="source.raw top.qcow2"
-	[[ $options != *OUTGROWN* ]] || images=long.raw
+	hows=("uring" "uring -m 1" "uring -m 2" "uring -m 16" "posix" "posix -m 3")
+	if [[ $options == *OUTGROWN* ]]; then
+		images=long.raw
+		hows=("uring" "uring -m 1" "posix -m 3")
+	fi
 	options=${options% OUTGROWN}
 	for image in $images; do
 		rm -f first
-		for how in "uring" "uring -m 1" "uring -m 2" "uring -m 16" "posix" "posix -m 3"; do
+		for how in "${hows[@]}"; do
 			rm -f new
 			what="BYRE_LOOP=${how%% *} convert ${how#* } $options $image"
 			parallel=${how#*[gx]}

@@ -5,9 +5,9 @@
  * commit durably (REF+ ahead). Taking one changes nothing and waits for nothing. Its target
  * follows the rate of writes: it doubles when a commit finds it used up and halves when it
  * was hardly touched, within ALLOC_RESERVE_MIN clusters and ALLOC_RESERVE_BYTES. It is filled
- * with the lowest free clusters. What is left goes back at close. How far ahead it is filled depends
- * on when commits come; so where writes are in order (X5) refcount blocks are not made for it, but
- * when a cluster is asked for and there is none.
+ * with the lowest free clusters. What is left goes back at close. How far ahead it is filled
+ * depends on when commits come; so where writes are in order (X5) refcount blocks are not made for
+ * it, but when a cluster is asked for and there is none.
  *
  * A cluster that is freed goes into *quarantine*: the commit that makes durable that nothing names
  * it any more must end, and every request of any loop that had begun before then (blk/epoch.h).
