@@ -21,7 +21,7 @@ with open("source.raw", "wb") as f:
 END
 
 cat >look.py <<'END'
-# look.py TRACE IMAGE: what the system calls in TRACE did to IMAGE; nothing is said where all is well.
+# look.py TRACE IMAGE: what the system calls in TRACE did to IMAGE; says nothing where all is well.
 import re, struct, sys
 
 image = open(sys.argv[2], "rb").read()

@@ -3,7 +3,8 @@
 # What does it cost to write a file system of 1.5 GiB into a compressed image, and how large does
 # that become? byre's compressed writes, by a driver that copies cluster by cluster, beside qemu-img
 # convert -c, with as many threads; deflate and zstd. Then byre past the page cache, beside itself
-# through it, and what of it the kernel saw, where perf can look.
+# through it: the driver, and `byre convert -c`, each with a sync behind it; what the first costs
+# in parts of the second; and what of it the kernel saw, where perf can look.
 # IMAGE=FILE takes a raw file that is there; else one is made of files below /usr.
 # Medians of processor seconds, of seconds with everything on the medium, and the size.
 # shellcheck source=bench/lib.sh
@@ -34,13 +35,13 @@ make_image()
 of()
 {
 	local options=compression_type=${2/deflate/zlib}
+	local how="-c -m $threads -t $3 -f raw -O qcow2 -o $options $image $target && sync $target"
 	case $1 in
 	byre) echo "qemu-img create -q -f qcow2 -o $options $target $size &&
-		$driver --threads $threads --cache $3 $image $target >/dev/null" ;;
-	qemu10-img) echo "$qemu10 qemu-img convert -c -m $threads -t $3 -f raw -O qcow2 \
-		-o $options $image $target && sync $target" ;;
-	*) echo "qemu-img convert -c -m $threads -t $3 -f raw -O qcow2 -o $options $image \
-		$target && sync $target" ;;
+		$driver --threads $threads --cache $3 $image $target >/dev/null && sync $target" ;;
+	byre-convert) echo "$BYRE convert $how" ;;
+	qemu10-img) echo "$qemu10 qemu-img convert $how" ;;
+	*) echo "qemu-img convert $how" ;;
 	esac
 }
 
@@ -60,7 +61,8 @@ measure()
 	qemu-img check -q "$target"
 }
 
-# report TYPE: medians, and what they are beside qemu-img's.
+# report: medians, and what they are beside qemu-img's; then O_DIRECT beside the page cache, run by
+# run: both of a pair ran one after the other.
 report()
 {
 	python3 - "$W/results" <<-'END'
@@ -75,6 +77,10 @@ report()
 	    base = median["/".join(["qemu-img"] + cell.split("/")[1:2] + ["writeback"])]
 	    print(f"{cell:34} {cpu:8.2f} {seconds:8.2f} {size / 2**20:8.1f}   "
 	          f"{cpu / base[0]:.3f} {seconds / base[1]:.3f} {size / base[2]:.4f}")
+	for peer in ("byre", "byre-convert"):
+	    pairs = list(zip(cells[peer + "/deflate/none"], cells[peer + "/deflate/writeback"]))
+	    cpu, seconds = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
+	    print(f"{peer}: O_DIRECT / cached and a sync: cpu {cpu:.3f}, time {seconds:.3f}")
 	END
 }
 
@@ -88,12 +94,18 @@ kernel_view()
 	inode=$(printf '0x%x' "$(stat -c %i "$target")")
 	perf script -i "$W/perf.data" 2>/dev/null | python3 -c '
 import re, sys
-data, small, odd, again, seen = 0, 0, 0, 0, set()
+data, small, odd, again, seen, tried = 0, 0, 0, 0, set(), set()
 for line in sys.stdin:
-    m = re.search(r" ino (\S+) .*offset (\w+) length (\w+) .*flags (\S+)", line)
+    m = re.search(r" ino (\S+) .*offset (\w+) length (\w+) .*[^_]flags (\S+)", line)
     if not m or m[1] != sys.argv[1] or "WRITE" not in m[4]:
         continue
     off, n = int(m[2], 16), int(m[3], 16)
+    # What could not be begun without waiting comes again from another thread.
+    if "NOWAIT" in m[4]:
+        tried.add((off, n))
+    elif (off, n) in tried:
+        tried.remove((off, n))
+        continue
     if n < 65536:
         small += 1
         continue
@@ -109,13 +121,19 @@ print(f"O_DIRECT, seen by the kernel: {data} writes of 64 KiB and more, {odd} un
 [ -n "$image" ] || make_image
 size=$(stat -c %s "$image")
 cat "$image" >/dev/null
-for _ in $(seq "$runs"); do
+for run in $(seq "$runs"); do
 	for type in deflate zstd; do
 		for peer in byre "${qemu_imgs[@]}"; do
-			measure "$peer" $type writeback
+			[ "$peer/$type" = byre/deflate ] || measure "$peer" $type writeback
 		done
 	done
-	measure byre deflate none
+	caches="none writeback"
+	[ $((run % 2)) = 0 ] || caches="writeback none"
+	for peer in byre byre-convert; do
+		for cache in $caches; do
+			measure "$peer" deflate "$cache"
+		done
+	done
 done
 report
 ! command -v perf >/dev/null || kernel_view

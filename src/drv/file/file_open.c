@@ -458,8 +458,8 @@ static void grow_work(void *arg)
 }
 
 /* With O_DIRECT nobody writes meanwhile where it ended: who writes a part of a block cuts what that
- * has made too long again (file_bounce.c). And there it matters what a write finds: while the kernel
- * gives one that falls into a hole its place, it lets no other write to the file begin. */
+ * has made too long again (file_bounce.c). And there it matters what a write finds: while the
+ * kernel gives one that falls into a hole its place, it lets no other write to the file begin. */
 static int file_grow_wait(struct node *n, uint64_t size, bool is_dense)
 {
 	struct file_node *fn = container_of(n, struct file_node, node);
