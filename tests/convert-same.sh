@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long tsan-long
 # limit: 400
+# takes: 20
 # The same input and options give the same file, byte for byte, whatever the number of requests
 # under way and of threads, on both loop backends: compressed or not, from files and from chains.
 # Small clusters outgrow their refcount table; x5_growth_does_not_depend_on_commits in pack_test.c
