@@ -336,7 +336,7 @@ static void log_length(struct sim_log *log, enum sim_op_kind kind, uint64_t off,
 	log->ops[i].done = log_event(log, SIM_DONE, i);
 }
 
-static int disk_grow_wait(struct node *n, uint64_t size)
+static int disk_grow_wait(struct node *n, uint64_t size, bool is_dense)
 {
 	struct sim_disk *d = container_of(n, struct sim_disk, node);
 	uint64_t was = atomic_load(&n->size);

@@ -167,8 +167,9 @@ struct node_ops {
 	 * size; nothing behind that is in use. What comes there later finds zeros. */
 	int (*truncate_wait)(struct node *n, uint64_t size);
 	/* Optional. In a fiber of the home loop: the node is @size long or longer, without a write:
-	 * what is new reads as zeros. A flush makes that durable. -ENOTSUP: write there instead. */
-	int (*grow_wait)(struct node *n, uint64_t size);
+	 * what is new reads as zeros. A flush makes that durable. @is_dense: all of it is to be
+	 * written, so it may get its place now. -ENOTSUP: write there instead. */
+	int (*grow_wait)(struct node *n, uint64_t size, bool is_dense);
 	/* Optional. In a fiber of any loop: the bytes that the node takes of its medium. */
 	int (*allocated_wait)(struct node *n, uint64_t *ret);
 	/* Optional. As node_share_align() says. Any thread; never waits. */
@@ -214,7 +215,7 @@ int node_settle_wait(struct node *n, struct err *err);
 
 /* As node_ops says; -ENOTSUP where the node cannot. */
 int node_truncate_wait(struct node *n, uint64_t size);
-int node_grow_wait(struct node *n, uint64_t size);
+int node_grow_wait(struct node *n, uint64_t size, bool is_dense);
 /* What off, from_off and len of a COPY with REQ_SHARE have to be multiples of, a power of two; 0:
  * the node refuses it always. Elsewhere it may: only a try shows what the two files can. */
 uint32_t node_share_align(const struct node *n);

@@ -209,12 +209,12 @@ int node_truncate_wait(struct node *n, uint64_t size)
 	return n->ops->truncate_wait ? n->ops->truncate_wait(n, size) : -ENOTSUP;
 }
 
-int node_grow_wait(struct node *n, uint64_t size)
+int node_grow_wait(struct node *n, uint64_t size, bool is_dense)
 {
 	loop_assert(n->home);
 	if (atomic_load_explicit(&n->size, memory_order_relaxed) >= size)
 		return 0;
-	return n->ops->grow_wait ? n->ops->grow_wait(n, size) : -ENOTSUP;
+	return n->ops->grow_wait ? n->ops->grow_wait(n, size, is_dense) : -ENOTSUP;
 }
 
 uint32_t node_share_align(const struct node *n)

@@ -128,9 +128,9 @@ static int fault_truncate_wait(struct node *n, uint64_t size)
 	return rc;
 }
 
-static int fault_grow_wait(struct node *n, uint64_t size)
+static int fault_grow_wait(struct node *n, uint64_t size, bool is_dense)
 {
-	int rc = node_grow_wait(n->child[CHILD_FILE], size);
+	int rc = node_grow_wait(n->child[CHILD_FILE], size, is_dense);
 
 	if (!rc)
 		atomic_store(&n->size, size);

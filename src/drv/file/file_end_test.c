@@ -245,14 +245,14 @@ static void own_cut_body(struct ctx *c)
 	assert_int_equal(node_truncate_wait(c->node, 30000), -EIO);
 	assert_int_equal(length(c), CUT);
 	assert_refused(c);
-	assert_int_equal(node_grow_wait(c->node, 2 * SIZE), -EIO);
+	assert_int_equal(node_grow_wait(c->node, 2 * SIZE, true), -EIO);
 	assert_int_equal(length(c), CUT);
 }
 
 static void growth_body(struct ctx *c)
 {
 	cut_file(c, CUT);
-	assert_int_equal(node_grow_wait(c->node, 2 * SIZE), -EIO);
+	assert_int_equal(node_grow_wait(c->node, 2 * SIZE, true), -EIO);
 	assert_int_equal(length(c), CUT);
 	assert_int_equal(file_size(as_file(c->node)), SIZE);
 	assert_refused(c);
@@ -286,16 +286,18 @@ static void fine_body(struct ctx *c)
 	assert_int_equal(chan_read_wait(c->ch, 4096, c->buf, 8192), 0);
 	assert_int_equal(chan_flush_wait(c->ch), 0);
 	assert_int_equal(length(c), 5001);
-	assert_int_equal(node_grow_wait(c->node, 4000), 0);
+	assert_int_equal(node_grow_wait(c->node, 4000, true), 0);
 	assert_int_equal(length(c), 5001);
-	assert_int_equal(node_grow_wait(c->node, 20001), 0);
+	assert_int_equal(node_grow_wait(c->node, 20001, false), 0);
 	assert_int_equal(length(c), 20001);
 	assert_int_equal(file_size(as_file(c->node)), 20001);
 	assert_int_equal(chan_read_wait(c->ch, 4096, c->buf, 20480), 0);
 	assert_int_equal(c->buf[904], 'd');
 	assert_true(bytes_are_zero(c->buf + 905, 20480 - 905));
+	assert_int_equal(node_grow_wait(c->node, 22222, true), 0);
+	assert_int_equal(length(c), 22222);
 	cut_file(c, 30000);                     /* longer than we ask for: so it stays */
-	assert_int_equal(node_grow_wait(c->node, 25000), 0);
+	assert_int_equal(node_grow_wait(c->node, 25000, true), 0);
 	assert_int_equal(length(c), 30000);
 	assert_int_equal(chan_flush_wait(c->ch), 0);
 	assert_int_equal(lines_logged, 0);
@@ -330,7 +332,7 @@ static void grow_under_writes_body(struct ctx *c)
 	fiber_start(c->loop, &tw.task);
 	while (!tw.is_done) {
 		size += STEP;
-		assert_int_equal(node_grow_wait(c->node, size), 0);
+		assert_int_equal(node_grow_wait(c->node, size, size % 3), 0);
 		assert_true(length(c) >= size);         /* a whole block, just now */
 	}
 	assert_int_equal(length(c), size);

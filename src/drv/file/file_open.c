@@ -410,6 +410,7 @@ static void file_free(struct node *n)
 struct truncate {
 	struct file_look look;
 	uint64_t size;
+	bool is_dense;                  /* longer: with the space that it takes */
 	int res;
 };
 
@@ -449,6 +450,9 @@ static void grow_work(void *arg)
 	file_look(&t->look);
 	if (t->look.res || t->look.size < t->look.known || t->look.size >= t->size)
 		return;
+	if (t->is_dense && !fallocate(t->look.fd, 0, (off_t)t->look.size,
+				      (off_t)(t->size - t->look.size)))
+		return;
 	t->res = ftruncate(t->look.fd, (off_t)t->size) < 0 ? -errno : 0;
 	/* POSIX lets a file system know no such thing. */
 	if (t->res == -EINVAL || t->res == -EPERM)
@@ -456,11 +460,13 @@ static void grow_work(void *arg)
 }
 
 /* With O_DIRECT nobody writes meanwhile where it ended: who writes a part of a block cuts what that
- * has made too long again (file_bounce.c). */
-static int file_grow_wait(struct node *n, uint64_t size)
+ * has made too long again (file_bounce.c). And there it matters what a write finds: while the
+ * kernel gives one that falls into a hole its place, it lets no other write to the file begin. */
+static int file_grow_wait(struct node *n, uint64_t size, bool is_dense)
 {
 	struct file_node *fn = container_of(n, struct file_node, node);
-	struct truncate t = { .look = { .fn = fn, .fd = fn->fd }, .size = size };
+	struct truncate t = { .look = { .fn = fn, .fd = fn->fd }, .size = size,
+			      .is_dense = is_dense && fn->is_direct };
 	struct range_lock lk;
 	int res;
 

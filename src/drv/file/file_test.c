@@ -720,7 +720,7 @@ static void device_body(struct ctx *c)
 	assert_int_equal(c->node->ops->resize_wait(c->node, &err), 0);
 	assert_int_equal(file_size(fn), MODEL_MAX);
 	assert_int_equal(node_truncate_wait(c->node, 4096), -ENOTSUP);
-	assert_int_equal(node_grow_wait(c->node, 2 * MODEL_MAX), -ENOTSUP);
+	assert_int_equal(node_grow_wait(c->node, 2 * MODEL_MAX, false), -ENOTSUP);
 	assert_int_equal(chan_submit_wait(c->ch, &req), 0);
 	assert_int_equal(req.map.flags, MAP_DATA | MAP_HOST | MAP_PRESENT);
 	assert_int_equal(req.map.len, MODEL_MAX - 4096);

@@ -299,8 +299,10 @@ static int file_grow_wait(struct alloc *a, uint64_t last)
 {
 	static const uint8_t zeros[4096] __attribute__((aligned(4096)));
 	uint64_t end = (last + 1) * a->w->cluster, len = MIN(sizeof(zeros), a->w->cluster);
-	int rc = a->w->broken & BREAK_Q12_SHORT ? 0 : node_grow_wait(a->w->file->node, end);
+	int rc = 0;
 
+	if (!(a->w->broken & BREAK_Q12_SHORT))
+		rc = node_grow_wait(a->w->file->node, end, a->is_dense);
 	return rc == -ENOTSUP ? chan_write_wait(a->w->file, end - len, zeros, len) : rc;
 }
 

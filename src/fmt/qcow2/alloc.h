@@ -54,6 +54,7 @@ struct alloc {
 	uint64_t fresh_from;            /* clusters from here on were never used; else UINT64_MAX */
 	uint64_t fresh_first;           /* what that was at the open */
 	uint64_t cut_floor;             /* bytes: the file is not cut below (Q10) */
+	bool is_dense;                  /* who asked last writes all of what it gets */
 	bool is_in_order;               /* X5: so were requests */
 	unsigned nasking;               /* fibers that wait for clusters */
 	bool is_filling;

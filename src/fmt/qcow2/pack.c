@@ -207,6 +207,7 @@ static int reserve_wait(struct pack *pk)
 
 	while (!rc && !alloc_next(a)) {
 		alloc_expect(a);
+		a->is_dense = true;
 		rc = alloc_fill_wait(a);
 	}
 	return rc;

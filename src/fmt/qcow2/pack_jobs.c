@@ -278,8 +278,10 @@ int pack_take_wait(struct pack *pk, uint64_t *ret_host)
 	struct alloc_run run;
 	int rc = 0;
 
-	while (!rc && !alloc_take(&w->alloc, 1, &run))
+	while (!rc && !alloc_take(&w->alloc, 1, &run)) {
+		w->alloc.is_dense = true;
 		rc = alloc_fill_wait(&w->alloc);
+	}
 	if (rc)
 		return rc;
 	pk->nplain++;

@@ -122,9 +122,19 @@ static void mem_free(struct node *n)
 	free(m);
 }
 
+static int grow_wait(struct node *n, uint64_t size, bool is_dense)
+{
+	struct test_mem *m = container_of(n, struct test_mem, node);
+
+	if (!m->can_grow)
+		return -ENOTSUP;
+	grow(m, size);
+	return 0;
+}
+
 static const struct node_ops test_mem_ops = {
 	.name = "mem", .chan_size = sizeof(struct test_mem_chan), .submit = submit,
-	.free = mem_free,
+	.free = mem_free, .grow_wait = grow_wait,
 };
 
 struct test_mem *test_mem_new(struct loop *home, uint64_t room)

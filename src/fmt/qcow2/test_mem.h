@@ -11,6 +11,7 @@
 struct test_mem {
 	struct node node;               /* the first: where a COPY takes from is one, too */
 	uint8_t *bytes;
+	bool can_grow;                  /* without a write */
 	uint64_t room;                  /* of bytes; no file grows beyond it: -ENOSPC */
 	_Atomic uint64_t ops[REQ_KINDS];        /* that took effect, or failed */
 	_Atomic int fail_after;         /* requests until one fails; < 0: never */

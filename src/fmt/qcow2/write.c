@@ -300,6 +300,7 @@ static int fault_wait(struct frame *f, struct part *part, struct step *s)
 		return pendings_room_wait(&w->pendings);
 	case FAULT_FILL:
 		alloc_expect(&w->alloc);
+		w->alloc.is_dense = false;
 		return alloc_fill_wait(&w->alloc);
 	default:
 		return rc;
