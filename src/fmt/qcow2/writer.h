@@ -91,6 +91,8 @@ enum writer_break {
 	BREAK_Z8_NO_PUSH = 1 << 26,     /* a flush leaves what is packed in its buffer */
 	BREAK_Z9_NO_HOLD = 1 << 27,     /* the first cluster that is packed inherits at once */
 	BREAK_X5_ANY_ORDER = 1 << 28,   /* one in two lets others go first, in order or not */
+	BREAK_Q11_EARLY = 1 << 29,      /* a finished image can be opened before its last commit, */
+	BREAK_Q11_AT_ONCE = 1 << 30,    /* or before the first change */
 };
 
 struct mark {
