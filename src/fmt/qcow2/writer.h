@@ -42,8 +42,9 @@
  *	Q8  a new refcount block is durable, then its table entry, before a cluster that it covers
  *	    is used;
  *	Q9  a failed write or sync never counts as done;
- *	Q10 the file is cut only behind the last cluster that has a refcount, and behind its end at
- *	    the open where nobody has checked that all clusters in use have one;
+ *	Q10 the file is cut only behind the last cluster that has a refcount, or within it where
+ *	    nobody has ever written behind that (pack_tail()), and behind its end at the open
+ *	    where nobody has checked that all clusters in use have one;
  *	Q11 an image that is created unfinished is opened by nobody else until all that it shall
  *	    hold is durable. */
 #ifndef FMT_QCOW2_WRITER_H
