@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 5400
-# takes: 100
+# takes: 130
 # Power cuts while qcow2 images are written, over a simulated disk: 30,000, or 1,000,000 in the long
 # suite; while clusters are compressed; while damaged ones are repaired; and while new ones are
 # filled, at every step. A failure prints the seed of its case, and how to see it in detail.
