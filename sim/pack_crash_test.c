@@ -22,7 +22,7 @@
 
 enum { BROKEN_TRACES = 40 * TRACE_CELLS, BROKEN_IMAGES = 16 };
 
-static unsigned broken;
+static uint64_t broken;
 
 /* A third of the traces compresses all that is new; the rest, what asks for it. */
 static void packed(struct trace_opts *o, uint64_t seed)

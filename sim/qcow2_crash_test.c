@@ -118,7 +118,7 @@ static void q9_any_request_may_fail(void **state)
 /* ---- damage ---- */
 
 /* How often something was written to where the snapshot's L1 table lies, which has no refcounts. */
-static unsigned writes_to_table(uint64_t seed, unsigned broken)
+static unsigned writes_to_table(uint64_t seed, uint64_t broken)
 {
 	struct trace *t = malloc(sizeof(*t));
 	struct trace_opts o;
@@ -143,7 +143,7 @@ static unsigned writes_to_table(uint64_t seed, unsigned broken)
 
 static void q6_metadata_is_never_handed_out(void **state)
 {
-	unsigned broken = 0;
+	uint64_t broken = 0;
 
 	for (unsigned i = 0; i < 24; i++) {
 		unsigned cells = TRACE_SIZES * WORLD_LOOPS_MAX;
@@ -157,7 +157,7 @@ static void q6_metadata_is_never_handed_out(void **state)
 
 /* ---- rules left out ---- */
 
-static unsigned broken;
+static uint64_t broken;
 
 static void leave_out(struct trace_opts *o, uint64_t seed)
 {

@@ -355,7 +355,7 @@ static void count_broken(struct crash *c, void *arg)
 static void a_writer_that_skips_a_sync_is_caught(void **state)
 {
 	for (unsigned skips = 0; skips < 2; skips++) {
-		unsigned broken = 0;
+		uint64_t broken = 0;
 
 		for (uint64_t seed = 0; seed < 10; seed++) {
 			struct rig r = { .skips_sync = skips };

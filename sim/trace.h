@@ -56,7 +56,7 @@ struct trace_opts {
 	bool is_in_order;               /* what writes asks for it */
 	bool copies;                    /* half of the writes come as a COPY */
 	bool is_racy;                   /* requests overlap as much as they like, and starve */
-	unsigned broken;                /* enum writer_break */
+	uint64_t broken;                /* enum writer_break */
 	struct sim_fault fault;
 };
 

@@ -120,7 +120,7 @@ static int phase_write_wait(struct commit *c, struct meta_cut *cut)
 
 static int write_wait(struct commit *c, struct cut *cut)
 {
-	unsigned broken = writer_of(c)->broken;
+	uint64_t broken = writer_of(c)->broken;
 	bool has_b = cut->phase[META_PHASE_B_L2] || cut->phase[META_PHASE_B_L1];
 	bool is_data_late = broken & BREAK_Q2_NO_SYNC_DATA;
 	int rc = is_data_late ? 0 : data_sync_wait(c);

@@ -200,6 +200,8 @@ int mark_set_wait(struct writer *w)
 		return w->dead;
 	m->is_busy = true;
 	rc = set_wait(w);
+	if (!rc && w->broken & BREAK_Q11_AT_ONCE)
+		rc = header_finish_wait(w->file);
 	m->is_busy = false;
 	m->is_set = !rc;
 	fiber_queue_wake(&m->waiting);

@@ -55,8 +55,12 @@ static void chan_close_wait(struct chan *ch)
 static int settle_wait(struct node *n, struct err *err)
 {
 	struct qcow2 *q = qcow2_of(n);
-	int rc = q->writer ? writer_settle_wait(q->writer, err) : 0;
+	int rc = 0;
 
+	if (q->is_whole && q->writer->broken & BREAK_Q11_EARLY)
+		rc = header_finish_wait(q->writer->file);
+	if (!rc && q->writer)
+		rc = writer_settle_wait(q->writer, err);
 	if (rc || !q->is_whole)
 		return rc;
 	rc = header_finish_wait(q->writer->file);

@@ -270,7 +270,7 @@ static uint8_t *stream_run(struct stream_all *a, enum loop_backend backend, unsi
 }
 
 /* Does each of several runs of what @first is make the same bytes? All but one with @broken. */
-static bool is_alike(const struct stream_all *first, unsigned broken)
+static bool is_alike(const struct stream_all *first, uint64_t broken)
 {
 	struct stream_all a = *first;
 	uint64_t len, other_len;

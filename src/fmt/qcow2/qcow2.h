@@ -31,7 +31,7 @@ struct qcow2_opts {
 	bool compress;                  /* what the guest writes to new clusters is compressed */
 	int compression_level;          /* 0: the default (codec.h) */
 	bool deflate_small_window;      /* 4 KiB, for readers that take no more */
-	unsigned broken;                /* tests: enum writer_break, rules that are left out */
+	uint64_t broken;                /* tests: enum writer_break, rules that are left out */
 };
 
 /* Opens the image in @file. In a fiber of the home loop, which is the cache's. *Takes* @file

@@ -16,7 +16,7 @@
 
 enum { BITS = 9, CLUSTER = 1 << BITS, ROOM = 16 << 20 };
 
-static void open_wait(struct test_image *im, struct loop *l, unsigned broken)
+static void open_wait(struct test_image *im, struct loop *l, uint64_t broken)
 {
 	test_image_make(im, l, BITS, 4, ROOM);
 	im->broken = broken;
@@ -87,7 +87,7 @@ static void request_end_wait(struct request *r)
 enum stage { FREED, COMMITTED, REQUESTS_OVER, STAGES };
 
 /* Frees a cluster that a request in flight may use; at which stage is it free, or handed out?  */
-static enum stage stage_of_reuse_wait(struct loop *l, unsigned broken, bool *ret_in_reserve)
+static enum stage stage_of_reuse_wait(struct loop *l, uint64_t broken, bool *ret_in_reserve)
 {
 	bool no_commit = broken & (BREAK_Q1_EARLY_REF_MINUS | BREAK_Q4_NO_COMMIT);
 	enum stage stage, ends = no_commit ? FREED : REQUESTS_OVER;

@@ -288,7 +288,7 @@ static void order_watch(void *arg, const struct req *req)
 }
 
 /* Fills up to the next growth, and counts what was written in a wrong order. */
-static unsigned wrong_orders_wait(struct loop *l, unsigned broken, bool until_move)
+static unsigned wrong_orders_wait(struct loop *l, uint64_t broken, bool until_move)
 {
 	struct order o = { .unsynced_from = UINT64_MAX };
 	unsigned wrong = 0;

@@ -35,7 +35,7 @@ struct test_cell {
 	bool packs_all;                 /* all that is new is compressed */
 	bool packs_zstd, packs_small_window;
 	int packs_level;
-	unsigned broken;                /* enum writer_break */
+	uint64_t broken;                /* enum writer_break */
 };
 
 enum { TEST_WORKERS = 12, TEST_ACTIVE_MAX = 2 * TEST_WORKERS };

@@ -20,7 +20,7 @@ struct test_image {
 	struct qcow2_cache *cache;
 	struct node *node;
 	struct writer *w;
-	unsigned broken;                /* enum writer_break, for the next open */
+	uint64_t broken;                /* enum writer_break, for the next open */
 	bool discard;                   /* for the next open */
 };
 

@@ -42,8 +42,9 @@
  *	Q8  a new refcount block is durable, then its table entry, before a cluster that it covers
  *	    is used;
  *	Q9  a failed write or sync never counts as done;
- *	Q10 the file is cut only behind the last cluster that has a refcount, and behind its end at
- *	    the open where nobody has checked that all clusters in use have one;
+ *	Q10 the file is cut only behind the last cluster that has a refcount, or within it where
+ *	    nobody has ever written behind that (pack_tail()), and behind its end at the open
+ *	    where nobody has checked that all clusters in use have one;
  *	Q11 an image that is created unfinished is opened by nobody else until all that it shall
  *	    hold is durable;
  *	Q12 the file is as long as all clusters ask for that an entry on disk names. */
@@ -94,6 +95,8 @@ enum writer_break {
 	BREAK_X5_ANY_ORDER = 1 << 28,   /* one in two lets others go first, in order or not */
 	BREAK_Q12_SHORT = 1 << 29,      /* the file becomes longer when data is written only */
 	BREAK_X5_ANY_GROWTH = 1 << 30,  /* refcount blocks and tables come and go at any time */
+	BREAK_Q11_EARLY = 1LL << 31,    /* a finished image can be opened before its last commit, */
+	BREAK_Q11_AT_ONCE = 1LL << 32,  /* or before the first change */
 };
 
 struct mark {
@@ -115,7 +118,7 @@ struct writer {
 					 * loop may look */
 	bool is_lazy;                   /* [const] refcounts may lag behind (commit.h) */
 	bool discard;                   /* freed clusters are given back to the file's medium */
-	unsigned broken;                /* enum writer_break; tests */
+	uint64_t broken;                /* enum writer_break; tests */
 	_Atomic int dead;               /* 0, or why nothing can be changed any more (-EUCLEAN); any
 					 * loop looks, the home loop sets */
 	bool has_leaked;                /* R6: clusters, with nobody to name them */
