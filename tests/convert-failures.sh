@@ -152,6 +152,26 @@ os.execv(sys.argv[1], sys.argv[1:])
 	[ $status = $((128 + $(kill -l $signal))) ] || fail "SIG$signal: status $status"
 	[ ! -e new ] || fail "SIG$signal: half an image is left"
 done
+
+# What somebody else has put in its place stays.
+rm -f new
+runs_slowly -O qcow2 source.raw new
+mv new moved
+echo another >new
+kill -TERM "$pid"
+wait "$pid" && fail "SIGTERM does not end it"
+[ "$(cat new)" = another ] || fail "another file was removed"
+rm new moved
+
+# A long preallocation is no reason to stay.
+truncate -s 64G huge.raw
+for options in "-O qcow2" "-O raw" "-O qcow2 -o data_file=new.data"; do
+	# shellcheck disable=SC2086  # words
+	runs_slowly $options -o preallocation=full huge.raw new
+	kill -TERM "$pid" || true       # the disk may be full by now
+	end_within "$pid" 60 || fail "$options: SIGTERM does not end a preallocation"
+	[ ! -e new ] && [ ! -e new.data ] || fail "$options: half an image is left"
+done
 runs_slowly source.raw new
 kill -USR1 "$pid"
 wait "$pid" || fail "SIGUSR1 ends it"

@@ -52,6 +52,8 @@ with open("zeros.raw", "wb") as f:
         f.write(bytes(r.choice([512, 1024, 4096, 8192, 12288, 65536, 131072, 300 * 512])))
     f.truncate(6 << 20)
 END_PYTHON
+q create -f qcow2 squeezed.qcow2 4M
+io squeezed.qcow2 'write -c -P 1 0 64k' 'write -c -P 2 64k 64k' 'write -c -P 3 128k 64k'
 cp base.qcow2 unmapped.qcow2
 cp top.qcow2 unread.qcow2
 python3 - <<'END_PYTHON'
@@ -64,6 +66,10 @@ with open("unmapped.qcow2", "r+b") as f:
     f.write((0x8000000000050200).to_bytes(8, "big"))
 with open("unread.qcow2", "r+b") as f:
     f.seek(table(f) + 8 * 80)
+    f.seek(int.from_bytes(f.read(8), "big") & 0x3fffffffffffff)
+    f.write(b"\xff" * 20)
+with open("squeezed.qcow2", "r+b") as f:
+    f.seek(table(f) + 8)
     f.seek(int.from_bytes(f.read(8), "big") & 0x3fffffffffffff)
     f.write(b"\xff" * 20)
 END_PYTHON
@@ -345,6 +351,8 @@ odd.raw sparse.raw odd.raw new
 unmapped.qcow2 new
 -p unmapped.qcow2 new
 unread.qcow2 new
+squeezed.qcow2 new
+-c -O qcow2 squeezed.qcow2 new
 -O qcow2 unread.qcow2 new
 -O qcow2 -t none -S 0 unread.qcow2 new
 END_TABLE

@@ -65,11 +65,38 @@ struct plan {
 	enum prealloc prealloc;
 	struct create_hints hints;
 	int fd;                         /* on the way */
-	bool is_new;                    /* the file was not there before */
+	struct create_made made;
+	const atomic_bool *is_stopped;  /* or NULL */
 	struct err *err;
 };
 
 /* ---- making it ---- */
+
+int create_open(const char *path, struct create_made *ret)
+{
+	int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+	int fd = open(path, flags | O_EXCL, 0644);
+	struct stat st;
+
+	ret->is_new = fd >= 0;
+	if (fd < 0)
+		fd = open(path, flags, 0644);
+	if (fd < 0)
+		return -errno;
+	ret->is_regular = !fstat(fd, &st) && S_ISREG(st.st_mode);
+	if (ret->is_regular) {
+		ret->dev = st.st_dev;
+		ret->ino = st.st_ino;
+	}
+	return fd;
+}
+
+bool create_is_made(const struct create_made *m, const char *path)
+{
+	struct stat st;
+
+	return m->is_regular && !stat(path, &st) && st.st_dev == m->dev && st.st_ino == m->ino;
+}
 
 void create_give_hints(int fd, const struct create_hints *h)
 {
@@ -94,7 +121,7 @@ void create_give_hints(int fd, const struct create_hints *h)
 		tool_warn("Failed to set extent size hint: %s", strerror(errno));
 }
 
-int create_write_zeros(int fd, uint64_t len)
+int create_write_zeros(int fd, uint64_t len, const atomic_bool *is_stopped)
 {
 	char *zeros = calloc(1, ZEROS);
 	uint64_t off = 0;
@@ -107,6 +134,8 @@ int create_write_zeros(int fd, uint64_t len)
 			off += (uint64_t)n;
 		else if (n == 0 || errno != EINTR)
 			rc = n ? -errno : -EIO;
+		if (is_stopped && atomic_load(is_stopped))
+			rc = -ECANCELED;
 	}
 	free(zeros);
 	return rc;
@@ -118,11 +147,11 @@ static int preallocate(const struct plan *p, uint64_t size)
 
 	switch (p->prealloc) {
 	case PREALLOC_OFF:
-		return create_write_zeros(p->fd, MIN(size, (uint64_t)FIRST_BLOCK));
+		return create_write_zeros(p->fd, MIN(size, (uint64_t)FIRST_BLOCK), NULL);
 	case PREALLOC_FALLOC:
 		return size ? -posix_fallocate(p->fd, 0, (off_t)size) : 0;
 	case PREALLOC_FULL:
-		rc = create_write_zeros(p->fd, size);
+		rc = create_write_zeros(p->fd, size, p->is_stopped);
 		return rc || !fsync(p->fd) ? rc : -errno;
 	}
 	return 0;
@@ -138,7 +167,7 @@ static int fill_device(const struct plan *p, uint64_t size)
 		return err_set_errno(p->err, errno, "Could not create '%s'", p->path);
 	if (size > room)
 		return err_set(p->err, EINVAL, "Cannot grow device files");
-	rc = create_write_zeros(p->fd, MIN(room, (uint64_t)SECTOR));
+	rc = create_write_zeros(p->fd, MIN(room, (uint64_t)SECTOR), NULL);
 	return rc ? err_set_errno(p->err, -rc, "Could not create '%s'", p->path) : 0;
 }
 
@@ -175,14 +204,10 @@ static int fill(const struct plan *p)
 static void open_work(void *arg)
 {
 	struct plan *p = arg;
-	int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
-	p->fd = open(p->path, flags | O_EXCL, 0644);
-	p->is_new = p->fd >= 0;
+	p->fd = create_open(p->path, &p->made);
 	if (p->fd < 0)
-		p->fd = open(p->path, flags, 0644);
-	if (p->fd < 0)
-		p->fd = err_set_errno(p->err, errno, "Could not create '%s'", p->path);
+		err_set_errno(p->err, -p->fd, "Could not create '%s'", p->path);
 }
 
 struct fill_call {
@@ -352,12 +377,12 @@ static int make_plan(struct create_args *a, struct image_name *name, struct plan
 static int make_raw(struct tool *t, struct create_args *a, struct err *err)
 {
 	struct image_name name = { 0 };
-	struct plan p = { .tool = t, .err = err };
+	struct plan p = { .tool = t, .is_stopped = a->is_stopped, .err = err };
 	int rc = make_plan(a, &name, &p, err);
 
 	if (!rc)
 		rc = tool_run(t, make_wait, &p);
-	a->is_new = p.is_new;
+	a->made = p.made;
 	image_name_fini(&name);
 	return rc;
 }

@@ -313,8 +313,9 @@ static int make_target(struct conversion *c, struct err *err)
 	int rc;
 
 	cr->is_quiet = cr->is_backing_given = cr->is_unfinished = true;
+	cr->is_stopped = &is_stopped;
 	rc = create_image(&c->tool, cr, err);
-	c->is_made = !rc || cr->is_new;
+	c->is_made = !rc || cr->made.is_new;
 	c->is_data_made = !rc;
 	return rc ? err_wrap(err, rc, "%s: error while converting %s", cr->filename, cr->format) :
 		    0;
@@ -598,7 +599,8 @@ static int fill_target(struct conversion *c)
 	if (!rc)
 		rc = plan(c, &err);
 	if (rc) {
-		tool_fail(&err);
+		if (rc != -ECANCELED)
+			tool_fail(&err);
 		return rc;
 	}
 	rc = tool_run(&c->tool, copy_wait, c);
@@ -625,11 +627,9 @@ static void forget_pages(const struct conversion *c)
 	free(path);
 }
 
-static void take_file_away(const char *path, bool is_new)
+static void take_file_away(const char *path, const struct create_made *made)
 {
-	struct stat st;
-
-	if (!stat(path, &st) && S_ISREG(st.st_mode) && (is_new ? unlink(path) : truncate(path, 0)))
+	if (create_is_made(made, path) && (made->is_new ? unlink(path) : truncate(path, 0)))
 		tool_warn("'%s' holds a part of the image only: %s", path, strerror(errno));
 }
 
@@ -641,9 +641,9 @@ static void take_away(struct conversion *c)
 	char *path = target_path(c);
 
 	if (path)
-		take_file_away(path, cr->is_new);
+		take_file_away(path, &cr->made);
 	if (data)
-		take_file_away(data, cr->is_data_new);
+		take_file_away(data, &cr->made_data);
 	free(path);
 }
 

@@ -4,8 +4,10 @@
 #ifndef CMD_CREATE_H
 #define CMD_CREATE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "ctl/option_list.h"
 
@@ -14,6 +16,14 @@ struct image_name;
 struct loop;
 struct node;
 struct tool;
+
+/* A file that becomes an image. */
+struct create_made {
+	bool is_new;                    /* it was not there before */
+	bool is_regular;
+	dev_t dev;
+	ino_t ino;
+};
 
 /* The command line; all strings are argv's. */
 struct create_args {
@@ -31,9 +41,14 @@ struct create_args {
 	bool is_backing_given;          /* nobody needs to look at the backing file or its format */
 	bool is_unfinished;             /* qcow2: nobody can open it before it is filled */
 	bool is_done;                   /* --help: nothing else counts */
-	bool is_new;                    /* out: the file was not there before */
-	bool is_data_new;               /* out: nor was its data file */
+	const atomic_bool *is_stopped;  /* NULL: it never is; else it ends with -ECANCELED */
+	struct create_made made, made_data;     /* out: the file, and its data file */
 };
+
+/* Opens @path, which may be new, for an image. The descriptor or -errno. */
+int create_open(const char *path, struct create_made *ret);
+/* Is @path still that regular file? Somebody may have put another in its place. */
+bool create_is_made(const struct create_made *m, const char *path);
 
 /* Hints to the file system. */
 struct create_hints {
@@ -44,7 +59,7 @@ struct create_hints {
 
 /* Gives them to the file @fd; the file system may not know them. */
 void create_give_hints(int fd, const struct create_hints *hints);
-int create_write_zeros(int fd, uint64_t len);
+int create_write_zeros(int fd, uint64_t len, const atomic_bool *is_stopped);
 
 /* Can images of @format be made? 0 or -errno. */
 int create_check_format(const char *format, struct err *err);

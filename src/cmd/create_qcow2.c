@@ -66,8 +66,7 @@ struct part {
 	const char *path;
 	uint64_t size;                  /* at first */
 	int fd;
-	bool is_regular;
-	bool is_new;                    /* was not there before */
+	struct create_made made;
 	bool is_changed;
 	struct node *node;              /* owned, as is fd */
 };
@@ -393,6 +392,7 @@ static int read_options(struct recipe *r)
 	int rc = read_version(text_of(r, "compat"), &o->version, r->err);
 
 	o->is_unfinished = r->a->is_unfinished;
+	o->is_stopped = r->a->is_stopped;
 	o->size = size_of(r, "size");
 	o->backing_name = text_of(r, "backing_file");
 	o->backing_format = text_of(r, "backing_fmt");
@@ -432,17 +432,10 @@ static void open_work(void *arg)
 {
 	struct part_call *c = arg;
 	struct part *p = c->part;
-	int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-	struct stat st;
 
-	p->fd = open(p->path, flags | O_EXCL, 0644);
-	p->is_new = p->fd >= 0;
+	p->fd = create_open(p->path, &p->made);
 	if (p->fd < 0)
-		p->fd = open(p->path, flags, 0644);
-	if (p->fd < 0)
-		c->rc = err_set_errno(c->r->err, errno, "Could not create '%s'", p->path);
-	else
-		p->is_regular = !fstat(p->fd, &st) && S_ISREG(st.st_mode);
+		c->rc = err_set_errno(c->r->err, -p->fd, "Could not create '%s'", p->path);
 }
 
 /* Empties the file. The first block is there where it has any, for the reason that
@@ -452,7 +445,7 @@ static void empty_work(void *arg)
 	struct part_call *c = arg;
 	struct part *p = c->part;
 
-	if (!p->is_regular)
+	if (!p->made.is_regular)
 		return;
 	p->is_changed = true;
 	if (ftruncate(p->fd, 0) < 0) {
@@ -463,15 +456,17 @@ static void empty_work(void *arg)
 	if (ftruncate(p->fd, (off_t)p->size) < 0)
 		c->rc = err_set_errno(c->r->err, errno, "Could not resize file");
 	else
-		c->rc = create_write_zeros(p->fd, MIN(p->size, (uint64_t)FIRST_BLOCK));
+		c->rc = create_write_zeros(p->fd, MIN(p->size, (uint64_t)FIRST_BLOCK), NULL);
 }
 
 static void remove_work(void *arg)
 {
 	struct part_call *c = arg;
 
-	if (c->part->is_new || c->part->is_changed)
-		unlink(c->part->path);
+	const struct part *p = c->part;
+
+	if ((p->made.is_new || p->is_changed) && create_is_made(&p->made, p->path))
+		unlink(p->path);
 }
 
 /* What the metadata of an image takes at most where none is preallocated: its L1 table, and what
@@ -537,7 +532,7 @@ static int close_part_wait(struct recipe *r, struct part *p, int rc)
 		if (rc)
 			err_set_errno(r->err, -rc, "Could not write '%s'", p->path);
 	}
-	if (rc && (p->node || p->is_new) && p->is_regular)
+	if (rc && (p->node || p->made.is_new))
 		loop_work_wait(r->tool->loop, remove_work, &c);
 	node_put_wait(p->node);
 	return rc;
@@ -586,8 +581,8 @@ int create_qcow2(struct tool *t, struct create_args *a, struct err *err)
 	struct recipe r = { .a = a, .tool = t, .err = err };
 	int rc = create(&r);
 
-	a->is_new = r.image.is_new;
-	a->is_data_new = r.data.is_new;
+	a->made = r.image.made;
+	a->made_data = r.data.made;
 	image_name_fini(&r.name);
 	return rc;
 }

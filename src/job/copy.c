@@ -110,14 +110,18 @@ uint64_t copy_run(const uint8_t *buf, uint64_t len, uint64_t off, uint64_t min_s
 
 /* ---- failing ---- */
 
-/* Of several pieces that fail the first counts, wherever the others are. */
+/* Of several pieces that fail the first counts, wherever the others are. To qemu-img a compressed
+ * cluster is a chunk, and it fails as a whole. */
 static void fail(struct copy *c, enum copy_fault fault, const struct piece *p, uint64_t off,
 		 int error)
 {
-	if (c->has_failed && p->chunk.off >= c->result.chunk_off)
+	bool is_alone = fault == COPY_READ_FAILED && p->chunk.is_compressed;
+	uint64_t chunk_off = is_alone ? off : p->chunk.off;
+
+	if (c->has_failed && chunk_off >= c->result.chunk_off)
 		return;
 	c->has_failed = true;
-	c->result = (struct copy_result) { .fault = fault, .chunk_off = p->chunk.off, .off = off,
+	c->result = (struct copy_result) { .fault = fault, .chunk_off = chunk_off, .off = off,
 					   .error = error };
 }
 

@@ -112,7 +112,8 @@ static int merged_wait(const struct copy_plan *p, struct plan_source *s, uint64_
 
 	if (rc)
 		return rc;
-	while (run.len < max) {
+	/* A sector that is lost makes a cluster of data: no need to hear of all its sectors. */
+	while (run.len < max && !(p->o->salvage && p->o->cluster)) {
 		/* An error there is met again when it is its turn. */
 		if (look_ahead_wait(p, s, off + run.len) ||
 		    (!map_is_more(&run, &s->ahead) && !is_more_below(p, &run, &s->ahead)))
@@ -187,6 +188,7 @@ static int find_run_wait(struct copy_plan *p, uint64_t *ret_fault_off)
 		.status = status_of(p, &run, is_behind),
 		.file = run.flags & MAP_HOST ? run.file : NULL,
 		.host_off = run.host_off,
+		.is_compressed = run.flags & MAP_COMPRESSED,
 	};
 	keep(p);
 	return 0;
@@ -235,6 +237,7 @@ int plan_next_wait(struct copy_plan *p, struct copy_chunk *ret, uint64_t *ret_fa
 	} else if (cluster) {
 		ret->len = align_down(ret->len, cluster);
 	}
+	ret->is_compressed = ret->status == COPY_DATA && !cluster && p->run.is_compressed;
 	plan_pass(p, ret->len);
 	return 0;
 }

@@ -28,6 +28,7 @@ struct copy_chunk {
 	/* DATA: where it lies; NULL: nowhere alone. */
 	const struct node *file;
 	uint64_t host_off;
+	bool is_compressed;             /* DATA: in clusters of the source's */
 };
 
 /* What a source's map says, as far as it matters here. */
@@ -37,6 +38,7 @@ struct plan_run {
 	const struct node *file;
 	uint64_t off;
 	enum copy_status status;
+	bool is_compressed;
 };
 
 struct plan_source {

@@ -154,7 +154,8 @@ static int zero_wait(struct chan *ch, uint64_t off, uint64_t len)
 	return rc;
 }
 
-static int write_zeros_wait(struct chan *ch, uint64_t off, uint64_t len)
+static int write_zeros_wait(struct chan *ch, uint64_t off, uint64_t len,
+			    const atomic_bool *is_stopped)
 {
 	char *zeros = aligned_alloc(4096, ZEROS);
 	int rc = zeros ? 0 : -ENOMEM;
@@ -164,6 +165,8 @@ static int write_zeros_wait(struct chan *ch, uint64_t off, uint64_t len)
 	for (uint64_t n; len && !rc; off += n, len -= n) {
 		n = MIN(len, (uint64_t)ZEROS);
 		rc = chan_write_wait(ch, off, zeros, n);
+		if (!rc && is_stopped && atomic_load(is_stopped))
+			rc = -ECANCELED;
 	}
 	free(zeros);
 	return rc;
@@ -182,7 +185,7 @@ static int preallocate_wait(const struct maker *m, struct chan *ch, uint64_t off
 	case QCOW2_PREALLOC_FALLOC:
 		return zero_wait(ch, off, len);
 	case QCOW2_PREALLOC_FULL:
-		return write_zeros_wait(ch, off, len);
+		return write_zeros_wait(ch, off, len, m->o->is_stopped);
 	default:
 		break;
 	}

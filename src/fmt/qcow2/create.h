@@ -3,6 +3,7 @@
 #ifndef FMT_QCOW2_CREATE_H
 #define FMT_QCOW2_CREATE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -31,6 +32,8 @@ struct qcow2_create_opts {
 	unsigned compression;           /* QCOW2_COMPRESSION_* */
 	enum qcow2_preallocation preallocation;
 	bool is_unfinished;             /* nobody can open it until qcow2_finish() */
+	const atomic_bool *is_stopped;  /* NULL: it never is; else a long preallocation ends with
+					 * -ECANCELED */
 };
 
 /* Checks the options against each other as QEMU does, in its words. Pure. */
