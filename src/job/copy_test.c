@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/test_scale.h"
 #include "base/zero.h"
 #include "job/copy.h"
 #include "job/copy_plan.h"
@@ -175,7 +176,7 @@ static int shared_body(void *arg)
 
 static void d5_what_is_shared_is_not_read(void **state)
 {
-	for (uint64_t seed = 1; seed < 60; seed++)
+	for (uint64_t seed = 1; seed < 60 / TEST_SCALE + 2; seed++)
 		run(seed, shared_body);
 }
 
@@ -208,7 +209,7 @@ static int refused_body(void *arg)
 
 static void d5_d9_what_cannot_be_shared_is_copied(void **state)
 {
-	for (uint64_t seed = 1; seed < 120; seed++)
+	for (uint64_t seed = 1; seed < 60 / TEST_SCALE + 2; seed++)
 		run(seed, refused_body);
 }
 
@@ -235,7 +236,7 @@ static int unaligned_body(void *arg)
 
 static void d5_what_is_not_aligned_is_read(void **state)
 {
-	for (uint64_t seed = 1; seed < 40; seed++)
+	for (uint64_t seed = 1; seed < 60 / TEST_SCALE + 2; seed++)
 		run(seed, unaligned_body);
 }
 
