@@ -209,9 +209,9 @@ int node_truncate_wait(struct node *n, uint64_t size)
 	return n->ops->truncate_wait ? n->ops->truncate_wait(n, size) : -ENOTSUP;
 }
 
-uint32_t node_share_align(const struct node *n)
+uint32_t node_share_align_wait(struct node *n, const struct node *from)
 {
-	return n->ops->share_align ? n->ops->share_align(n) : 0;
+	return n->ops->share_align_wait ? n->ops->share_align_wait(n, from) : 0;
 }
 
 void node_put_wait(struct node *n)

@@ -453,7 +453,7 @@ const struct node_ops file_ops = {
 	.resize_wait = file_resize_wait,
 	.truncate_wait = file_truncate_wait,
 	.allocated_wait = file_allocated_wait,
-	.share_align = file_share_align,
+	.share_align_wait = file_share_align_wait,
 };
 
 static int new_node(const struct file_opts *o, struct loop *home, struct file_node **ret)
