@@ -65,7 +65,7 @@ enum req_flags {
 	REQ_IN_ORDER = 32,              /* WRITE, ZERO, COPY: a format that allocates gives it its
 					 * place after all that came before it with this flag */
 	REQ_SHARE = 64,                 /* COPY: no data is moved, both ends share the space. For
-					 * multiples of node_share_align() */
+					 * multiples of node_share_align_wait() */
 };
 
 /* What REQ_MAP says of a run of bytes. */
@@ -172,8 +172,8 @@ struct node_ops {
 	int (*grow_wait)(struct node *n, uint64_t size, bool is_dense);
 	/* Optional. In a fiber of any loop: the bytes that the node takes of its medium. */
 	int (*allocated_wait)(struct node *n, uint64_t *ret);
-	/* Optional. As node_share_align() says. Any thread; never waits. */
-	uint32_t (*share_align)(const struct node *n);
+	/* Optional. As node_share_align_wait() says. */
+	uint32_t (*share_align_wait)(struct node *n, const struct node *from);
 	/* Optional, both or none. On ch->loop: memory whose content @ch need not copy to send it,
 	 * aligned to pages; NULL: there is not so much. The chan outlives it. False: it is not
 	 * @ch's. */
@@ -216,9 +216,10 @@ int node_settle_wait(struct node *n, struct err *err);
 /* As node_ops says; -ENOTSUP where the node cannot. */
 int node_truncate_wait(struct node *n, uint64_t size);
 int node_grow_wait(struct node *n, uint64_t size, bool is_dense);
-/* What off, from_off and len of a COPY with REQ_SHARE have to be multiples of, a power of two; 0:
- * the node refuses it always. Elsewhere it may: only a try shows what the two files can. */
-uint32_t node_share_align(const struct node *n);
+/* In a fiber of any loop: what off, from_off and len of a COPY from @from with REQ_SHARE have to be
+ * multiples of, a power of two; 0: @n cannot share with @from. Elsewhere it may refuse all the
+ * same. Nothing is changed. */
+uint32_t node_share_align_wait(struct node *n, const struct node *from);
 
 /* ---- channels ---- */
 

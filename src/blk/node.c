@@ -217,9 +217,9 @@ int node_grow_wait(struct node *n, uint64_t size, bool is_dense)
 	return n->ops->grow_wait ? n->ops->grow_wait(n, size, is_dense) : -ENOTSUP;
 }
 
-uint32_t node_share_align(const struct node *n)
+uint32_t node_share_align_wait(struct node *n, const struct node *from)
 {
-	return n->ops->share_align ? n->ops->share_align(n) : 0;
+	return n->ops->share_align_wait ? n->ops->share_align_wait(n, from) : 0;
 }
 
 void node_put_wait(struct node *n)

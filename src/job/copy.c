@@ -26,9 +26,11 @@ struct copy {
 	struct copy_plan plan;
 	uint64_t piece_bytes;
 	bool offloads;
-	uint64_t share_align;                   /* 0: nothing is shared */
-	const struct node *refusers[COPY_REFUSERS_MAX];         /* files that could not be */
-	unsigned nrefusers;
+	struct sharer {
+		const struct node *file;        /* that a source lies in */
+		uint64_t align;                 /* for sharing; 0: it cannot be */
+	} sharers[COPY_SHARERS_MAX];            /* those that are known */
+	unsigned nsharers;
 	uint64_t work_bytes, begun_bytes;       /* progress */
 
 	struct copy_chunk chunk;        /* being cut into pieces */
@@ -184,38 +186,35 @@ static int next_chunk_wait(struct copy *c)
 
 /* ---- sharing ---- */
 
-static bool has_refused(const struct copy *c, const struct node *file)
+/* NULL: there are too many. */
+static struct sharer *sharer_wait(struct copy *c, const struct node *file)
 {
-	for (unsigned i = 0; i < c->nrefusers; i++)
-		if (c->refusers[i] == file)
-			return true;
-	return false;
+	struct sharer *s;
+
+	for (unsigned i = 0; i < c->nsharers; i++)
+		if (c->sharers[i].file == file)
+			return &c->sharers[i];
+	if (c->nsharers == COPY_SHARERS_MAX)
+		return NULL;
+	s = &c->sharers[c->nsharers++];
+	s->file = file;
+	s->align = node_share_align_wait(c->o->target->port->node, file);
+	return s;
 }
 
-/* Once is enough (D9): a file that cannot be shared never can, and one that cannot be read or that
- * there is no room for is judged by those who read and write. */
-static void refuse(struct copy *c, const struct node *file)
-{
-	if (c->nrefusers == COPY_REFUSERS_MAX)
-		c->share_align = 0;
-	else
-		c->refusers[c->nrefusers++] = file;
-}
-
-/* How much from the start of @next may be shared. */
-static uint64_t shareable(const struct copy *c, const struct copy_chunk *next)
+/* How much from the start of @next, which lies in @s->file, may be shared. */
+static uint64_t shareable(const struct sharer *s, const struct copy_chunk *next)
 {
 	uint64_t size;
 
-	if (!c->share_align || !next->file || has_refused(c, next->file) ||
-	    !is_aligned(next->off | next->host_off, c->share_align))
+	if (!s->align || !is_aligned(next->off | next->host_off, s->align))
 		return 0;
 	/* What is said to be behind the end of the file reads as zeros. */
 	size = atomic_load(&next->file->size);
 	if (next->host_off >= size)
 		return 0;
 	size = MIN(next->len, size - next->host_off);
-	return align_down(MIN(size, (uint64_t)COPY_SHARE_BYTES), c->share_align);
+	return align_down(MIN(size, (uint64_t)COPY_SHARE_BYTES), s->align);
 }
 
 /* Shares what comes next, if that can be. One at a time: the file system would not do more. */
@@ -223,13 +222,15 @@ static bool share_next_wait(struct copy *c)
 {
 	struct copy_chunk next;
 	struct req req = { .kind = REQ_COPY, .flags = REQ_SHARE };
+	struct sharer *sharer;
 	uint64_t fault_off, seq;
 	int rc;
 
 	/* An error there is met again when it is to be read. */
-	if (!c->share_align || plan_look_wait(&c->plan, &next, &fault_off))
+	if (!c->o->shares || plan_look_wait(&c->plan, &next, &fault_off) || !next.file)
 		return false;
-	req.len = shareable(c, &next);
+	sharer = sharer_wait(c, next.file);
+	req.len = sharer ? shareable(sharer, &next) : 0;
 	if (!req.len)
 		return false;
 	req.off = next.off;
@@ -244,7 +245,9 @@ static bool share_next_wait(struct copy *c)
 	c->turn++;
 	fiber_queue_wake(&c->changed);
 	if (rc) {
-		refuse(c, next.file);
+		/* Once is enough (D9): where a file cannot be read, or there is no room, those who
+		 * read and write will tell. */
+		sharer->align = 0;
 		return false;
 	}
 	plan_pass(&c->plan, req.len);
@@ -566,8 +569,6 @@ int copy_run_wait(const struct copy_opts *o, struct copy_result *ret)
 
 	assert(o->depth && o->depth <= COPY_DEPTH_MAX && is_pow2(o->align));
 	assert(!o->cluster || !(o->shares || o->offloads));
-	if (o->shares)
-		c.share_align = node_share_align(o->target->port->node);
 	rc = copiers ? plan_init(&c.plan, o) : -ENOMEM;
 	if (!rc)
 		rc = bufs_map(&c);

@@ -10,7 +10,8 @@
  *
  * Before that, what lies in a file that can share its space with the target is shared, all of a run
  * at once (REQ_SHARE): no data is moved, and nobody looks for zeros in it. What cannot be shared is
- * read and written as everything else, and a file of which a try has failed is not tried again.
+ * read and written as everything else; a file with which the target cannot share is not tried, and
+ * one of which a try has failed is not tried again.
  *
  * Writes are sent in the order of the disk, so that a format that allocates as it is written lays
  * the image out in that order; each piece's are answered when they are. With `out_of_order` each
@@ -24,7 +25,7 @@
  *	D7  there are at most `depth` buffers of COPY_CHUNK_BYTES, and no more of them than
  *	    COPY_DEPTH_MIN or COPY_BUFFER_BYTES hold, however large the disks are;
  *	D9  what could not be shared, or not to its end, is copied; and each file of the sources
- *	    costs one such try. */
+ *	    costs one such try at most. */
 #ifndef JOB_COPY_H
 #define JOB_COPY_H
 
@@ -44,7 +45,7 @@ enum {
 	COPY_BUFFER_BYTES = 32 << 20,
 	COPY_SPARSE_MAX = 16 << 20,
 	COPY_SHARE_BYTES = 1 << 30,             /* at a time: between, it can be stopped */
-	COPY_REFUSERS_MAX = 8,                  /* files that cannot be shared; then none is */
+	COPY_SHARERS_MAX = 8,                   /* files; what others hold is not shared */
 };
 
 enum copy_fault {

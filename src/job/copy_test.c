@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/test_scale.h"
 #include "base/zero.h"
 #include "job/copy.h"
 #include "job/copy_plan.h"
@@ -175,7 +176,7 @@ static int shared_body(void *arg)
 
 static void d5_what_is_shared_is_not_read(void **state)
 {
-	for (uint64_t seed = 1; seed < 60; seed++)
+	for (uint64_t seed = 1; seed < 60 / TEST_SCALE + 2; seed++)
 		run(seed, shared_body);
 }
 
@@ -195,6 +196,7 @@ static int refused_body(void *arg)
 	assert_int_equal(trial_run_wait(t), 0);
 	assert_int_equal(first_wrong(t), UINT64_MAX);
 	assert_int_equal(t->seen.done, t->seen.total);
+	assert_int_equal(t->target->nprobes, files);
 	assert_int_equal(t->target->nshared, t->target->share_align ? files : 0);
 	if (!t->o.offloads)
 		assert_int_equal(t->target->ncopied, 0);
@@ -208,7 +210,7 @@ static int refused_body(void *arg)
 
 static void d5_d9_what_cannot_be_shared_is_copied(void **state)
 {
-	for (uint64_t seed = 1; seed < 120; seed++)
+	for (uint64_t seed = 1; seed < 60 / TEST_SCALE + 2; seed++)
 		run(seed, refused_body);
 }
 
@@ -235,14 +237,14 @@ static int unaligned_body(void *arg)
 
 static void d5_what_is_not_aligned_is_read(void **state)
 {
-	for (uint64_t seed = 1; seed < 40; seed++)
+	for (uint64_t seed = 1; seed < 60 / TEST_SCALE + 2; seed++)
 		run(seed, unaligned_body);
 }
 
-/* More files that refuse than are remembered: then none is tried. */
+/* More files than are remembered. */
 static int refusers_body(void *arg)
 {
-	enum { FILES = COPY_REFUSERS_MAX + 4, FILE_GRANULES = GRANULES / FILES };
+	enum { FILES = COPY_SHARERS_MAX + 4, FILE_GRANULES = GRANULES / FILES };
 	struct mem *files[FILES], *target = mem_new(arg, GRANULES);
 	struct port_chan *pcs[FILES];
 	struct port *ports[FILES], *port = port_to_write_on(target);
@@ -260,7 +262,7 @@ static int refusers_body(void *arg)
 	target->share_align = 4096;
 	target->share_res = -EXDEV;
 	assert_int_equal(copy_run_wait(&o, &result), 0);
-	assert_int_equal(target->nshared, COPY_REFUSERS_MAX + 1);
+	assert_int_equal(target->nshared, COPY_SHARERS_MAX);
 	for (unsigned i = 0; i < FILES; i++) {
 		assert_memory_equal(target->bytes + i * FILE_GRANULES * GRANULE, files[i]->bytes,
 				    FILE_GRANULES * GRANULE);

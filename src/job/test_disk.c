@@ -107,14 +107,17 @@ static void mem_free(struct node *n)
 	/* Its test's. */
 }
 
-static uint32_t mem_share_align(const struct node *n)
+static uint32_t mem_share_align_wait(struct node *n, const struct node *from)
 {
-	return ((const struct mem *)(const void *)n)->share_align;
+	struct mem *m = container_of(n, struct mem, node);
+
+	m->nprobes++;
+	return m->share_align;
 }
 
 static const struct node_ops mem_ops = {
 	.name = "mem", .chan_size = sizeof(struct chan), .submit = mem_submit, .free = mem_free,
-	.share_align = mem_share_align,
+	.share_align_wait = mem_share_align_wait,
 };
 
 struct mem *mem_new(struct prng *prng, unsigned granules)

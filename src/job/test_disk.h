@@ -25,7 +25,7 @@ struct mem {
 	uint32_t share_align;
 	uint64_t order;                 /* of the last request that came with REQ_IN_ORDER */
 	int share_res, copy_res;        /* < 0: sharing or copying is done by half, and fails so */
-	unsigned nshared, ncopied;      /* tries */
+	unsigned nprobes, nshared, ncopied;     /* the last two: tries */
 };
 
 /* A disk of random content, open on the running loop. In a fiber. */

@@ -8,8 +8,8 @@
  * writing through the page cache.
  *
  * Both may block for long, and hold both files' locks: a worker does it, one request at a time.
- * Whether two files can share shows only at a try: other file systems, and files of other kinds,
- * refuse.
+ * Whether two files can share shows only at a try, of something that changes nothing; and even then
+ * a file system may refuse.
  *
  * Invariants:
  *	F18  a COPY that is answered with 0 is in the file from end to end; with an error, each byte
@@ -68,7 +68,6 @@ static void move(void *arg)
 	}
 }
 
-/* On a worker. 0 where it cannot be told. */
 void file_share_open(struct file_node *fn, int fd)
 {
 	struct statfs fs;
@@ -78,26 +77,57 @@ void file_share_open(struct file_node *fn, int fd)
 		fn->share_align = (uint32_t)fs.f_bsize;
 }
 
-uint32_t file_share_align(const struct node *n)
+/* Are both files that the kernel knows? */
+static bool are_files(const struct file_node *fn, const struct node *from)
 {
-	return file_node(n->home_chan)->share_align;
+	const struct file_node *source;
+
+	if (from->ops != &file_ops)
+		return false;
+	source = file_node(from->home_chan);
+	return !fn->is_sim && !source->is_sim && !fn->is_block_device && !source->is_block_device;
+}
+
+/* On a worker. What lies behind the end of any file cannot be shared; but whether that is said, or
+ * that there is no sharing, tells what the file system can. And btrfs shares nothing between files
+ * with checksums and files without. */
+static void probe(void *arg)
+{
+	struct copy *c = arg;
+	uint64_t end = align_down((uint64_t)INT64_MAX, c->len);
+	int from_flags = 0, to_flags = 0;
+
+	c->res = c->fn->clone(c->from_fd, end - c->len, c->to_fd, 0, c->len);
+	if (c->res == -EINVAL)
+		c->res = 0;
+	if (!ioctl(c->from_fd, FS_IOC_GETFLAGS, &from_flags) &&
+	    !ioctl(c->to_fd, FS_IOC_GETFLAGS, &to_flags) && (from_flags ^ to_flags) & FS_NOCOW_FL)
+		c->res = -ENOTSUP;
+}
+
+uint32_t file_share_align_wait(struct node *n, const struct node *from)
+{
+	const struct file_node *fn = file_node(n->home_chan);
+	struct copy c = { .fn = fn, .to_fd = fn->fd, .len = fn->share_align };
+
+	if (!fn->share_align || !are_files(fn, from))
+		return 0;
+	c.from_fd = file_node(from->home_chan)->fd;
+	loop_work_wait(loop_current(), probe, &c);
+	return c.res ? 0 : fn->share_align;
 }
 
 /* 0, or why @req cannot be done. */
 static int judge(const struct file_node *fn, const struct req *req)
 {
-	const struct file_node *source;
 	uint64_t all = req->off | req->from_off | req->len;
 
-	if (req->from->ops != &file_ops)
-		return -ENOTSUP;
-	source = file_node(req->from->home_chan);
-	if (fn->is_sim || source->is_sim || fn->is_block_device || source->is_block_device)
+	if (!are_files(fn, req->from))
 		return -ENOTSUP;
 	if (req->flags & REQ_SHARE)
 		return !fn->share_align ? -ENOTSUP :
 		       all & (fn->share_align - 1) ? -EINVAL : 0;
-	return all & (MAX(fn->block, source->block) - 1) ? -EINVAL : 0;
+	return all & (MAX(fn->block, file_node(req->from->home_chan)->block) - 1) ? -EINVAL : 0;
 }
 
 /* Their pages came through the cache. */

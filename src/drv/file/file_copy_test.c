@@ -21,6 +21,7 @@ static struct {
 	atomic_uint ncalls;
 	unsigned interrupts;            /* that come first */
 	int res;                        /* of the others; then a part is done */
+	int probe_res;                  /* of what is behind the end of the source */
 } fs;
 
 static int fake_clone(int from_fd, uint64_t from, int to_fd, uint64_t to, uint64_t len)
@@ -29,6 +30,10 @@ static int fake_clone(int from_fd, uint64_t from, int to_fd, uint64_t to, uint64
 	char *buf = aligned_alloc(IOBUF_ALIGN, len);
 	int rc = fs.res;
 
+	if (from >= SIZE) {
+		free(buf);
+		return fs.probe_res;
+	}
 	fs.ncalls++;
 	if (fs.interrupts && fs.interrupts--) {
 		n = len / 4;
@@ -118,14 +123,16 @@ static void run(enum file_cache cache, void (*body)(struct ctx *c))
 /* A try either works or leaves the file alone. */
 static void real_body(struct ctx *c)
 {
-	uint32_t align = node_share_align(c->to);
+	uint32_t align = node_share_align_wait(c->to, c->from);
 	int rc;
 
-	assert_true(align > 0 && is_pow2(align));
-	if (align > BLOCK)
+	check_target(c, 0, 0, 0);
+	assert_true(c->fn->share_align > 0 && is_pow2(c->fn->share_align));
+	if (c->fn->share_align > BLOCK)
 		return;
 	rc = copy_wait(c, BLOCK, 3 * BLOCK, 2 * BLOCK, REQ_SHARE);
 	assert_true(!rc || file_is_unsupported(rc) || rc == -EINVAL || rc == -EPERM);
+	assert_true(!rc == !!align);
 	check_target(c, BLOCK, 3 * BLOCK, rc ? 0 : 2 * BLOCK);
 }
 
@@ -160,6 +167,25 @@ static void failed_body(struct ctx *c)
 	/* A write is what puts it right. */
 	memset(c->want, 0x11, SIZE);
 	assert_int_equal(chan_write_wait(c->ch, 0, c->want, SIZE), 0);
+	check_target(c, 0, 0, 0);
+}
+
+/* What a probe says, which is no try. */
+static void probe_body(struct ctx *c)
+{
+	static const struct node_ops other_ops = { .name = "other" };
+	struct node other = { .ops = &other_ops };
+
+	set_fs(c, 0, 0);
+	fs.probe_res = -EINVAL;
+	assert_int_equal(node_share_align_wait(c->to, c->from), BLOCK);
+	assert_int_equal(node_share_align_wait(c->to, &other), 0);
+	fs.probe_res = -EXDEV;
+	assert_int_equal(node_share_align_wait(c->to, c->from), 0);
+	fs.probe_res = -EINVAL;
+	c->fn->share_align = 0;
+	assert_int_equal(node_share_align_wait(c->to, c->from), 0);
+	assert_int_equal(fs.ncalls, 0);
 	check_target(c, 0, 0, 0);
 }
 
@@ -271,6 +297,7 @@ static void f18_what_fails_is_old_or_new(void **state)
 
 static void what_cannot_be_is_not_tried(void **state)
 {
+	run_both(probe_body);
 	run_both(refused_body);
 }
 

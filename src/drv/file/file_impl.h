@@ -119,7 +119,7 @@ struct file_node {
 	struct file_pages *pages;       /* owned; NULL: they stay */
 	int vmstat_fd;                  /* owned; -1: loops do not write by themselves */
 	uint64_t now_align;             /* those writes: multiple for offset and length */
-	uint32_t share_align;           /* as node_share_align() says */
+	uint32_t share_align;           /* blocks of the file system; 0: not known */
 	/* What shares blocks: 0 or -errno, as the ioctl. Tests have one of their own. */
 	int (*clone)(int from_fd, uint64_t from, int to_fd, uint64_t to, uint64_t len);
 	bool leave_lock_out;            /* tests: shows that K1's test can fail */
@@ -282,7 +282,7 @@ void file_map_start(struct file_chan *fc, struct req *req);
 void file_copy_start(struct file_chan *fc, struct req *req);
 /* Sets @fn's share_align, which is a regular file. On a worker. */
 void file_share_open(struct file_node *fn, int fd);
-uint32_t file_share_align(const struct node *n);
+uint32_t file_share_align_wait(struct node *n, const struct node *from);
 int file_clone(int from_fd, uint64_t from, int to_fd, uint64_t to, uint64_t len);
 
 /* file_bounce.c: @req is a READ or WRITE that O_DIRECT does not take. */

@@ -500,7 +500,7 @@ const struct node_ops file_ops = {
 	.truncate_wait = file_truncate_wait,
 	.grow_wait = file_grow_wait,
 	.allocated_wait = file_allocated_wait,
-	.share_align = file_share_align,
+	.share_align_wait = file_share_align_wait,
 };
 
 static int new_node(const struct file_opts *o, struct loop *home, struct file_node **ret)

@@ -87,11 +87,11 @@ static void node_free(struct node *n)
 }
 
 /* A cluster lies at a multiple of its size. */
-static uint32_t share_align(const struct node *n)
+static uint32_t share_align_wait(struct node *n, const struct node *from)
 {
 	const struct qcow2 *q = qcow2_of(n);
-	const struct node *data = n->child[q->data_child];
-	uint32_t align = data ? node_share_align(data) : 0;
+	struct node *data = n->child[q->data_child];
+	uint32_t align = data ? node_share_align_wait(data, from) : 0;
 
 	return align <= 1U << q->cluster_bits ? align : 0;
 }
@@ -104,7 +104,7 @@ const struct node_ops qcow2_ops = {
 	.submit = qcow2_submit,
 	.settle_wait = settle_wait,
 	.free = node_free,
-	.share_align = share_align,
+	.share_align_wait = share_align_wait,
 };
 
 static int header_read_wait(struct chan *file, bool for_check, struct qcow2_header *ret,

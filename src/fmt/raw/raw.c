@@ -207,9 +207,9 @@ static int raw_resize_wait(struct node *n, struct err *err)
 	return 0;
 }
 
-static uint32_t raw_share_align(const struct node *n)
+static uint32_t raw_share_align_wait(struct node *n, const struct node *from)
 {
-	uint32_t align = node_share_align(n->child[CHILD_FILE]);
+	uint32_t align = node_share_align_wait(n->child[CHILD_FILE], from);
 
 	return align && is_aligned(raw_chan(n->home_chan)->offset, align) ? align : 0;
 }
@@ -227,7 +227,7 @@ static const struct node_ops raw_ops = {
 	.submit = raw_submit,
 	.free = raw_free,
 	.resize_wait = raw_resize_wait,
-	.share_align = raw_share_align,
+	.share_align_wait = raw_share_align_wait,
 };
 
 static int check_opts(const struct node *file, const struct raw_opts *o, uint64_t *ret_size,

@@ -87,8 +87,8 @@ static void whole_body(struct ctx *c)
 	char buf[1024];
 	struct req req = { .kind = REQ_MAP, .off = 0, .len = 512 };
 
-	assert_true(node_share_align(c->file) > 0);
-	assert_int_equal(node_share_align(c->raw), node_share_align(c->file));
+	assert_int_equal(node_share_align_wait(c->raw, c->file),
+			 node_share_align_wait(c->file, c->file));
 	/* 100000 is 195 sectors and 160 bytes. */
 	assert_int_equal(c->raw->size, 196 * 512);
 	assert_int_equal(chan_read_wait(c->ch, 195 * 512, buf, 512), 0);
@@ -137,7 +137,7 @@ static void part_body(struct ctx *c)
 							     (777 + 500 + i) & 0xff);
 	assert_int_equal(chan_submit_wait(c->ch, &req), 0);
 	assert_int_equal(req.map.host_off, 777);
-	assert_int_equal(node_share_align(c->raw), 0);
+	assert_int_equal(node_share_align_wait(c->raw, c->file), 0);
 	chan_put_wait(file);
 }
 
