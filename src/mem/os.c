@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/prng.h"
+#include "base/sanitizers.h"
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
@@ -106,7 +107,7 @@ int os_start(void)
 
 	huge = ask && !strcmp(ask, "1");
 
-#if defined(__SANITIZE_THREAD__)
+#if HAS_TSAN
 	/* It keeps that for itself, but for the lowest 512 GiB. */
 	first = 256 * GiB;
 	room = 128 * GiB;
