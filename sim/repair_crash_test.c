@@ -20,6 +20,7 @@
 
 #include "base/bits.h"
 #include "base/err.h"
+#include "base/test_scale.h"
 #include "fmt/qcow2/check.h"
 #include "fmt/qcow2/header.h"
 #include "fmt/qcow2/qcow2.h"
@@ -426,7 +427,7 @@ static uint64_t run(uint64_t first, unsigned n, unsigned images, unsigned broken
 static void no_power_cut_makes_it_worse(void **state)
 {
 	uint64_t first = crash_number("BYRE_SIM_SEED", 0);
-	unsigned traces = (unsigned)crash_number("BYRE_SIM_TRACES", 60);
+	unsigned traces = (unsigned)crash_number("BYRE_SIM_TRACES", 60 / TEST_SCALE);
 	char why[TOLD_MAX];
 
 	if (run(first, traces, (unsigned)crash_number("BYRE_SIM_IMAGES", 24), 0, why))

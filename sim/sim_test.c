@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "base/bits.h"
+#include "base/test_scale.h"
 #include "sim/oracle.h"
 
 enum { DISK = 64 << 10, FATES = 24 };
@@ -517,7 +518,7 @@ static void the_judge_finds_nothing_in_images_as_made(void **state)
 	struct oracle o;
 
 	oracle_init(&o, 1);
-	for (uint64_t seed = 0; seed < 2 * TRACE_CELLS; seed++) {
+	for (uint64_t seed = 0; seed < 2 * TRACE_CELLS / TEST_SCALE; seed++) {
 		struct trace t;
 
 		still_trace(&t, seed, false);
@@ -535,7 +536,7 @@ static void the_judge_sees_what_is_wrong(void **state)
 	struct oracle o;
 
 	oracle_init(&o, 1);
-	for (uint64_t seed = 0; tried < 120; seed++) {
+	for (uint64_t seed = 0; tried < 120 / TEST_SCALE; seed++) {
 		struct prng p = { seed };
 		struct trace t;
 		uint64_t off;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# suites: default long asan
+# suites: long asan
 # limit: 600
 # takes: 40
 # Damaged qcow2 images, and good ones with a long past: byre refuses them or reads what QEMU reads;

@@ -56,23 +56,9 @@ q create -f qcow2 squeezed.qcow2 4M
 io squeezed.qcow2 'write -c -P 1 0 64k' 'write -c -P 2 64k 64k' 'write -c -P 3 128k 64k'
 cp base.qcow2 unmapped.qcow2
 cp top.qcow2 unread.qcow2
-python3 - <<'END_PYTHON'
-def table(f):
-    f.seek(40)
-    f.seek(int.from_bytes(f.read(8), "big"))
-    return int.from_bytes(f.read(8), "big") & 0xfffffffffffe00
-with open("unmapped.qcow2", "r+b") as f:
-    f.seek(table(f) + 8 * 20)
-    f.write((0x8000000000050200).to_bytes(8, "big"))
-with open("unread.qcow2", "r+b") as f:
-    f.seek(table(f) + 8 * 80)
-    f.seek(int.from_bytes(f.read(8), "big") & 0x3fffffffffffff)
-    f.write(b"\xff" * 20)
-with open("squeezed.qcow2", "r+b") as f:
-    f.seek(table(f) + 8)
-    f.seek(int.from_bytes(f.read(8), "big") & 0x3fffffffffffff)
-    f.write(b"\xff" * 20)
-END_PYTHON
+spoil unmapped.qcow2 20 entry
+spoil unread.qcow2 80 data
+spoil squeezed.qcow2 1 data
 
 # Where holes are must not change between two looks. Space that is allocated and was never written
 # counts as data once somebody has read it; so there is none.

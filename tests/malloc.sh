@@ -16,11 +16,11 @@ archive=$build/src/mem/libbyre_malloc.a
 sources="$top/tests/malloc"
 [ -x "$cases" ] || skip "there is no $cases"
 passed=0 failed=0 skipped=0
-# The same library, linked instead of preloaded, is churned less.
-linked_less="MALLOC_CHURN=4000 MALLOC_SECONDS=1"
+# The C library's, and byre's linked instead of preloaded, which is the same, are churned less.
+less="MALLOC_CHURN=4000 MALLOC_SECONDS=1"
 if [ "${SUITE:-}" = long ]; then
 	export MALLOC_CHURN=1000000 MALLOC_SECONDS=60
-	linked_less=
+	less=
 fi
 
 # counted TITLE COMMAND...: the command prints TAP, whose lines are counted.
@@ -91,7 +91,7 @@ linked()
 	gcc "${flags[@]}" "$sources"/{behave,content,size,align,info,thread,fork,early,limit}.c \
 		"$sources"/{misuse,churn,back}.c -o "$W/$kind/behave" "$@" -ldl
 	# shellcheck disable=SC2086  # words
-	counted "byre's, $kind" env MALLOC_IS=byre $linked_less "$W/$kind/behave"
+	counted "byre's, $kind" env MALLOC_IS=byre $less "$W/$kind/behave"
 	if command -v g++ >/dev/null; then
 		g++ -std=c++17 -O2 "$sources/new.cc" -o "$W/$kind/new" "$@"
 		counted "byre's, C++, $kind" "$W/$kind/new"
@@ -129,7 +129,8 @@ left_alone()
 	fi
 }
 
-counted "the C library's" env MALLOC_LATE= "$cases"
+# shellcheck disable=SC2086  # words
+counted "the C library's" env MALLOC_LATE= $less "$cases"
 if command -v g++ >/dev/null; then
 	g++ -std=c++17 -O2 "$sources/new.cc" -o "$W/new"
 	counted "the C library's, C++" "$W/new"

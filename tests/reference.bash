@@ -69,3 +69,24 @@ io()
 	done
 	"$qemu10" qemu-io "${args[@]}" "$image" >/dev/null
 }
+
+# spoil IMAGE CLUSTER WHAT: of a cluster that the first L2 table maps, "entry": leads nowhere a
+# cluster can be; or "data": what its compressed data begins with is none.
+spoil()
+{
+	python3 - "$@" <<-'END'
+	import sys
+	def number(f, at):
+	    f.seek(at)
+	    return int.from_bytes(f.read(8), "big")
+	with open(sys.argv[1], "r+b") as f:
+	    table = number(f, number(f, 40)) & 0xfffffffffffe00
+	    at = table + 8 * int(sys.argv[2])
+	    if sys.argv[3] == "entry":
+	        f.seek(at)
+	        f.write((0x8000000000050200).to_bytes(8, "big"))
+	    else:
+	        f.seek(number(f, at) & 0x3fffffffffffff)
+	        f.write(b"\xff" * 20)
+	END
+}

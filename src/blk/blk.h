@@ -230,6 +230,7 @@ struct chan {
 	struct chan *child[CHILDREN];
 	unsigned refs;
 	bool is_opening;
+	struct fiber_queue opened;      /* who waits until it is, or cannot be */
 };
 
 /* The chan of @n on the loop of the calling fiber, opened with its children's when it is not yet

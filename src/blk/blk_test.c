@@ -22,6 +22,7 @@ struct dev {
 	unsigned nheld;
 	unsigned opens, closes, settles;
 	int open_rc;                    /* what chan_open_wait() answers */
+	uint64_t open_ns;               /* and after how long */
 	bool answer_at_once;
 	bool scribbles;                 /* over all that B3 gives to drivers */
 	bool *is_freed;
@@ -39,6 +40,8 @@ static struct dev *dev_of(const struct chan *ch)
 static int dev_open_wait(struct chan *ch, struct err *err)
 {
 	fiber_yield_wait();             /* others get a turn in the middle */
+	if (dev_of(ch)->open_ns)
+		fiber_sleep_wait(dev_of(ch)->open_ns);
 	dev_of(ch)->opens++;
 	return dev_of(ch)->open_rc;
 }
@@ -463,7 +466,12 @@ static int together_body(void *arg)
 	struct dev *bottom = dev_new(arg, 4096, 0), *top = dev_new(arg, 4096, 1);
 	struct opener o[5];
 	unsigned left = 5;
+	struct loop_stats st;
+	uint64_t turns;
 
+	bottom->open_ns = 1000 * 1000 * 1000;
+	loop_get_stats(arg, &st);
+	turns = st.turns;
 	top->node.child[CHILD_FILE] = &bottom->node;
 	for (unsigned i = 0; i < 5; i++) {
 		o[i] = (struct opener){ .task.fn = open_it, .d = top, .left = &left,
@@ -472,6 +480,8 @@ static int together_body(void *arg)
 	}
 	while (left)
 		fiber_park();
+	loop_get_stats(arg, &st);
+	assert_in_range(st.turns - turns, 0, 50);       /* nobody asks over and over */
 	assert_int_equal(top->opens, 1);
 	assert_int_equal(bottom->opens, 1);
 	for (unsigned i = 0; i < 5; i++)

@@ -96,6 +96,7 @@ static int chan_open_wait(struct node *n, struct loop *l, struct err *err)
 	*slot = ch;
 	rc = n->ops->chan_open_wait ? n->ops->chan_open_wait(ch, err) : 0;
 	ch->is_opening = false;
+	fiber_queue_wake(&ch->opened);
 	if (!rc)
 		return 0;
 	*slot = NULL;
@@ -150,9 +151,10 @@ int chan_get_wait(struct node *n, struct chan **ret, struct err *err)
 
 	while (!rc && !is_open(n, l)) {
 		struct node *next = next_to_open(n, l);
+		struct chan *ch = *chan_slot(next, l);
 
-		if (*chan_slot(next, l))
-			fiber_yield_wait();     /* another fiber is opening it */
+		if (ch)                         /* another fiber is opening it */
+			fiber_queue_wait(&ch->opened);
 		else
 			rc = chan_open_wait(next, l, err);
 	}

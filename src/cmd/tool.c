@@ -28,11 +28,6 @@ void tool_set_program(const char *argv0)
 	program_name = strcmp(slash ? slash + 1 : argv0, "qemu-img") ? "byre" : "qemu-img";
 }
 
-const char *tool_program(void)
-{
-	return program_name;
-}
-
 bool tool_is_qemu_img(void)
 {
 	return !strcmp(program_name, "qemu-img");

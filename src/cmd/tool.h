@@ -57,8 +57,6 @@ struct workers;
 
 /* main() says once what argv[0] is. */
 void tool_set_program(const char *argv0);
-/* What messages begin with: "byre", or "qemu-img" where it was called so. */
-const char *tool_program(void);
 bool tool_is_qemu_img(void);
 
 /* Prints "NAME: text" (what a terminal might obey is replaced). Returns EXIT_ERROR. */

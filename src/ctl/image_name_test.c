@@ -182,11 +182,12 @@ static void o6_any_text_ends_in_a_list_or_an_error(void **state)
 	text[0] = '\0';
 	for (unsigned i = 0; i <= OPTIONS_MAX; i++) {
 		struct option_list l = { 0 };
-		int rc = option_list_parse(text, NULL, &l, &err);
 
-		assert_int_equal(rc, 0);
-		assert_int_equal(l.n, i);
-		option_list_fini(&l);
+		if (i % 32 == 0) {
+			assert_int_equal(option_list_parse(text, NULL, &l, &err), 0);
+			assert_int_equal(l.n, i);
+			option_list_fini(&l);
+		}
 		sprintf(text + strlen(text), "k%u=v,", i);
 	}
 	assert_int_equal(option_list_parse(text, NULL, &(struct option_list) { 0 }, &err), -E2BIG);

@@ -9,8 +9,11 @@
 #include "mem/stock.h"
 #include "mem/sweep.h"
 
-/* As census_visit(), for heaps @from to before @to. */
-static void visit(uint32_t from, uint32_t to, census_fn *fn, void *arg)
+/* With the lock of @h. @hot: its hot part may be used, too. */
+typedef void visit_fn(struct heap *h, bool hot, void *arg);
+
+/* Calls @fn for heaps @from to before @to; the hot part is taken over where that can be. */
+static void visit(uint32_t from, uint32_t to, visit_fn *fn, void *arg)
 {
 	struct heap *own = heap_self;
 	struct handover_round round;
@@ -40,11 +43,6 @@ static void visit(uint32_t from, uint32_t to, census_fn *fn, void *arg)
 			mem_unlock(&h->gate.lock);
 		}
 	}
-}
-
-void census_visit(census_fn *fn, void *arg)
-{
-	visit(1, heap_count() + 1, fn, arg);
 }
 
 /* ---- counting ---- */
@@ -86,7 +84,7 @@ void census_take(struct census *ret)
 	memset(ret, 0, sizeof(*ret));
 	if (!heap_start())
 		return;
-	census_visit(count, ret);
+	visit(1, heap_count() + 1, count, ret);
 	pages_stats(&ret->pages);
 	large_count(&ret->large, &ret->large_bytes);
 	for (unsigned i = 0; i < CLASSES; i++) {

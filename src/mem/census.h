@@ -13,14 +13,6 @@
 #include "mem/class.h"
 #include "mem/pages.h"
 
-struct heap;
-
-/* With the lock of @h. @hot: its hot part may be used, too. */
-typedef void census_fn(struct heap *h, bool hot, void *arg);
-
-/* Calls @fn for each heap; the hot part is taken over where that can be. */
-void census_visit(census_fn *fn, void *arg);
-
 struct census_class {
 	size_t used;                    /* objects that the program has */
 	size_t cached;                  /* that lie in magazines */

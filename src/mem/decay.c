@@ -213,7 +213,7 @@ void decay_set(unsigned milliseconds)
 				      memory_order_relaxed);
 }
 
-unsigned decay_get(void)
+static unsigned decay_time(void)
 {
 	return atomic_load_explicit(&decay_ms, memory_order_relaxed);
 }
@@ -262,7 +262,7 @@ static void thread_stop(void)
 	syscall(SYS_futex, &wanted, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 	pthread_join(thread, NULL);
 	running = false;
-	atomic_store_explicit(&decay_due, decay_get() ? 0 : UINT64_MAX, memory_order_relaxed);
+	atomic_store_explicit(&decay_due, decay_time() ? 0 : UINT64_MAX, memory_order_relaxed);
 }
 
 int decay_background(bool on)
@@ -290,5 +290,5 @@ void decay_reset(void)
 	now_at.owed = 0;
 	now_at.heap = 0;
 	now_at.slab = 0;
-	atomic_store_explicit(&decay_due, decay_get() ? 0 : UINT64_MAX, memory_order_relaxed);
+	atomic_store_explicit(&decay_due, decay_time() ? 0 : UINT64_MAX, memory_order_relaxed);
 }

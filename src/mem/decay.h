@@ -46,7 +46,6 @@ static inline void decay_poll(void)
 
 /* The decay time; 0: nothing goes back by itself. */
 void decay_set(unsigned milliseconds);
-unsigned decay_get(void);
 
 /* Starts or stops the thread. 0 or -errno. */
 int decay_background(bool on);

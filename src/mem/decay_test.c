@@ -18,19 +18,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/sanitizers.h"
 #include "mem/api.h"
 #include "mem/census.h"
 #include "mem/decay.h"
 #include "mem/test_resident.h"
-
-/* TSan starts no threads in the child of a fork. */
-#if defined(__SANITIZE_THREAD__)
-#define NO_THREADS_IN_CHILD
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define NO_THREADS_IN_CHILD
-#endif
-#endif
 
 enum { OBJECTS = 30000, SIZE = 1000, ALIVE_OF = 20 };
 
@@ -189,7 +181,7 @@ static void g14_child_of_a_fork_decays(void **state)
 	if (!pid) {
 		if (!shrinks_to(least + 4 * MiB, true))
 			_exit(1);
-#ifndef NO_THREADS_IN_CHILD
+#if !HAS_TSAN            /* which starts no threads in the child of a fork */
 		burst();
 		if (decay_background(true))
 			_exit(2);

@@ -33,6 +33,7 @@
 
 #include "base/bits.h"
 #include "base/prng.h"
+#include "base/sanitizers.h"
 #include "mem/handover.h"
 #include "mem/inbox.h"
 
@@ -464,7 +465,7 @@ static void h12_h13_i11_i12_threads_that_are_held_up(void **state)
 /* It would be found if it were wrong. */
 static void a_lost_busy_is_found(void **state)
 {
-#if defined(__SANITIZE_THREAD__)
+#if HAS_TSAN
 	skip();                 /* it is found as a race, and that ends the test */
 #endif
 	atomic_store(&lose_busy, true);

@@ -339,7 +339,8 @@ static void post(struct heap *h, struct outgoing *o)
 	handover_visited(&to->gate);
 }
 
-void heap_post_all(struct heap *h)
+/* Sends off outgoing magazines. */
+static void post_all(struct heap *h)
 {
 	for (struct outgoing *o = h->out; o < h->out + HEAP_OUT; o++)
 		if (o->key)
@@ -384,7 +385,7 @@ void heap_flush(struct heap *h)
 	drain(h, h);
 	for (unsigned c = 0; c < CLASSES; c++)
 		flush_class(h, c);
-	heap_post_all(h);
+	post_all(h);
 }
 
 bool heap_flush_parked(struct heap *h, unsigned magazines)
@@ -433,7 +434,7 @@ void heap_idle(void)
 	if (h == &heap_none)
 		return;
 	lock_own(h);
-	heap_post_all(h);
+	post_all(h);
 	receive(h);
 	handover_unlock(&h->gate);
 }

@@ -244,8 +244,6 @@ void heap_clear_runs(void);
 
 /* ---- heap.c: with the lock of @h as by handover_lock() or handover_take() ---- */
 
-/* Sends off outgoing magazines. */
-void heap_post_all(struct heap *h);
 /* How many objects of @class lie in the magazine, up to @top. */
 unsigned heap_objects_below(void **top, unsigned class);
 /* The same for an outgoing magazine that has a key. */

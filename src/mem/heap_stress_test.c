@@ -27,17 +27,10 @@
 #include <unistd.h>
 
 #include "base/prng.h"
+#include "base/sanitizers.h"
 #include "mem/api.h"
 #include "mem/census.h"
 #include "mem/decay.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define IS_SANITIZED
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define IS_SANITIZED
-#endif
-#endif
 
 enum { WORKERS = 6, HELD = 64, MAILBOXES = 64, LIFE = 4000 };
 
@@ -275,7 +268,7 @@ static int in_child(void)
 		free(atomic_exchange(&mailbox[i], NULL));
 	census_release(SIZE_MAX, 0);
 	/* Neither the sanitizers nor qemu can do that: their locks are not made for it. */
-#if !defined(IS_SANITIZED) && !defined(TEST_EMULATED)
+#if !HAS_ASAN && !HAS_TSAN && !defined(TEST_EMULATED)
 	if (pthread_create(&t.id, NULL, live, &t) || pthread_join(t.id, NULL))
 		return 2;
 #endif

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/prng.h"
+#include "base/sanitizers.h"
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
@@ -106,7 +107,7 @@ int os_start(void)
 
 	huge = ask && !strcmp(ask, "1");
 
-#if defined(__SANITIZE_THREAD__)
+#if HAS_TSAN
 	/* It keeps that for itself, but for the lowest 512 GiB. */
 	first = 256 * GiB;
 	room = 128 * GiB;
@@ -299,7 +300,8 @@ uint64_t os_now(void)
 	return (uint64_t)t.tv_sec * NS_PER_SEC + (uint64_t)t.tv_nsec;
 }
 
-char *os_number(char *buf, uint64_t v, unsigned base)
+/* The text of @v in @buf, which has room for 24 characters; returns where it begins. */
+static char *number(char *buf, uint64_t v, unsigned base)
 {
 	char *at = buf + 23;
 
@@ -318,7 +320,7 @@ void os_die(const char *what, const void *where)
 	strncat(line, what, 160);
 	if (where) {
 		strcat(line, " 0x");
-		strcat(line, os_number(digits, (uintptr_t)where, 16));
+		strcat(line, number(digits, (uintptr_t)where, 16));
 	}
 	strcat(line, "\n");
 	if (write(STDERR_FILENO, line, strlen(line)) < 0)

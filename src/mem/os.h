@@ -97,8 +97,6 @@ uint64_t os_now(void);
 /* As secure_getenv(), but also before libc has started. */
 const char *os_getenv(const char *name);
 
-/* The text of @v in @buf, which has room for 24 characters; returns where it begins. */
-char *os_number(char *buf, uint64_t v, unsigned base);
 /* Writes "byre-malloc: @what" and, if it is not NULL, the pointer to stderr, and aborts. */
 void os_die(const char *what, const void *where) __attribute__((noreturn, cold));
 

@@ -11,15 +11,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define PEEK_TSAN
-#endif
-#elif defined(__SANITIZE_THREAD__)
-#define PEEK_TSAN
-#endif
+#include "base/sanitizers.h"
 
-#if defined(__x86_64__) && !defined(PEEK_TSAN)
+#if defined(__x86_64__) && !HAS_TSAN
 #define MEM_PEEK(word) (*(__typeof__((void)0, (word)) *)(uintptr_t)&(word))
 /* The processor keeps loads in order; the compiler is to be told when the value has been tested. */
 #define MEM_PEEK_ACQUIRE(word) MEM_PEEK(word)

@@ -16,9 +16,9 @@
 
 #include "base/bits.h"
 #include "base/prng.h"
+#include "base/sanitizers.h"
 
-#if defined(__x86_64__) && defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && \
-	!defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && defined(__OPTIMIZE__) && !HAS_ASAN && !HAS_TSAN
 #define TRAP_ON() __asm__ volatile("pushfq; orl $0x100, (%%rsp); popfq" : : : "memory", "cc")
 #define TRAP_OFF() __asm__ volatile("pushfq; andl $~0x100, (%%rsp); popfq" : : : "memory", "cc")
 #else

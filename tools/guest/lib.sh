@@ -25,9 +25,11 @@ finish()
 trap finish EXIT
 trap 'exit 143' INT TERM
 
+# fail TEXT: a script that knows more defines tell_more.
 fail()
 {
 	echo "$program: $*" >&2
+	[ "$(type -t tell_more)" != function ] || tell_more >&2 || true
 	exit 1
 }
 

@@ -24,12 +24,10 @@ while getopts n:p:f: option; do
 	esac
 done
 
-fail()
+tell_more()
 {
-	echo "migrate.sh: $*" >&2
-	tail -n 30 "$W"/boot* "$W"/output* "$W"/console* >&2
-	grep -v "pages logged\|in flight" "$W/byre.log" >&2 || true
-	exit 1
+	tail -n 30 "$W"/boot* "$W"/output* "$W"/console*
+	grep -v "pages logged\|in flight" "$W/byre.log"
 }
 
 # Known once a guest has been started: boot.sh has found out what this machine can do.

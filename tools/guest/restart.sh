@@ -23,11 +23,9 @@ while getopts n:p:f:k:b option; do
 	esac
 done
 
-fail()
+tell_more()
 {
-	echo "restart.sh: $*" >&2
-	cat "$W/byre.log" "$W/output" >&2
-	exit 1
+	cat "$W/byre.log" "$W/output"
 }
 
 serve_disk()

@@ -236,8 +236,6 @@ unsigned file_now_write(struct file_now *n, struct file_node *fn, struct list_no
 			uint64_t now, struct list_node *done);
 /* How many bytes the loop may write by itself at @now. */
 uint64_t file_now_may(struct file_now *n, const struct file_node *fn, uint64_t now);
-/* May it be the write @io? */
-bool file_now_fits(const struct file_node *fn, const struct io *io);
 /* A write took from @from to @to: is a rest needed? */
 void file_now_took(struct file_now *n, uint64_t from, uint64_t to);
 /* How many bytes may become dirty before the next look, going by the text of /proc/vmstat. */

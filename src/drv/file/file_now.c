@@ -97,7 +97,8 @@ static uint64_t look(int fd)
 	return file_now_room(text);
 }
 
-bool file_now_fits(const struct file_node *fn, const struct io *io)
+/* May it be the write @io? */
+static bool fits(const struct file_node *fn, const struct io *io)
 {
 	return !((io->off | io->len) & (fn->now_align - 1)) &&
 	       range_within(io->off, io->len, file_size(fn));
@@ -140,7 +141,7 @@ static unsigned write_some(struct file_now *n, const struct file_node *fn, struc
 	list_for_each(node, list) {
 		struct io *io = list_entry(node, struct io, link);
 
-		if (io->len > may || !file_now_fits(fn, io))
+		if (io->len > may || !fits(fn, io))
 			continue;
 		list_del(node);
 		list_add_tail(done, node);

@@ -29,7 +29,6 @@ struct nbdc_server {
 };
 
 void nbdc_server_fini(struct nbdc_server *s);
-int nbdc_server_copy(const struct nbdc_server *from, struct nbdc_server *ret);
 /* The address as messages show it: "host:port", or the path. */
 void nbdc_server_show(const struct nbdc_server *s, char *text, unsigned n);
 

@@ -31,7 +31,7 @@ static bool copy_text(const char *from, char **to)
 	return *to || !from;
 }
 
-int nbdc_server_copy(const struct nbdc_server *from, struct nbdc_server *ret)
+static int server_copy(const struct nbdc_server *from, struct nbdc_server *ret)
 {
 	struct nbdc_server s = *from;
 	bool is_whole = copy_text(from->path, &s.path);
@@ -140,7 +140,7 @@ static int new_node(const struct nbdc_opts *o, struct loop *home, struct nbdc_no
 
 	if (!nn)
 		return -ENOMEM;
-	if (nbdc_server_copy(o->server, &nn->server)) {
+	if (server_copy(o->server, &nn->server)) {
 		free(nn);
 		return -ENOMEM;
 	}

@@ -19,7 +19,7 @@
 #include "base/bits.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "base/test_scale.h"
+#include "base/sanitizers.h"
 #include "drv/vub/test_backend.h"
 #include "drv/vub/vfe_impl.h"
 #include "drv/vub/vfe_msg.h"
@@ -27,7 +27,7 @@
 #include "loop/work.h"
 
 enum { JOBS = 24, REGION = BACKEND_DISK / 2 / JOBS / VFE_SECTOR * VFE_SECTOR,
-       OPS = TEST_SCALE > 1 ? 24 : 60 };
+       OPS = HAS_TSAN ? 24 : 60 };
 
 struct rig;
 

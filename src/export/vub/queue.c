@@ -478,7 +478,8 @@ void vub_queue_set_notifier_wait(struct vub_queue *q, struct vub_notifier **whic
 	vub_notifier_free(x.n);
 }
 
-uint32_t vub_queue_base(const struct vub_queue *q)
+/* What GET_VRING_BASE says. */
+static uint32_t queue_base(const struct vub_queue *q)
 {
 	if (!q->is_primed)
 		return q->base;
@@ -490,7 +491,7 @@ uint32_t vub_queue_base(const struct vub_queue *q)
 void vub_queue_stop(struct vub_queue *q)
 {
 	assert(!q->in_flight && !q->is_running && !q->kick_is_busy);
-	q->base = vub_queue_base(q);
+	q->base = queue_base(q);
 	free_requests(q);
 	drop_fd(&q->kick_fd);
 	q->is_started = q->is_primed = q->is_broken = false;

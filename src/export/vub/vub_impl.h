@@ -299,8 +299,6 @@ void vub_queue_set_notifier_wait(struct vub_queue *q, struct vub_notifier **whic
 void vub_queue_stop(struct vub_queue *q);
 /* Halted: as it was when it was made. */
 void vub_queue_reset(struct vub_queue *q);
-/* Halted: what GET_VRING_BASE says. */
-uint32_t vub_queue_base(const struct vub_queue *q);
 
 /* ---- config.c ---- */
 

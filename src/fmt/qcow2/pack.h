@@ -143,7 +143,6 @@ struct pack_cluster {
 	long len;                       /* in @out; 0: it does not become smaller */
 };
 
-uint8_t *pack_cluster_memory(const struct pack *pk);
 /* 0 or -ENOMEM. */
 int pack_compress_wait(struct pack_cluster *c);
 /* Writes it as it is for @p, into a host cluster of its own that was taken: then that is its place.

@@ -159,7 +159,7 @@ static int open_wait(struct pack *pk, struct job *j)
 	return MIN(rc, 0);
 }
 
-uint8_t *pack_cluster_memory(const struct pack *pk)
+static uint8_t *cluster_memory(const struct pack *pk)
 {
 	return aligned_alloc(PACK_ALIGN, align_up(pk->w->cluster, PACK_ALIGN));
 }
@@ -173,13 +173,13 @@ static int fetch_wait(struct pack *pk, struct job *j)
 	int rc = 0;
 
 	j->c.pack = pk;
-	j->c.out = pack_cluster_memory(pk);
+	j->c.out = cluster_memory(pk);
 	if (!j->c.out)
 		return -ENOMEM;
 	j->c.plain = j->parent->is_wanted && j->part.len == cluster ? req_flat(&j->part) : NULL;
 	if (j->c.plain)
 		return 0;
-	j->copy = pack_cluster_memory(pk);
+	j->copy = cluster_memory(pk);
 	if (!j->copy)
 		return -ENOMEM;
 	j->c.plain = j->copy;

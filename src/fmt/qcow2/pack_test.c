@@ -55,7 +55,7 @@ static void q9_x3_errors_leave_old_or_new(void **state)
 {
 	static const unsigned kinds[] = { 0, 1 << REQ_WRITE, 1 << REQ_READ, 1 << REQ_FLUSH };
 
-	for (unsigned i = 0; i < 80 / TEST_SCALE; i++) {
+	for (unsigned i = 0; i < 80 / TEST_SCALE_FAULTS; i++) {
 		struct test_cell c = cell_of(i);
 
 		if (c.cluster_bits == 21)

@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/prng.h"
+#include "base/test_scale.h"
 #include "fmt/qcow2/image.h"
 #include "fmt/qcow2/qcow2.h"
 #include "loop/loop_thread.h"
@@ -340,18 +341,6 @@ static int close_disk(void *arg)
 
 /* ---- reading ---- */
 
-/* TSan is slow. */
-#if defined(__SANITIZE_THREAD__)
-enum { SCALE = 20 };
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-enum { SCALE = 20 };
-#else
-enum { SCALE = 1 };
-#endif
-#else
-enum { SCALE = 1 };
-#endif
 enum { READERS = 16 };
 
 struct reader {
@@ -508,7 +497,7 @@ static void reads_on(enum loop_backend backend)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(chains); i++) {
 		struct disk *d = disk_new(backend, 1, 100 + i, chains[i]);
-		struct run_args a = { d, 40 / SCALE, 7, 0 };
+		struct run_args a = { d, 40 / TEST_SCALE, 7, 0 };
 
 		loop_call(d->loops[0], run_readers, &a);
 		assert_int_equal(a.errors, 0);
@@ -549,7 +538,7 @@ static void two_loops_read_one_disk(void **state)
 		struct two t[2];
 
 		for (unsigned j = 0; j < 2; j++) {
-			t[j] = (struct two){ d->loops[j], { d, 32 / SCALE, 50 * j, 0 } };
+			t[j] = (struct two){ d->loops[j], { d, 32 / TEST_SCALE, 50 * j, 0 } };
 			pthread_create(&callers[j], NULL, run_on_loop, &t[j]);
 		}
 		for (unsigned j = 0; j < 2; j++)
@@ -701,7 +690,7 @@ static void z1_z2_compressed_clusters(void **state)
  * well. */
 static void q9_a_read_error_is_reported_and_passes(void **state)
 {
-	for (int n = 0; n < 60; n += SCALE) {
+	for (int n = 0; n < 60; n += TEST_SCALE_FAULTS) {
 		struct disk *d = disk_new(LOOP_SIM, 1, 300, chains[4]);
 		struct run_args a = { d, 2, 9, 0 };
 		unsigned before;
@@ -742,7 +731,7 @@ static void q6_damaged_tables_are_errors(void **state)
 	unsigned damaged = 0;
 
 	log_set_sink(count_damage);
-	for (uint64_t seed = 0; seed < 150; seed += SCALE) {
+	for (uint64_t seed = 0; seed < 150; seed += TEST_SCALE_FAULTS) {
 		struct disk *d = disk_new(LOOP_SIM, 1, seed, chains[seed % 3]);
 		uint8_t *bytes = d->files[0]->bytes;
 		unsigned bits = qcow2_of(d->top)->cluster_bits;

@@ -610,7 +610,7 @@ void test_disk_random(const struct test_cell *cell, uint64_t seed, unsigned roun
 	struct test_disk *d;
 
 	/* One thread: races are looked for in test_disk_two_loops(). */
-	if (TEST_SCALE > 1 && seed % 4)
+	if (HAS_TSAN && seed % 4)
 		return;
 	d = test_disk_new(cell, LOOP_SIM, 1, seed);
 	/* The second time over what the first one left. */
@@ -678,7 +678,7 @@ void test_disk_two_loops(const struct test_cell *cell, uint64_t seed)
 {
 	struct test_disk *d = test_disk_new(cell, LOOP_AUTO, 2, seed);
 	/* Two threads: what ThreadSanitizer is for. */
-	unsigned rounds = TEST_SCALE > 1 ? 50 : 200;
+	unsigned rounds = HAS_TSAN ? 50 : 200;
 	struct caller callers[2];
 	pthread_t threads[2];
 

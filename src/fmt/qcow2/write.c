@@ -381,7 +381,8 @@ static void answer(struct req *req, int res)
 		req_post_finish(ch, req, res);
 }
 
-int write_commit_wait(struct writer *w)
+/* What was done before is durable. */
+static int durable_wait(struct writer *w)
 {
 	struct pendings *ps = &w->pendings;
 	uint64_t nmapped = ps->nmapped;
@@ -400,7 +401,7 @@ static void commit_fiber(struct task *t)
 {
 	struct req *req = container_of(t, struct req, task);
 	struct writer *w = writer_of(req);
-	int rc = write_commit_wait(w);
+	int rc = durable_wait(w);
 
 	fiber_gate_leave(w->home, &w->writes.commit_gate);
 	answer(req, rc);

@@ -39,8 +39,6 @@ int write_range_wait(struct writer *w, const struct req *req);
 int write_begin_wait(struct writer *w);
 /* The L2 entry of guest offset @off cannot be: nothing is changed any more. Returns -EUCLEAN. */
 int write_corrupt(struct writer *w, struct l2_pair pair, uint64_t off);
-/* What was done before is durable. */
-int write_commit_wait(struct writer *w);
 /* Waits for a commit where far too many pages are dirty. */
 int write_throttle_wait(struct writer *w);
 

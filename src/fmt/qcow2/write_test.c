@@ -99,7 +99,7 @@ static void q9_w7_x3_errors_leave_old_or_new(void **state)
 					  1 << REQ_WRITE | 1 << REQ_ZERO };
 	static const unsigned bits[] = { 9, 12, 16, 14 };
 
-	for (unsigned i = 0; i < 320 / TEST_SCALE; i++) {
+	for (unsigned i = 0; i < 320 / TEST_SCALE_FAULTS; i++) {
 		struct test_cell c = { .version = 3, .cluster_bits = bits[i % 4],
 				  .backing = i / 4 % 3, .writethrough = i % 7 == 0,
 				  .is_extended = i % 4 == 3 || (i % 4 == 2 && i % 8 > 4) };
