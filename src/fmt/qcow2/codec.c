@@ -20,7 +20,7 @@ enum {
 	LONGER_MAX = 64 << 20,          /* bytes of a stream that is longer than its cluster */
 	SMALL_WINDOW_BITS = 12, ZLIB_MEMORY = 9, DEFLATE_LEVEL_MAX = 12, ZLIB_LEVEL_MAX = 9,
 	SAMPLES_MAX = 4096,
-	DENSE_FROM_256 = 13 * 256 / 4, DENSE_TO_256 = 15 * 256 / 2, /* 3.25 .. 7.5 bits a byte */
+	DENSE_FROM_256 = 5 * 256, DENSE_TO_256 = 15 * 256 / 2,  /* 5 .. 7.5 bits a byte */
 	NOISE_FROM_256 = 63 * 256 / 8,
 	TEXT_PERCENT = 85,
 	PROBE = 8 << 10, PROBE_OUT = PROBE - PROBE / 64,
@@ -160,9 +160,9 @@ static unsigned log2_256(unsigned n)
 	return bits * 256 + (unsigned)(((uint64_t)n << 8) >> bits) - 256;
 }
 
-/* Looks at a sample of bytes, each for itself. What a second level makes notably smaller is
- * machine code and tables: neither text nor nearly empty, which become small at any level, nor
- * compressed already. */
+/* Looks at a sample of bytes, each for itself. Text becomes smaller than QEMU's at any level, and
+ * what is compressed already does not. Machine code needs the second level for that, tables, which
+ * take QEMU longest, the third. */
 enum codec_kind codec_look(const void *in, size_t in_len)
 {
 	const uint8_t *bytes = in;
@@ -184,8 +184,9 @@ enum codec_kind codec_look(const void *in, size_t in_len)
 	entropy_256 = log2_256(n) - MIN(sum / n, (uint64_t)log2_256(n));
 	if (entropy_256 >= NOISE_FROM_256)
 		return CODEC_NOISE;
-	return entropy_256 >= DENSE_FROM_256 && entropy_256 < DENSE_TO_256 ? CODEC_DENSE :
-									     CODEC_PLAIN;
+	if (entropy_256 < DENSE_FROM_256)
+		return CODEC_TABLE;
+	return entropy_256 < DENSE_TO_256 ? CODEC_DENSE : CODEC_PLAIN;
 }
 
 /* The level that @k asks for, or its default. 0: zstd's own, or found for each cluster. */
@@ -231,8 +232,10 @@ static long deflate_fitting(struct contexts *c, const void *in, size_t in_len, v
 {
 	enum codec_kind kind = codec_look(in, in_len);
 
+	if (kind == CODEC_TABLE)
+		return deflate_whole(c, CODEC_DEFLATE_LEVEL_TABLE, in, in_len, out, out_len);
 	if (kind == CODEC_DENSE)
-		return deflate_whole(c, CODEC_DEFLATE_LEVEL_MORE, in, in_len, out, out_len);
+		return deflate_whole(c, CODEC_DEFLATE_LEVEL_DENSE, in, in_len, out, out_len);
 	if (kind == CODEC_NOISE && in_len >= 4 * PROBE && out_len >= PROBE_OUT) {
 		long n = deflate_whole(c, CODEC_DEFLATE_LEVEL,
 				       (const uint8_t *)in + in_len / 2 - PROBE / 2, PROBE, out,

@@ -9,11 +9,11 @@
 struct err;
 
 /* Levels that make images no larger than QEMU's, as fast as that can be had. Deflate takes the
- * second one for clusters that gain by it (codec_look()). zstd's is its default, which is what QEMU
+ * others for clusters that gain by them (codec_look()). zstd's is its default, which is what QEMU
  * takes, but for the shortest match: between 16 and 128 KiB of input the default overlooks those of
  * four bytes, with which clusters of 64 KiB become 1 to 2 % smaller in the same time. */
-enum { CODEC_DEFLATE_LEVEL = 1, CODEC_DEFLATE_LEVEL_MORE = 2, CODEC_ZSTD_LEVEL = 3,
-       CODEC_ZSTD_MATCH_MIN = 4, CODEC_ZLIB_LEVEL = 6 };
+enum { CODEC_DEFLATE_LEVEL = 1, CODEC_DEFLATE_LEVEL_DENSE = 2, CODEC_DEFLATE_LEVEL_TABLE = 3,
+       CODEC_ZSTD_LEVEL = 3, CODEC_ZSTD_MATCH_MIN = 4, CODEC_ZLIB_LEVEL = 6 };
 
 /* How clusters are compressed. */
 struct codec {
@@ -35,7 +35,8 @@ long codec_deflate(const struct codec *c, const void *in, size_t in_len, void *o
 /* What the spread of a cluster's bytes says of it. */
 enum codec_kind {
 	CODEC_PLAIN,                    /* the least level does */
-	CODEC_DENSE,                    /* a second one is worth its time */
+	CODEC_TABLE,                    /* few values, often: a third one is worth its time, */
+	CODEC_DENSE,                    /* or a second one */
 	CODEC_NOISE,                    /* perhaps none makes it smaller */
 };
 

@@ -228,7 +228,7 @@ static void fill_below(uint64_t from, uint64_t n)
 		plain[i] = (uint8_t)(from + prng_below(&p, n));
 }
 
-/* Of what a second level makes smaller, of text, of noise, of what is nearly empty. */
+/* Of code, of text, of noise, of tables and what is nearly empty. */
 static void a_look_at_a_cluster_tells_its_kind(void **state)
 {
 	fill_below(128, 80);                    /* 6.3 bits a byte */
@@ -239,8 +239,10 @@ static void a_look_at_a_cluster_tells_its_kind(void **state)
 	assert_int_equal(codec_look(plain, CLUSTER), CODEC_NOISE);
 	memset(plain, 0, CLUSTER);
 	plain[77] = 1;
-	assert_int_equal(codec_look(plain, CLUSTER), CODEC_PLAIN);
-	assert_int_equal(codec_look(plain, 1), CODEC_PLAIN);
+	assert_int_equal(codec_look(plain, CLUSTER), CODEC_TABLE);
+	fill_below(128, 20);                    /* 4.3 */
+	assert_int_equal(codec_look(plain, CLUSTER), CODEC_TABLE);
+	assert_int_equal(codec_look(plain, 1), CODEC_TABLE);
 	assert_int_equal(codec_look(plain, 0), CODEC_PLAIN);
 }
 
