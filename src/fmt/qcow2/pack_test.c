@@ -299,7 +299,8 @@ static void z10_any_number_of_threads_makes_the_same_bytes(void **state)
 		assert_true(is_alike(&(struct stream_all){ .cluster = 1ULL << bits[i] }, 0));
 }
 
-/* With a refcount table that is outgrown. */
+/* With a refcount table that is outgrown; a disk that is made smaller for a sanitizer's sake does
+ * not do that. */
 static void x5_growth_does_not_depend_on_commits(void **state)
 {
 	static const unsigned bits[] = { 9, 10 };
@@ -308,7 +309,7 @@ static void x5_growth_does_not_depend_on_commits(void **state)
 		struct stream_all a = { .cluster = 1ULL << bits[i], .piece = 192 << 10 };
 
 		assert_true(is_alike(&a, 0));
-		assert_false(is_alike(&a, BREAK_X5_ANY_GROWTH));
+		assert_true(TEST_SCALE > 1 || !is_alike(&a, BREAK_X5_ANY_GROWTH));
 	}
 }
 
