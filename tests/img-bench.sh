@@ -35,7 +35,9 @@ same bench -qc5 disk.raw
 for option in -c -d -s -S -o; do
 	for value in '' 0 1 7 010 +5 ' 5' '5 ' 0x10 0xg 1k 1.5k 1.5 5b 5B -5 -x nan 1e3 2147483648 \
 		99999999999999999999; do
-		same bench -d 1 -c 1 -f raw "$option" "$value" disk.raw
+		# QEMU 7.2 waits for ever with none under way.
+		[ "$option $value $qemu10" = "-d 0 env" ] ||
+			same bench -d 1 -c 1 -f raw "$option" "$value" disk.raw
 	done
 done
 for option in --pattern --flush-interval; do
