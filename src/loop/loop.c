@@ -447,7 +447,7 @@ void loop_run(struct loop *l)
 void loop_submit(struct loop *l, struct io *io)
 {
 	loop_assert(l);
-	assert(io->op <= IO_POLL);
+	assert(io->op < IO_OPS);
 	assert(io->op > IO_WRITE || (io->iovcnt >= 1 && io->iovcnt <= IOV_MAX));
 	l->in_flight++;
 	loop_stat_add(&l->stats.ios[io->op], 1);
@@ -466,6 +466,13 @@ void loop_io_end(struct loop *l, struct io *io, int res)
 	l->in_flight--;
 	l->ended++;
 	io->done(io, res);
+}
+
+void loop_io_event(struct loop *l, struct io *io)
+{
+	assert(io->op == IO_EVENT);
+	l->ended++;
+	io->done(io, 1);
 }
 
 int loop_fd_register(struct loop *l, int fd)

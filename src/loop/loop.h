@@ -16,7 +16,8 @@
  * Invariants:
  *	L1  io->done(), task->fn() and timer->fn() never run inside the call that submitted,
  *	    deferred, posted or set them: no re-entry, no deep stacks, free batching;
- *	L2  whatever was submitted is answered exactly once, cancelled or not;
+ *	L2  whatever was submitted is answered exactly once, cancelled or not (an IO_EVENT, which
+ *	    tells of many events before, by what is negative);
  *	L3  what the sender wrote before loop_post() is visible to task->fn();
  *	L4  nothing here allocates memory on behalf of an I/O, a task or a timer: their structs
  *	    are their callers', who must leave them alone until they are called back.
@@ -124,6 +125,12 @@ enum io_op {
 	IO_SENDMSG,                     /* sendmsg(fd, msg, MSG_NOSIGNAL) */
 	IO_ACCEPT,                      /* accept4(fd, SOCK_CLOEXEC); res is the new descriptor */
 	IO_POLL,                        /* waits for poll events in `mode`; res is revents */
+	IO_EVENT,                       /* waits for writes to the eventfd fd, over and over: done()
+					 * with 1 after each (one for several that come close
+					 * together), at first where its counter is not 0, and now
+					 * and then without a reason; in the end with -errno.
+					 * Nobody need read its counter. The fd's only io */
+	IO_OPS
 };
 
 enum io_flags {
@@ -158,7 +165,7 @@ struct io {
 /* Starts @io. Owner only. io->done() is called exactly once, in a later step (L1, L2). */
 void loop_submit(struct loop *l, struct io *io);
 /* Asks for an early end of @io (then usually -ECANCELED); done() is still called. Owner only.
- * Meant for RECV, SENDMSG, ACCEPT and POLL. */
+ * Meant for RECV, SENDMSG, ACCEPT, POLL and EVENT. */
 void loop_cancel(struct loop *l, struct io *io);
 
 /* Registers @fd with the ring, to spare a look-up at each I/O. Returns a slot (1..) for io->fixed,
@@ -173,7 +180,7 @@ int loop_io_wait(struct loop *l, struct io *io);
 struct loop_stats {
 	uint64_t turns;
 	uint64_t enters;                /* system calls that submit or wait (uring, epoll_wait) */
-	uint64_t ios[8];                /* by enum io_op */
+	uint64_t ios[IO_OPS];           /* submitted, by enum io_op */
 	uint64_t fibers_started;
 	uint64_t fibers_peak;
 	uint64_t registered;            /* reads and writes from and to registered memory (uring) */

@@ -64,7 +64,7 @@ struct loop {
 	struct timer timers;            /* head of the sorted list */
 	uint64_t now_ns;
 	unsigned in_flight;             /* ios and works not yet answered */
-	uint64_t ended;                 /* ios answered, ever */
+	uint64_t ended;                 /* calls of io->done(), ever */
 	bool is_turning;                /* turns do not nest */
 	struct workers *workers;
 	struct iobufs *iobufs;
@@ -98,6 +98,9 @@ void task_queue_push(struct task_queue *q, struct task *t);
 void loop_awake(struct loop *l);
 /* For backends. Answers @io: io->done(). Only from reap() or a task (L1). */
 void loop_io_end(struct loop *l, struct io *io, int res);
+
+/* For backends. Tells IO_EVENT @io of an event. @io is the caller's no more than before. */
+void loop_io_event(struct loop *l, struct io *io);
 
 /* Counts in @l->stats. Its owner only; readers load relaxed, too. */
 static inline void loop_stat_add(uint64_t *counter, uint64_t n)

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -203,6 +204,133 @@ static void poll_says_what_happened(void **state)
 	close(p.b);
 	assert_int_equal(op_wait(g->l, &pol) & (POLLIN | POLLHUP), POLLIN | POLLHUP);
 	close(p.a);
+}
+
+/* Turns until @op has been called back @calls times. */
+static void await_calls(struct loop *l, const struct op *op, unsigned calls)
+{
+	for (int i = 0; i < 2000 && op->calls < calls; i++) {
+		loop_turn(l, false);
+		usleep(500);
+	}
+	assert_int_equal(op->calls, calls);
+}
+
+static void notify(int fd)
+{
+	uint64_t one = 1;
+
+	assert_int_equal(write(fd, &one, sizeof(one)), sizeof(one));
+}
+
+/* Each write is told of once, whatever the counter is, until the end. */
+static void events_are_told_one_by_one(void **state)
+{
+	struct ground *g = ground_of(state);
+	int fd = eventfd(3, EFD_CLOEXEC | EFD_NONBLOCK);
+	unsigned calls;
+	struct op op;
+
+	op_submit(g->l, op_simple(&op, IO_EVENT, fd, 0));
+	await_calls(g->l, &op, 1);              /* what was written before */
+	assert_int_equal(op.res, 1);
+	for (unsigned i = 2; i < 20; i++) {
+		turns(g->l, 5);
+		assert_int_equal(op.calls, i - 1);
+		notify(fd);
+		await_calls(g->l, &op, i);
+		assert_int_equal(op.res, 1);
+	}
+	notify(fd);
+	notify(fd);                             /* may be told of as one */
+	for (unsigned i = 0; i < 20 && op.calls < 21; i++)
+		turns(g->l, 1);
+	calls = op.calls;
+	assert_in_range(calls, 20, 21);
+	loop_cancel(g->l, &op.io);
+	await_calls(g->l, &op, calls + 1);
+	assert_int_equal(op.res, -ECANCELED);
+	notify(fd);
+	turns(g->l, 5);
+	assert_int_equal(op.calls, calls + 1);
+
+	/* Again, and cancelled while something has happened that nobody has been told of. */
+	op_submit(g->l, op_simple(&op, IO_EVENT, fd, 0));
+	await_calls(g->l, &op, 1);
+	notify(fd);
+	loop_cancel(g->l, &op.io);
+	while (op.res == 1)
+		turns(g->l, 1);
+	assert_int_equal(op.res, -ECANCELED);
+	close(fd);
+}
+
+/* Two that cancel each other from what they are told. */
+static void l2_cancel_from_an_event(void **state)
+{
+	struct ground *g = ground_of(state);
+	int a = eventfd(0, EFD_CLOEXEC), b = eventfd(0, EFD_CLOEXEC);
+
+	for (int i = 0; i < 50; i++) {
+		struct op ops[2];
+
+		op_simple(&ops[0], IO_EVENT, a, 0);
+		op_simple(&ops[1], IO_EVENT, b, 0);
+		ops[0].cancels = &ops[i % 2];
+		op_submit(g->l, &ops[0]);
+		op_submit(g->l, &ops[1]);
+		turns(g->l, 3);
+		notify(a);
+		notify(b);
+		for (int n = 0; n < 2000 && ops[i % 2].res != -ECANCELED; n++)
+			turns(g->l, 1);
+		assert_int_equal(ops[i % 2].res, -ECANCELED);
+		loop_cancel(g->l, &ops[!(i % 2)].io);
+		for (int n = 0; n < 2000 && ops[!(i % 2)].res != -ECANCELED; n++)
+			turns(g->l, 1);
+		assert_int_equal(ops[!(i % 2)].res, -ECANCELED);
+	}
+	close(a);
+	close(b);
+}
+
+/* Far more than fit the kernel's queue, and nobody asks for them meanwhile. */
+static void events_are_not_lost_in_a_crowd(void **state)
+{
+	enum { MANY = 300 };
+	struct ground *g = ground_of(state);
+	struct op *ops = test_calloc(MANY, sizeof(*ops));
+	int fds[MANY];
+
+	for (unsigned i = 0; i < MANY; i++) {
+		fds[i] = eventfd(0, EFD_CLOEXEC);
+		op_submit(g->l, op_simple(&ops[i], IO_EVENT, fds[i], 0));
+	}
+	turns(g->l, 3);
+	for (unsigned round = 1; round < 40; round++) {
+		for (unsigned i = 0; i < MANY; i++)
+			notify(fds[i]);
+		for (unsigned i = 0; i < MANY; i++)
+			await_calls(g->l, &ops[i], round);
+	}
+	for (unsigned i = 0; i < MANY; i++)
+		loop_cancel(g->l, &ops[i].io);
+	for (unsigned i = 0; i < MANY; i++) {
+		await_calls(g->l, &ops[i], 40);
+		assert_int_equal(ops[i].res, -ECANCELED);
+		close(fds[i]);
+	}
+	test_free(ops);
+}
+
+static void event_of_no_descriptor(void **state)
+{
+	struct ground *g = ground_of(state);
+	int fd = eventfd(0, EFD_CLOEXEC);
+	struct op op;
+
+	close(fd);
+	assert_int_equal(op_run(g->l, op_simple(&op, IO_EVENT, fd, 0)), -EBADF);
 }
 
 static void shutdown_ends_accept_and_recv(void **state)
@@ -438,6 +566,10 @@ int main(void)
 		T(x2_three_on_a_non_blocking_descriptor),
 		T(large_messages_arrive_in_pieces),
 		T(poll_says_what_happened),
+		T(events_are_told_one_by_one),
+		T(l2_cancel_from_an_event),
+		T(events_are_not_lost_in_a_crowd),
+		T(event_of_no_descriptor),
 		T(shutdown_ends_accept_and_recv),
 		T(l2_cancel_ends_what_waits),
 		T(l2_cancel_ends_what_was_just_submitted),

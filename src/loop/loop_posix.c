@@ -4,6 +4,7 @@
  * loop_submit() only queues. posix_reap() starts what was queued:
  *	sockets and polls   are tried without blocking; what would block waits for epoll and is
  *			    tried again when its descriptor has an event;
+ *	eventfds of IO_EVENT  wait for epoll, and are not tried: epoll tells of each write once;
  *	files               go to the worker pool. Small buffered reads are first tried on the
  *			    loop's own thread, for what the page cache has (RWF_NOWAIT).
  *
@@ -14,6 +15,8 @@
  * Descriptors are armed one-shot, for the union of what their ios wait for; the descriptor's number
  * is all that epoll remembers for us. So an event for a number that means another file by
  * now costs one more try and does no harm. Listening sockets are made non-blocking, and stay so.
+ * That of an IO_EVENT, which is its only io, is armed for good, edge-triggered: nothing is done to
+ * the eventfd when we wake up, whose lock may still be held by who wrote to it (loop_uring.c).
  *
  * Invariants:
  *	X1  nothing is allocated for an io: jobs are a fixed number, what has none waits in order;
@@ -44,7 +47,7 @@ enum {
 	RECV_MAX = 0x7ffff000,
 };
 
-enum state { IS_QUEUED = 1, IS_WAITING, HAS_JOB, HAS_ENDED };
+enum state { IS_QUEUED = 1, IS_WAITING, HAS_JOB, HAS_ENDED, HAS_EVENT };
 
 /* A file operation on its way through the worker pool. */
 struct job {
@@ -157,7 +160,8 @@ static void posix_cancel(struct loop *l, struct io *io)
 {
 	struct posix *p = l->backend;
 
-	if (io->backend_state != IS_QUEUED && io->backend_state != IS_WAITING)
+	if (io->backend_state != IS_QUEUED && io->backend_state != IS_WAITING &&
+	    io->backend_state != HAS_EVENT)
 		return;
 	p->waiters -= io->backend_state == IS_WAITING;
 	list_del(&io->link);
@@ -363,7 +367,7 @@ static struct list_node *bucket(struct posix *p, int fd)
 /* Arms @fd for all that wait for it (X2). */
 static int fd_arm(struct posix *p, int fd)
 {
-	struct epoll_event ev = { .events = EPOLLONESHOT, .data.fd = fd };
+	struct epoll_event ev = { .events = 0, .data.fd = fd };
 	bool is_waited_for = false;
 
 	list_for_each(n, bucket(p, fd)) {
@@ -371,6 +375,7 @@ static int fd_arm(struct posix *p, int fd)
 
 		if (io->fd == fd) {
 			ev.events |= io_events(io);
+			ev.events |= io->op == IO_EVENT ? EPOLLET : EPOLLONESHOT;
 			is_waited_for = true;
 		}
 	}
@@ -390,7 +395,7 @@ static void io_wait(struct posix *p, struct io *io)
 /* Tries @io and lets it wait, unarmed, if it must. */
 static bool io_try_or_wait(struct posix *p, struct io *io)
 {
-	int res = io_try(io);
+	int res = io->op == IO_EVENT ? -EAGAIN : io_try(io);
 
 	if (res == -EAGAIN)
 		io_wait(p, io);
@@ -438,8 +443,11 @@ static void fd_event(struct posix *p, int fd, uint32_t events)
 		if (io->fd != fd || !(events & (io_events(io) | EPOLLERR | EPOLLHUP)))
 			continue;
 		list_del(it);
-		list_add_tail(&tries, it);
 		p->waiters--;
+		if (io->op == IO_EVENT)
+			io_put(&p->ended, io, HAS_EVENT);
+		else
+			list_add_tail(&tries, it);
 	}
 	while ((n = list_pop(&tries)))
 		io_try_or_wait(p, list_entry(n, struct io, link));
@@ -529,7 +537,12 @@ static void posix_reap(struct loop *l, uint64_t until_ns)
 	while ((n = list_pop(&p->ended))) {
 		struct io *io = list_entry(n, struct io, link);
 
-		loop_io_end(l, io, io->res);
+		if (io->backend_state == HAS_EVENT) {
+			io_wait(p, io);
+			loop_io_event(l, io);
+		} else {
+			loop_io_end(l, io, io->res);
+		}
 	}
 }
 

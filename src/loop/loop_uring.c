@@ -24,8 +24,10 @@
  * instead of waiting: then the io waits as a POLL_ADD with the same user_data, and its
  * operation starts again.
  *
- * The wake-up is an eventfd under a multishot poll. Each write posts a completion, whatever the
- * counter says, so nobody reads it. */
+ * The wake-up is an eventfd under a multishot poll, as are those of IO_EVENT. Each write posts a
+ * completion, whatever the counter says, so nobody reads it. That is not only a system call less:
+ * who writes holds the eventfd's lock until the processor it wakes up has been told, and who has
+ * been woken up and reads waits for that lock. */
 #include "loop/loop_impl.h"
 
 #include <assert.h>
@@ -292,7 +294,10 @@ static unsigned io_opcode(const struct io *io, int slot)
 	case IO_ACCEPT:
 		return IORING_OP_ACCEPT;
 	case IO_POLL:
+	case IO_EVENT:
 		return IORING_OP_POLL_ADD;
+	case IO_OPS:
+		break;
 	}
 	__builtin_unreachable();
 }
@@ -355,6 +360,12 @@ static void sqe_fill(struct io_uring_sqe *sqe, const struct io *io)
 		break;
 	case IO_POLL:
 		sqe->poll32_events = (uint32_t)io->mode;
+		break;
+	case IO_EVENT:
+		sqe->poll32_events = POLLIN;
+		sqe->len = IORING_POLL_ADD_MULTI;
+		break;
+	case IO_OPS:
 		break;
 	}
 }
@@ -537,6 +548,37 @@ static void io_complete(struct loop *l, struct uring *u, struct io *io, int res)
 	}
 }
 
+/* An IO_EVENT's poll has ended: because it was cancelled; its descriptor is none; the CQ had no
+ * room, or there was no memory; or the event came from another ring, which is where the kernel ends
+ * a multishot poll. Then it is polled again, and its counter, which nobody has read, is an event
+ * that has been told of already. To read it here would be to wait for whoever wrote it (see the
+ * head), and later it would be to miss what was written since. */
+static void event_end(struct loop *l, struct uring *u, struct io *io, int res)
+{
+	bool is_cancelled = io->backend_state & IS_CANCELLED;
+
+	list_del(&io->link);            /* from u->cancels: too late */
+	io->backend_state &= (uint8_t)~IN_KERNEL;
+	if (is_cancelled || (res < 0 && res != -EAGAIN && res != -EINTR)) {
+		loop_io_end(l, io, is_cancelled ? -ECANCELED : res);
+		return;
+	}
+	io_queue(u, io);
+	loop_io_event(l, io);
+}
+
+static void cqe_take(struct loop *l, struct uring *u, const struct io_uring_cqe *cqe)
+{
+	struct io *io = (struct io *)(uintptr_t)cqe->user_data;
+
+	if (io->op != IO_EVENT)
+		io_complete(l, u, io, cqe->res);
+	else if (cqe->flags & IORING_CQE_F_MORE)
+		loop_io_event(l, io);
+	else
+		event_end(l, u, io, cqe->res);
+}
+
 static void cq_take(struct loop *l, struct uring *u)
 {
 	/* What comes meanwhile waits for the next turn. */
@@ -549,7 +591,7 @@ static void cq_take(struct loop *l, struct uring *u)
 		if (cqe->user_data == TAG_WAKE)
 			u->is_wake_armed = cqe->flags & IORING_CQE_F_MORE;
 		else if (cqe->user_data != TAG_CANCEL)
-			io_complete(l, u, (struct io *)(uintptr_t)cqe->user_data, cqe->res);
+			cqe_take(l, u, cqe);
 	}
 	io_uring_cq_advance(&u->ring, n);
 }
