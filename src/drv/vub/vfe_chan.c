@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* drv/vub/vfe_chan.c - the data path: requests into the queue, answers out of it. */
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/bits.h"
 #include "base/log.h"
@@ -171,9 +169,8 @@ static bool arm(struct vfe_chan *vc)
 
 static void poll_call(struct vfe_chan *vc)
 {
-	vc->poll.op = IO_POLL;
+	vc->poll.op = IO_EVENT;
 	vc->poll.fd = vc->q->call;
-	vc->poll.mode = POLLIN;
 	vc->is_polling = true;
 	loop_submit(vc->chan.loop, &vc->poll);
 }
@@ -181,19 +178,13 @@ static void poll_call(struct vfe_chan *vc)
 static void called(struct io *io, int res)
 {
 	struct vfe_chan *vc = container_of(io, struct vfe_chan, poll);
-	uint64_t count;
-	int rc = 0;
+	int rc = MIN(res, 0);
 
-	vc->is_polling = false;
+	vc->is_polling = res > 0;
 	if (vc->is_closing) {
 		fiber_wake(vc->close_waiter);
 		return;
 	}
-	if (res < 0 && res != -ECANCELED)
-		rc = res;
-	/* EAGAIN: nobody called, and there may be something all the same. */
-	if (read(vc->q->call, &count, sizeof(count)) < 0 && errno != EAGAIN)
-		rc = -errno;
 	if (!vc->is_stopped && !vc->dead && !rc) {
 		do
 			rc = take_used(vc);
@@ -201,7 +192,6 @@ static void called(struct io *io, int res)
 	}
 	if (rc && !vc->dead)
 		take_failed(vc, rc);
-	poll_call(vc);
 }
 
 /* ---- a connection that goes and comes ---- */
@@ -344,7 +334,8 @@ void vfe_chan_finish_wait(struct vfe_chan *vc)
 	assert(!vc->busy_slots && !vc->waiting);
 	vc->is_closing = true;
 	vc->close_waiter = fiber_self();
-	loop_cancel(vc->chan.loop, &vc->poll);
+	if (vc->is_polling)
+		loop_cancel(vc->chan.loop, &vc->poll);
 	while (vc->is_polling)
 		fiber_park();
 	while (vc->is_turn_end_set)

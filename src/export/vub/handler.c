@@ -309,20 +309,24 @@ static int set_vring_enable_wait(struct call *c)
 	return run_wait(q);
 }
 
+static bool is_pipe(int fd)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && S_ISFIFO(st.st_mode);
+}
+
 /* Takes the descriptor of a message that has one, to notify or be notified by: an eventfd or, to be
  * read only, a pipe, for others may block whoever looks at them. -1: there is none; or -errno. */
 static int take_notifier(struct call *c, bool may_be_pipe)
 {
 	char path[32], target[32] = "";
 	int fd = c->fds[0];
-	struct stat st;
 
 	if (fd < 0)
 		return -1;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (fstat(fd, &st) < 0)
-		return -EBADF;
-	if (!(may_be_pipe && S_ISFIFO(st.st_mode)) &&
+	if (!(may_be_pipe && is_pipe(fd)) &&
 	    (readlink(path, target, sizeof(target) - 1) < 0 ||
 	     strcmp(target, "anon_inode:[eventfd]")))
 		return -EINVAL;
@@ -343,6 +347,7 @@ static int set_vring_kick_wait(struct call *c)
 	if (q->kick_fd >= 0)
 		close(q->kick_fd);
 	q->kick_fd = fd;
+	q->kick_is_pipe = fd >= 0 && is_pipe(fd);
 	q->is_started = true;
 	return run_wait(q);
 }

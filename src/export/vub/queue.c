@@ -17,7 +17,9 @@
  * while the others are read, and in the end neither side sleeps. If they have not ended, a disk has
  * them, and gets all the others at once.
  *
- * A descriptor to kick is read with RWF_NOWAIT, for the front end can drain it before us. */
+ * The kick is an eventfd, which nobody reads while the queue runs: who kicks us holds its lock
+ * until our processor has been told, and to read would be to wait for that. Some front ends have a
+ * pipe instead; that is read, with RWF_NOWAIT, for the front end can drain it before us. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -247,12 +249,13 @@ static void poll_kick(struct vub_queue *q)
 	if (q->kick_fd < 0 || q->kick_is_busy)
 		return;
 	q->kick_is_busy = true;
+	q->kick_io.op = q->kick_is_pipe ? IO_POLL : IO_EVENT;
 	q->kick_io.fd = q->kick_fd;
 	q->kick_io.mode = POLLIN;
 	loop_submit(q->loop, &q->kick_io);
 }
 
-/* False: it is no descriptor to be kicked by. */
+/* Takes all kicks from @fd. False: it is no descriptor to be kicked by. */
 static bool read_kick(int fd)
 {
 	uint64_t count;
@@ -268,22 +271,24 @@ static void kicked(struct io *io, int res)
 {
 	struct vub_queue *q = container_of(io, struct vub_queue, kick_io);
 
-	q->kick_is_busy = false;
+	if (q->kick_is_pipe || res < 0)
+		q->kick_is_busy = false;
 	if (!q->is_running) {
 		if (q->waiter)
 			fiber_wake(q->waiter);
 		return;
 	}
-	if (res < 0 || !(res & POLLIN)) {
+	if (res < 0 || (q->kick_is_pipe && !(res & POLLIN))) {
 		break_queue(q, "its kick descriptor is of no use");
 		return;
 	}
-	if (!read_kick(q->kick_fd)) {
+	if (q->kick_is_pipe && !read_kick(q->kick_fd)) {
 		break_queue(q, "its kick descriptor cannot be read");
 		return;
 	}
 	vub_count(&q->counters.kicks, 1);
-	look_from_now_on(q);
+	if (!q->is_looking)
+		look_from_now_on(q);
 	poll_kick(q);
 }
 
@@ -442,6 +447,9 @@ static int halt(void *arg)
 	while (q->in_flight || q->kick_is_busy || q->turn_is_queued)
 		fiber_park();
 	q->waiter = NULL;
+	/* Who has the descriptor next need not look for what was seen. */
+	if (q->kick_fd >= 0)
+		(void)read_kick(q->kick_fd);
 	return 0;
 }
 
@@ -521,7 +529,6 @@ int vub_queue_new(struct vub *v, unsigned index, struct loop *loop, struct vub_q
 	q->kick_fd = -1;
 	q->done_last = &q->done_first;
 	q->turn_task.fn = turn_end;
-	q->kick_io.op = IO_POLL;
 	q->kick_io.fixed = -1;
 	q->kick_io.done = kicked;
 	*ret = q;

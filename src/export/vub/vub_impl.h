@@ -181,6 +181,7 @@ struct vub_queue {
 	bool turn_is_queued;
 	uint64_t look_until_ns, poll_window_ns;
 	struct io kick_io;
+	bool kick_is_pipe;              /* or it is an eventfd */
 	bool kick_is_busy;
 	struct fiber *waiter;           /* of a halt */
 	struct vub_counters counters;
