@@ -361,7 +361,7 @@ static int set_notifier_wait(struct call *c, bool is_call)
 	if (fd < -1)
 		return fd;
 	if (fd >= 0) {
-		n = vub_notifier_new(fd, q->loop);
+		n = vub_notifier_new(fd);
 		if (!n) {
 			close(fd);
 			return -ENOMEM;
