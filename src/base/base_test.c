@@ -198,6 +198,38 @@ static void log_lines(void **state)
 	log_set_sink(NULL);
 }
 
+static unsigned lines;
+
+static void count_lines(enum log_level level, const char *line)
+{
+	lines++;
+	sink(level, line);
+}
+
+/* What a client can bring about at will does not fill the disk. */
+static void limited_lines(void **state)
+{
+	struct log_limit limit = { 0 };
+
+	log_set_sink(count_lines);
+	lines = 0;
+	for (unsigned i = 0; i < 1000; i++)
+		log_limited(&limit, LOG_LEVEL_WARN, "line %u", i);
+	assert_int_equal(lines, LOG_LIMIT_BURST);
+	assert_int_equal(limit.left_out, 1000 - LOG_LIMIT_BURST);
+	/* As if time had passed. */
+	limit.paid_until_ns -= LOG_LIMIT_EVERY_S * 1000000000ULL;
+	log_limited(&limit, LOG_LEVEL_WARN, "one more");
+	assert_int_equal(lines, LOG_LIMIT_BURST + 2);
+	assert_string_equal(logged, "1 byre: warning: one more");
+	log_limited(&limit, LOG_LEVEL_WARN, "and not two");
+	assert_int_equal(lines, LOG_LIMIT_BURST + 2);
+	limit.paid_until_ns = 0;
+	log_limited(&limit, LOG_LEVEL_WARN, "after a long time");
+	assert_int_equal(lines, LOG_LIMIT_BURST + 4);
+	log_set_sink(NULL);
+}
+
 /* Reads what a warning writes to standard error. */
 static void warn_and_read(char *ret, size_t n)
 {
@@ -275,6 +307,7 @@ int main(void)
 		cmocka_unit_test(errors_gain_context),
 		cmocka_unit_test(lists),
 		cmocka_unit_test(log_lines),
+		cmocka_unit_test(limited_lines),
 		cmocka_unit_test(a_journal_is_told_priorities),
 		cmocka_unit_test(one_bit_is_not_zero),
 		cmocka_unit_test(prng_is_fair_and_repeats),

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -70,4 +71,27 @@ void log_write(enum log_level level, const char *fmt, ...)
 	line[n++] = '\n';
 	if (write(STDERR_FILENO, line, n) < 0)
 		return;                 /* nobody is left to tell */
+}
+
+bool log_may(struct log_limit *limit)
+{
+	const uint64_t line_ns = LOG_LIMIT_EVERY_S * 1000000000ULL;
+	uint64_t now, until, from;
+	struct timespec ts;
+	unsigned left_out;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	now = (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+	until = atomic_load(&limit->paid_until_ns);
+	do {
+		from = MAX(until, now);
+		if (from - now > (LOG_LIMIT_BURST - 1) * line_ns) {
+			atomic_fetch_add(&limit->left_out, 1);
+			return false;
+		}
+	} while (!atomic_compare_exchange_weak(&limit->paid_until_ns, &until, from + line_ns));
+	left_out = atomic_exchange(&limit->left_out, 0);
+	if (left_out)
+		log_write(LOG_LEVEL_WARN, "%u lines like the next one were left out", left_out);
+	return true;
 }

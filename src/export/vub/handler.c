@@ -57,8 +57,8 @@ static int run_wait(struct vub_queue *q)
 		return 0;
 	if (v->twin && v->twin->is_holding) {
 		if (!v->is_waiting)
-			log_info("vhost-user: '%s': a front end waits for the other to stop its "
-				 "queues", v->name);
+			log_limited(&v->log_limit, LOG_LEVEL_INFO, "vhost-user: '%s': a front end "
+				    "waits for the other to stop its queues", v->name);
 		v->is_waiting = true;
 		return 0;
 	}
@@ -229,8 +229,8 @@ static int set_log_base_wait(struct call *c)
 
 	halt_all_wait(v);
 	if (!v->log.bits)
-		log_info("vhost-user: '%s': what is written to the memory is logged: a migration",
-			 v->name);
+		log_limited(&v->log_limit, LOG_LEVEL_INFO, "vhost-user: '%s': what is written to "
+			    "the memory is logged: a migration", v->name);
 	rc = vub_log_init(&v->log, c->fds[0], &where);
 	if (!rc) {
 		vub_log_follow_wait(v, &before, v->is_log_late);

@@ -90,7 +90,8 @@ static void call(struct vub_queue *q)
 static void break_queue(struct vub_queue *q, const char *why)
 {
 	if (!q->is_broken) {
-		log_warn("vhost-user: '%s': queue %u is stopped: %s", q->v->name, q->index, why);
+		log_limited(&q->v->log_limit, LOG_LEVEL_WARN,
+			    "vhost-user: '%s': queue %u is stopped: %s", q->v->name, q->index, why);
 		vub_count(&q->counters.broken, 1);
 	}
 	q->is_broken = true;

@@ -193,8 +193,9 @@ static int reply_wait(struct vub *v, struct vhost_user_msg *m, int fd)
 static void complain(struct vub *v, uint32_t request, const char *why)
 {
 	if (!v->has_complained)
-		log_warn("vhost-user: '%s': the front end's %s (%u) is refused: %s", v->name,
-			 vub_message_name(request), request, why);
+		log_limited(&v->log_limit, LOG_LEVEL_WARN,
+			    "vhost-user: '%s': the front end's %s (%u) is refused: %s", v->name,
+			    vub_message_name(request), request, why);
 	v->has_complained = true;
 }
 
@@ -270,6 +271,7 @@ void vub_session_wait(struct vub *v)
 		close_fds(&in);
 	}
 	if (rc != -ECONNRESET && rc != -ECANCELED && rc)
-		log_warn("vhost-user: '%s': the session ends: %s", v->name,
-			 strerrordesc_np(-rc));
+		log_limited(&v->log_limit, LOG_LEVEL_WARN,
+			    "vhost-user: '%s': the session ends: %s", v->name,
+			    strerrordesc_np(-rc));
 }

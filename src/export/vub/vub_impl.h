@@ -51,6 +51,7 @@
 #include <stdatomic.h>
 
 #include "base/bits.h"
+#include "base/log.h"
 #include "base/vhost_user.h"
 #include "blk/port.h"
 #include "export/vub/memory.h"
@@ -321,6 +322,7 @@ struct vub {
 	uint64_t poll_ns;
 	unsigned nqueues;
 	struct vub_queue *queues[VUB_QUEUES_MAX];
+	struct log_limit log_limit;     /* of what front ends and guests can repeat */
 
 	/* The front end's: set by its messages while its queues are halted, read by all loops. */
 	struct vub_memory memory;
