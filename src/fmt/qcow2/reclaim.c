@@ -15,8 +15,9 @@ enum { TRIES = 8 };                     /* while tables move all the time */
 
 struct reclaim_leak {
 	uint64_t cluster;
-	uint64_t excess;                /* of its refcount over what names it; 0: only... */
-	bool is_unflagged;              /* ...the flag is missing in the entry that does (R7) */
+	uint64_t refcount;              /* as it is on disk... */
+	uint64_t references;            /* ...and should be; the same: only... */
+	bool is_unflagged;              /* ...the flag of the entry that names it is missing (R7) */
 };
 
 void reclaim_touch(struct reclaim *r, uint64_t first, uint64_t n)
@@ -63,7 +64,7 @@ static void note_difference(void *arg, uint64_t cluster, uint64_t refcount, uint
 	else if (is_unflagged && !r->is_last)
 		r->is_unsure = true;                                    /* R7 */
 	else
-		leak_add(r, (struct reclaim_leak){ cluster, refcount - references, is_unflagged });
+		leak_add(r, (struct reclaim_leak){ cluster, refcount, references, is_unflagged });
 }
 
 static int pace_wait(void *arg)
@@ -75,17 +76,31 @@ static int pace_wait(void *arg)
 	return r->is_void || r->w->dead ? -ECANCELED : 0;
 }
 
-/* R4: nothing was touched between the last look and the change. */
+/* R4: its refcount is not what it was when the walk saw it. */
+static void leave(struct reclaim *r, struct reclaim_leak *k)
+{
+	r->is_unsure = true;
+	r->nunflagged -= k->is_unflagged;
+	k->is_unflagged = false;
+}
+
+/* A walk may be void when a part is done, and the next one does not find on disk what is done in
+ * memory: so a refcount changes only from what was seen. In one step, for any number may be there
+ * in an image that somebody made. */
 static int free_leaks_wait(struct reclaim *r, uint64_t *ret_freed)
 {
 	int rc = r->nleaks ? mark_set_wait(r->w) : 0;
 
 	for (unsigned i = 0; i < r->nleaks && !rc && !r->is_void; i++) {
-		const struct reclaim_leak *k = &r->leaks[i];
+		struct reclaim_leak *k = &r->leaks[i];
 
-		for (uint64_t n = 0; n < k->excess && !rc && !is_touched(r, k->cluster); n++)
-			rc = refs_add_wait(&r->w->refs, k->cluster, 1, -1);
-		*ret_freed += !rc && k->excess;
+		rc = is_touched(r, k->cluster) ? -EAGAIN :
+		     refs_lower_wait(&r->w->refs, k->cluster, k->refcount, k->references);
+		*ret_freed += !rc && k->refcount > k->references;
+		if (rc == -EAGAIN) {
+			leave(r, k);
+			rc = 0;
+		}
 	}
 	return rc;
 }
@@ -225,7 +240,8 @@ static void walk_wait(struct reclaim *r)
 			 "again", w->q->node.name, (unsigned long long)freed);
 	if (!rc)
 		rc = set_all_flags_wait(r);
-	r->is_owed = rc || r->is_void || r->is_more || r->nunflagged;
+	r->is_owed = rc || r->is_void || r->is_more || r->nunflagged ||
+		     (r->is_last && r->is_unsure);
 	if (!r->is_owed)
 		w->alloc.cut_floor = 0;                         /* Q10 */
 }

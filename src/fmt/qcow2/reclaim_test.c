@@ -308,6 +308,75 @@ static int flags_damage_body(void *arg)
 	return 0;
 }
 
+/* ---- what the walk does while others are at work, and in strange images ---- */
+
+/* A second block of refcounts: the walk reads it when it has freed what the first one counts. */
+enum { BLOCK = 16, BLOCK_CLUSTERS = CLUSTER / 2, FAR = BLOCK_CLUSTERS + 5 };
+
+static void watch_growth(void *arg, const struct req *req)
+{
+	struct test_image *im = arg;
+
+	if (req->kind != REQ_READ || req->off != BLOCK * CLUSTER || !im->w || !im->w->meta.ndirty)
+		return;
+	reclaim_void(&im->w->reclaim);
+	im->mem->watch = NULL;
+}
+
+/* A table grows when a part is freed in memory: the next walk, which sees on disk what it was, does
+ * not free it once more. */
+static int void_body(void *arg)
+{
+	struct test_image im;
+
+	make_half(&im, arg);
+	be16_store(refcount(&im, BLOCK), 1);
+	be64_store(im.mem->bytes + TEST_IMAGE_REFTABLE * CLUSTER + 8, BLOCK * CLUSTER);
+	be16_store(im.mem->bytes + BLOCK * CLUSTER + 2 * (FAR % BLOCK_CLUSTERS), 1);
+	im.mem->watch = watch_growth;
+	im.mem->watch_arg = &im;
+	assert_int_equal(test_image_open_wait(&im), 0);
+	walk_end_wait(&im);
+	assert_null(im.mem->watch);
+	assert_int_equal(test_count_wait(&im, PACKED), 1);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	expect_whole(&im);
+	assert_int_equal(be16_load(im.mem->bytes + BLOCK * CLUSTER + 2 * (FAR % BLOCK_CLUSTERS)),
+			 0);
+	test_image_free_wait(&im);
+	return 0;
+}
+
+/* However high it is: nobody counts that far. */
+static int huge_body(void *arg)
+{
+	struct test_image im;
+	uint8_t *counts;
+
+	test_image_make(&im, arg, BITS, 6, ROOM);
+	counts = im.mem->bytes + TEST_IMAGE_REFBLOCK * CLUSTER;
+	be32_store(im.mem->bytes + MARK_OFF, QCOW2_EXT_IN_USE);
+	be64_store(counts + 8 * LEAK, UINT64_MAX);
+	be64_store(counts + 8 * TEST_IMAGE_L1, 1ULL << 62);
+	assert_int_equal(test_image_open_wait(&im), 0);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	assert_int_equal(be64_load(counts + 8 * LEAK), 0);
+	assert_int_equal(be64_load(counts + 8 * TEST_IMAGE_L1), 1);
+	assert_false(is_marked(&im));
+	test_image_free_wait(&im);
+	return 0;
+}
+
+static void r4_a_walk_that_was_void_frees_nothing_twice(void **state)
+{
+	test_image_run(void_body);
+}
+
+static void refcounts_of_any_height_are_lowered(void **state)
+{
+	test_image_run(huge_body);
+}
+
 static void r7_refcounts_of_1_come_with_their_flags(void **state)
 {
 	test_image_run(flags_body);
@@ -365,6 +434,8 @@ int main(void)
 		cmocka_unit_test(what_leaked_of_a_shared_cluster_is_freed),
 		cmocka_unit_test(r5_damage_is_left),
 		cmocka_unit_test(r6_the_mark_stays_until_the_walk_was_good),
+		cmocka_unit_test(r4_a_walk_that_was_void_frees_nothing_twice),
+		cmocka_unit_test(refcounts_of_any_height_are_lowered),
 		cmocka_unit_test(r7_refcounts_of_1_come_with_their_flags),
 		cmocka_unit_test(r7_what_is_replaced_meanwhile_has_its_flags),
 		cmocka_unit_test(r7_errors_in_the_last_walk_are_made_good_later),
