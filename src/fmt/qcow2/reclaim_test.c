@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The walk after a crash: leaks go, what is used meanwhile stays, damage is left alone. */
+/* The walk after a crash: leaks go, what is used meanwhile stays, damage is left alone; COPIED flags
+ * come back behind their refcounts, whatever fails. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +15,54 @@
 
 enum { BITS = 9, CLUSTER = 1 << BITS, ROOM = 4 << 20, LEAK = 20, LEAKS = 30,
        MARK_OFF = QCOW2_HEADER_V3_BYTES };
+
+/* ---- memory that ends: the nth allocation fails, and @fails_on all that follow ---- */
+
+static bool fails_on;
+static int allocations_left = -1;       /* < 0: it does not end */
+
+static bool may_allocate(void)
+{
+	if (allocations_left < 0)
+		return true;
+	if (allocations_left > 0) {
+		allocations_left--;
+		return true;
+	}
+	allocations_left = fails_on ? 0 : -1;
+	return false;
+}
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t size);
+void *__real_aligned_alloc(size_t align, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+void *__wrap_aligned_alloc(size_t align, size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+	return may_allocate() ? __real_malloc(size) : NULL;
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+	return may_allocate() ? __real_calloc(n, size) : NULL;
+}
+
+void *__wrap_realloc(void *p, size_t size)
+{
+	return may_allocate() ? __real_realloc(p, size) : NULL;
+}
+
+void *__wrap_aligned_alloc(size_t align, size_t size)
+{
+	return may_allocate() ? __real_aligned_alloc(align, size) : NULL;
+}
+
+/* ---- images ---- */
 
 static uint8_t *refcount(struct test_image *im, uint64_t cluster)
 {
@@ -292,6 +341,42 @@ static int flags_failing_body(void *arg)
 	return 0;
 }
 
+/* The same where memory ends. True: it did. */
+static bool without_memory_wait(struct loop *l, int nth, bool in_last)
+{
+	struct test_image im;
+	bool has_ended;
+
+	make_half(&im, l);
+	assert_int_equal(test_image_open_wait(&im), 0);
+	if (in_last)
+		walk_end_wait(&im);
+	allocations_left = nth;
+	walk_end_wait(&im);
+	test_image_close_wait(&im);
+	has_ended = allocations_left <= 0;
+	allocations_left = -1;
+	assert_true(is_safe(&im));
+	use_wait(&im, false);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	expect_whole(&im);
+	test_image_free_wait(&im);
+	return has_ended;
+}
+
+static int memory_body(void *arg)
+{
+	for (unsigned variant = 0; variant < 4; variant++) {
+		int nth = 0;
+
+		fails_on = variant & 1;
+		while (without_memory_wait(arg, nth, variant & 2))
+			nth++;
+		assert_in_range(nth, 10, 1000);
+	}
+	return 0;
+}
+
 static int flags_damage_body(void *arg)
 {
 	struct test_image im;
@@ -392,6 +477,11 @@ static void r7_errors_in_the_last_walk_are_made_good_later(void **state)
 	test_image_run(flags_failing_body);
 }
 
+static void r6_r7_without_memory_it_is_made_good_later(void **state)
+{
+	test_image_run(memory_body);
+}
+
 static void r5_r7_damage_gets_no_flags(void **state)
 {
 	test_image_run(flags_damage_body);
@@ -439,6 +529,7 @@ int main(void)
 		cmocka_unit_test(r7_refcounts_of_1_come_with_their_flags),
 		cmocka_unit_test(r7_what_is_replaced_meanwhile_has_its_flags),
 		cmocka_unit_test(r7_errors_in_the_last_walk_are_made_good_later),
+		cmocka_unit_test(r6_r7_without_memory_it_is_made_good_later),
 		cmocka_unit_test(r5_r7_damage_gets_no_flags),
 	};
 
