@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The walk after a crash: leaks go, what is used meanwhile stays, damage is left alone; COPIED flags
- * come back behind their refcounts, whatever fails. */
+/* The walk after a crash: leaks go, what is used meanwhile stays, damage is left alone; COPIED
+ * flags come back behind their refcounts, whatever fails. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
