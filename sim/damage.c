@@ -265,3 +265,26 @@ void flat_damage(struct flat *f, enum damage what, struct prng *p)
 		return;
 	}
 }
+
+void flat_half_snapshot(struct flat *f, struct prng *p)
+{
+	uint64_t at = find_entry(f, false, p), entry = get64(f, at);
+	uint64_t max = f->order >= 6 ? UINT64_MAX : (1ULL << (1U << f->order)) - 1;
+	uint64_t k = (entry & QCOW2_OFFSET_MASK) >> f->cluster_bits;
+
+	if (!at || !k || flat_refcount(f, k) == max)
+		return;
+	be64_store(f->b + at, entry & ~QCOW2_COPIED);
+	put_refcount(f, k, flat_refcount(f, k) + 1);
+}
+
+void flat_mark(struct flat *f)
+{
+	const struct qcow2_header_disk *d = (const void *)f->b;
+	uint64_t at = f->version == 2 ? AT_INCOMPATIBLE : be32_get(d->header_length);
+
+	while (be32_load(f->b + at) != QCOW2_EXT_END)
+		at += 8 + align_up(be32_load(f->b + at + 4), 8);
+	assert(!get64(f, at) && !get64(f, at + 8));
+	be32_store(f->b + at, QCOW2_EXT_IN_USE);
+}

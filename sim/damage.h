@@ -49,4 +49,10 @@ enum damage {
 /* Does it, if this image can have it. */
 void flat_damage(struct flat *f, enum damage what, struct prng *p);
 
+/* As a program that makes a snapshot and ends early: of some entry the flag has gone, and the
+ * refcount is higher. */
+void flat_half_snapshot(struct flat *f, struct prng *p);
+/* Puts the mark of an image in use behind its header extensions. */
+void flat_mark(struct flat *f);
+
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Power cuts while damaged images are repaired: none may leave an image worse than it was. And for
- * the rules of the repair, that one which leaves them out is caught.
+/* Power cuts while damaged images are repaired, or while the walk after a crash (reclaim.h) mends
+ * what a snapshot that was begun has left: none may leave an image worse than it was. And for the
+ * rules of both, that one which leaves them out is caught.
  *
  *	BYRE_SIM_TRACES=500 BYRE_SIM_IMAGES=60 (a repair)       how much
  *	BYRE_SIM_SEED=1                                         where seeds begin
@@ -25,6 +26,7 @@
 #include "fmt/qcow2/header.h"
 #include "fmt/qcow2/qcow2.h"
 #include "fmt/qcow2/repair.h"
+#include "fmt/qcow2/writer.h"
 #include "sim/crash.h"
 #include "sim/crash_main.h"
 #include "sim/damage.h"
@@ -34,10 +36,13 @@
 enum { HEADER_READ = 4096, REDO_EVERY = 3, FAULTY_EVERY = 4, BROKEN_TRACES = 600,
        WHY_MAX = 512, TOLD_MAX = WHY_MAX + 32 };
 
+enum mender { BY_REPAIR, BY_WALK };
+
 /* One damaged image, and what becomes of it. */
 struct repair_case {
 	uint64_t seed;
-	unsigned broken;
+	enum mender mender;
+	uint64_t broken;                /* enum repair_break, or enum writer_break */
 	bool is_mendable;               /* all its damage can be mended */
 	bool has_unreadable;            /* zeros at an impossible place */
 	struct sim_image im;
@@ -61,7 +66,7 @@ struct look {
 	struct world *w;
 	struct sim_log *log;
 	struct sim_fault *fault;
-	unsigned broken;
+	uint64_t broken;
 	struct qcow2_check res;
 	int rc;
 	uint8_t *content;
@@ -98,7 +103,8 @@ static struct node *file_open_wait(struct look *l, bool writable)
 static int repair_wait(void *arg)
 {
 	struct look *l = arg;
-	struct qcow2_repair_opts ro = { .what = QCOW2_REPAIR_ALL, .broken = l->broken };
+	struct qcow2_repair_opts ro = { .what = QCOW2_REPAIR_ALL,
+					.broken = (unsigned)l->broken };
 	uint8_t *buf = malloc(HEADER_READ);
 	struct node *file = file_open_wait(l, true);
 	struct qcow2_header h = { 0 };
@@ -116,6 +122,23 @@ static int repair_wait(void *arg)
 	l->size = atomic_load(&file->size);
 	chan_put_wait(ch);
 	node_put_wait(file);
+	return 0;
+}
+
+/* Opens it for writing, and closes it. */
+static int walk_wait(void *arg)
+{
+	struct look *l = arg;
+	struct qcow2_opts qo = { .cache = qcow2_cache_new(0, l->c->w.loops[0]), .writable = true,
+				 .broken = l->broken };
+	struct node *file = file_open_wait(l, true), *n = file;
+
+	l->rc = qcow2_open_wait(file, &qo, &n, NULL);
+	if (!l->rc)
+		l->rc = node_settle_wait(n, NULL);
+	l->size = atomic_load(&file->size);
+	node_put_wait(n);
+	qcow2_cache_free(qo.cache);
 	return 0;
 }
 
@@ -176,6 +199,11 @@ static void call(struct repair_case *c, int (*fn)(void *arg), struct look *l)
 {
 	if (world_call(&c->w, 0, fn, l))
 		fail_msg("seed %llu: somebody waits for ever", (unsigned long long)c->seed);
+}
+
+static void mend(struct repair_case *c, struct look *l)
+{
+	call(c, c->mender == BY_WALK ? walk_wait : repair_wait, l);
 }
 
 /* ---- judging what a power cut left ---- */
@@ -257,7 +285,7 @@ static void redo(struct repair_case *c, struct sim_pages *pages, uint64_t size)
 {
 	struct look l = { .c = c, .pages = pages, .size = size };
 
-	call(c, repair_wait, &l);
+	mend(c, &l);
 	l.is_repaired = c->is_mendable;
 	if (c->is_mendable && l.rc)
 		say(c, "a second repair ends with '%s'", strerror(-l.rc));
@@ -296,20 +324,40 @@ static void save(const struct flat *f)
 	assert_int_equal(fclose(out), 0);
 }
 
-static void put_damage(struct repair_case *c, struct prng *p)
+/* Nothing but what the walk is for. */
+static void put_leaks(struct flat *f, struct prng *p)
+{
+	for (uint64_t left = prng_below(p, 3); left; left--)
+		flat_damage(f, DAMAGE_LEAK, p);
+	for (uint64_t left = 1 + prng_below(p, 8); left; left--)
+		flat_half_snapshot(f, p);
+	flat_mark(f);
+}
+
+static void put_damage(struct repair_case *c, struct flat *f, struct prng *p)
 {
 	unsigned n[DAMAGES] = { 0 };
-	struct flat f;
 
 	for (uint64_t left = 1 + prng_below(p, 5); left; left--)
 		n[prng_below(p, DAMAGES)]++;
 	c->is_mendable = !n[DAMAGE_BLOCK_RESERVED];
 	c->has_unreadable = n[DAMAGE_UNALIGNED_ZERO];
-	flat_init(&f, &c->start, c->start_size);
 	/* Refcounts first: what is written to a block that lies elsewhere would be other damage. */
 	for (unsigned i = 0; i < DAMAGES; i++)
 		while (n[i]--)
-			flat_damage(&f, (enum damage)i, p);
+			flat_damage(f, (enum damage)i, p);
+}
+
+static void spoil(struct repair_case *c, struct prng *p)
+{
+	struct flat f;
+
+	flat_init(&f, &c->start, c->start_size);
+	c->is_mendable = true;
+	if (c->mender == BY_WALK)
+		put_leaks(&f, p);
+	else
+		put_damage(c, &f, p);
 	sim_pages_write(&c->start, 0, f.b, f.size);
 	flat_fini(&f);
 	flat_init(&c->before, &c->start, c->start_size);
@@ -326,22 +374,24 @@ static void put_fault(struct repair_case *c, struct prng *p)
 }
 
 /* Makes it, damages it, and repairs it. */
-static void case_init(struct repair_case *c, uint64_t seed, unsigned broken)
+static void case_init(struct repair_case *c, uint64_t seed, enum mender mender, uint64_t broken)
 {
 	struct prng p = { mix64(seed + 9) };
 	struct sim_image_opts o;
 	struct look l = { .c = c, .pages = &c->start }, r;
 
-	*c = (struct repair_case){ .seed = seed, .broken = broken };
+	*c = (struct repair_case){ .seed = seed, .mender = mender, .broken = broken };
 	world_init(&c->w, 1, seed);
 	sim_pages_init(&c->start, NULL, 0);
 	sim_pages_init(&c->medium, NULL, 0);
 	sim_log_init(&c->log);
 	draw_image(&o, &p);
+	if (mender == BY_WALK)
+		o.refcount_order = MAX(o.refcount_order, 1u);
 	sim_image_make(&o, &c->start, &c->model, &c->im);
 	c->has_snapshot = o.is_shared;
 	c->start_size = align_up(c->im.file_size, 512);
-	put_damage(c, &p);
+	spoil(c, &p);
 	sim_pages_copy(&c->medium, &c->start);
 	l.size = c->start_size;
 	c->content = l.content = calloc(2, c->im.guest_size);
@@ -351,10 +401,14 @@ static void case_init(struct repair_case *c, uint64_t seed, unsigned broken)
 			   .log = &c->log, .fault = &c->fault, .broken = broken };
 	if (seed % FAULTY_EVERY == 0)
 		put_fault(c, &p);
-	call(c, repair_wait, &r);
+	mend(c, &r);
 	c->size = r.size;
 	if (c->fault.struck)
 		return;
+	if (mender == BY_WALK && !r.rc) {
+		r = (struct look){ .c = c, .pages = &c->medium, .size = c->size };
+		judge_content(c, &r);
+	}
 	if (c->is_mendable && r.rc)
 		say(c, "the repair ends with '%s'", strerror(-r.rc));
 	if (c->is_mendable && (r.res.corruptions || r.res.leaks || r.res.check_errors))
@@ -401,14 +455,15 @@ static void cut(struct repair_case *c, unsigned images)
 /* ---- the tests ---- */
 
 /* Runs cases until one fails: its seed + 1; 0: none did. */
-static uint64_t run(uint64_t first, unsigned n, unsigned images, unsigned broken, char *why)
+static uint64_t run(uint64_t first, unsigned n, unsigned images, enum mender mender,
+		    uint64_t broken, char *why)
 {
 	uint64_t failed = 0;
 
 	for (uint64_t seed = first; seed < first + n && !failed; seed++) {
 		struct repair_case c;
 
-		case_init(&c, seed, broken);
+		case_init(&c, seed, mender, broken);
 		if (!c.why[0])
 			judge(&c, &c.medium, c.size);
 		if (!c.why[0])
@@ -423,25 +478,42 @@ static uint64_t run(uint64_t first, unsigned n, unsigned images, unsigned broken
 	return failed;
 }
 
-/* Y11, Y12, Y13, Y14, Y15 of repair.h; now and then requests fail, too (Q9). */
-static void no_power_cut_makes_it_worse(void **state)
+static void expect_safe(enum mender mender)
 {
 	uint64_t first = crash_number("BYRE_SIM_SEED", 0);
 	unsigned traces = (unsigned)crash_number("BYRE_SIM_TRACES", 60 / TEST_SCALE);
 	char why[TOLD_MAX];
 
-	if (run(first, traces, (unsigned)crash_number("BYRE_SIM_IMAGES", 24), 0, why))
+	if (run(first, traces, (unsigned)crash_number("BYRE_SIM_IMAGES", 24), mender, 0, why))
 		fail_msg("%s", why);
 }
 
+/* Y11, Y12, Y13, Y14, Y15 of repair.h; now and then requests fail, too (Q9). */
+static void no_power_cut_makes_it_worse(void **state)
+{
+	expect_safe(BY_REPAIR);
+}
+
+/* The same of the walk: a refcount is never lower than the names, a flag never set where it is not
+ * 1; and whatever is left, the next walk mends. */
+static void r7_no_power_cut_hurts_the_walk(void **state)
+{
+	expect_safe(BY_WALK);
+}
+
 /* From seed @first on, soon before one that tells. */
-static void expect_caught(enum repair_break rule, uint64_t first)
+static void expect_caught_by(enum mender mender, uint64_t rule, uint64_t first)
 {
 	char why[TOLD_MAX];
 
-	if (!run(first, BROKEN_TRACES, 40, rule, why))
+	if (!run(first, BROKEN_TRACES, 40, mender, rule, why))
 		fail_msg("nothing noticed");
 	print_message("%s\n", why);
+}
+
+static void expect_caught(enum repair_break rule, uint64_t first)
+{
+	expect_caught_by(BY_REPAIR, rule, first);
 }
 
 static void y11_early_decrements_are_caught(void **state)
@@ -469,15 +541,22 @@ static void y15_bits_that_go_too_early_are_caught(void **state)
 	expect_caught(BREAK_Y15_BITS, 0);
 }
 
+static void r7_flags_before_refcounts_are_caught(void **state)
+{
+	expect_caught_by(BY_WALK, BREAK_R7_EARLY, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_power_cut_makes_it_worse),
+		cmocka_unit_test(r7_no_power_cut_hurts_the_walk),
 		cmocka_unit_test(y11_early_decrements_are_caught),
 		cmocka_unit_test(y12_early_flags_are_caught),
 		cmocka_unit_test(y13_a_table_named_too_early_is_caught),
 		cmocka_unit_test(y14_writing_over_metadata_is_caught),
 		cmocka_unit_test(y15_bits_that_go_too_early_are_caught),
+		cmocka_unit_test(r7_flags_before_refcounts_are_caught),
 	};
 
 	crash_main_init();

@@ -28,8 +28,10 @@ struct qcow2_check {
 struct qcow2_check_say {
 	void (*fn)(void *arg, bool is_named, char *text);
 	/* For a walk beside others that change the image. Told of each cluster whose refcount is
-	 * not what it should be; COPIED flags are not looked at then. */
-	void (*differ)(void *arg, uint64_t cluster, uint64_t refcount, uint64_t references);
+	 * not what it should be, or that lacks a COPIED flag (@is_unflagged): one entry names it,
+	 * which has none and is an active table's. Else COPIED flags are not looked at then. */
+	void (*differ)(void *arg, uint64_t cluster, uint64_t refcount, uint64_t references,
+		       bool is_unflagged);
 	/* Bytes: the file is looked at as if it were so long, at least. A crash may lose the end of
 	 * a file, but not the refcounts of what was there. */
 	uint64_t end_min;

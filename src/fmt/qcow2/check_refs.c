@@ -173,8 +173,6 @@ static bool tell_difference(struct check *ck, uint64_t k, uint64_t disk, uint64_
 	bool is_mended = disk && (disk > count ? ck->mends_leaks : ck->mends_errors);
 
 	ck->needs_rebuild |= !disk;
-	if (ck->say && ck->say->differ)
-		ck->say->differ(ck->say->arg, k, disk, count);
 	check_say(ck, "%s cluster %llu refcount=%llu reference=%llu",
 		  is_mended ? "Repairing" : disk < count ? "ERROR" : "Leaked",
 		  (unsigned long long)k, (unsigned long long)disk, (unsigned long long)count);
@@ -190,8 +188,12 @@ static void compare(struct check *ck, uint64_t k, uint64_t disk, uint64_t value)
 {
 	uint64_t count = value >> COUNTS_MARK_BITS;
 
+	bool is_unflagged = count == 1 && (value & COUNTS_NOT_COPIED);
+
 	if (disk || count)
 		ck->result.image_end = (k + 1) << ck->cluster_bits;
+	if ((disk != count || is_unflagged) && ck->say && ck->say->differ)
+		ck->say->differ(ck->say->arg, k, disk, count, is_unflagged);
 	ck->copied_differs |= copied_differs(value, disk);
 	if (disk != count && tell_difference(ck, k, disk, count))
 		ck->copied_differs |= copied_differs(value, count);

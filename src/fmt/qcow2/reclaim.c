@@ -15,7 +15,9 @@ enum { TRIES = 8 };                     /* while tables move all the time */
 
 struct reclaim_leak {
 	uint64_t cluster;
-	uint64_t excess;                /* of its refcount over what names it */
+	uint64_t refcount;              /* as it is on disk... */
+	uint64_t references;            /* ...and should be; the same: only... */
+	bool is_unflagged;              /* ...the flag of the entry that names it is missing (R7) */
 };
 
 void reclaim_touch(struct reclaim *r, uint64_t first, uint64_t n)
@@ -46,19 +48,23 @@ static void leak_add(struct reclaim *r, struct reclaim_leak leak)
 		r->room = room;
 	}
 	r->leaks[r->nleaks++] = leak;
+	r->nunflagged += leak.is_unflagged;
 }
 
-static void note_difference(void *arg, uint64_t cluster, uint64_t refcount, uint64_t references)
+static void note_difference(void *arg, uint64_t cluster, uint64_t refcount, uint64_t references,
+			    bool is_unflagged)
 {
 	struct reclaim *r = arg;
 
 	if (refcount < references)
 		/* Seen before it was freed, and its refcount after that. */
 		r->nexcused += is_touched(r, cluster);
-	else if (!is_touched(r, cluster))
-		leak_add(r, (struct reclaim_leak){ cluster, refcount - references });
-	else if (refcount > 1)
-		r->is_unsure = true;
+	else if (is_touched(r, cluster))
+		r->is_unsure |= refcount > 1;
+	else if (is_unflagged && !r->is_last)
+		r->is_unsure = true;                                    /* R7 */
+	else
+		leak_add(r, (struct reclaim_leak){ cluster, refcount, references, is_unflagged });
 }
 
 static int pace_wait(void *arg)
@@ -70,20 +76,145 @@ static int pace_wait(void *arg)
 	return r->is_void || r->w->dead ? -ECANCELED : 0;
 }
 
-/* R4: nothing was touched between the last look and the change. */
+/* R4: its refcount is not what it was when the walk saw it. */
+static void leave(struct reclaim *r, struct reclaim_leak *k)
+{
+	r->is_unsure = true;
+	r->nunflagged -= k->is_unflagged;
+	k->is_unflagged = false;
+}
+
+/* A walk may be void when a part is done, and the next one does not find on disk what is done in
+ * memory: so a refcount changes only from what was seen. In one step, for any number may be there
+ * in an image that somebody made. */
 static int free_leaks_wait(struct reclaim *r, uint64_t *ret_freed)
 {
 	int rc = r->nleaks ? mark_set_wait(r->w) : 0;
 
 	for (unsigned i = 0; i < r->nleaks && !rc && !r->is_void; i++) {
-		const struct reclaim_leak *k = &r->leaks[i];
+		struct reclaim_leak *k = &r->leaks[i];
 
-		for (uint64_t n = 0; n < k->excess && !rc && !is_touched(r, k->cluster); n++)
-			rc = refs_add_wait(&r->w->refs, k->cluster, 1, -1);
-		*ret_freed += !rc;
+		rc = is_touched(r, k->cluster) ? -EAGAIN :
+		     refs_lower_wait(&r->w->refs, k->cluster, k->refcount, k->references);
+		*ret_freed += !rc && k->refcount > k->references;
+		if (rc == -EAGAIN) {
+			leave(r, k);
+			rc = 0;
+		}
 	}
 	return rc;
 }
+
+/* ---- COPIED flags: of the last walk ---- */
+
+/* Does @entry name a cluster that was noted? They were, lowest first. */
+static bool is_unflagged(const struct reclaim *r, uint64_t entry)
+{
+	uint64_t off = entry & QCOW2_OFFSET_MASK, cluster = off / r->w->cluster;
+	unsigned from = 0, to = r->nleaks;
+
+	if (!off || !is_aligned(off, r->w->cluster) || (entry & (QCOW2_COPIED | QCOW2_COMPRESSED)))
+		return false;
+	while (from < to) {
+		unsigned mid = from + (to - from) / 2;
+
+		if (r->leaks[mid].cluster < cluster)
+			from = mid + 1;
+		else
+			to = mid;
+	}
+	return from < r->nleaks && r->leaks[from].cluster == cluster &&
+	       r->leaks[from].is_unflagged;
+}
+
+/* R7: in the entries in @p of [@at, @end), one each @step bytes. Phase B of a commit has them,
+ * behind a sync of the refcounts in A. */
+static void set_flags(struct reclaim *r, struct meta_page *p, uint64_t at, uint64_t end,
+		      unsigned step)
+{
+	struct writer *w = r->w;
+
+	for (; at < end && r->nunflagged; at += step) {
+		uint64_t entry = meta_value(&w->meta, p, at, 8);
+
+		if (!is_unflagged(r, entry))
+			continue;
+		w->commit.needs_a |= !(w->broken & BREAK_R7_EARLY);
+		meta_change(&w->meta, p, &(struct meta_record){
+			.kind = p->kind, .width = 8, .off = at, .old = entry,
+			.new = entry | QCOW2_COPIED });
+		r->nunflagged--;
+	}
+}
+
+/* In the L2 table at @off, unless it is something else as well: all refcounts are right by now. */
+static int set_table_flags_wait(struct reclaim *r, uint64_t off)
+{
+	struct writer *w = r->w;
+	uint64_t count = 0;
+	int rc = 0;
+
+	if (off && is_aligned(off, w->cluster) && !w->q->has_data_file)
+		rc = refs_get_wait(&w->refs, off / w->cluster, &count);
+	if (rc || count != 1)
+		return rc;
+	for (uint64_t at = off; at < off + w->cluster && !rc; at += w->meta.page_bytes) {
+		struct meta_page *p;
+
+		rc = meta_get_wait(&w->meta, META_L2, at, &p);
+		if (rc)
+			break;
+		set_flags(r, p, at, at + w->meta.page_bytes, 8 * w->q->entry_words);
+		meta_put(&w->meta, p);
+	}
+	/* Nobody else holds us up. */
+	if (!rc && w->meta.ndirty > META_DIRTY_MAX)
+		rc = commit_metadata_wait(&w->commit);
+	return rc;
+}
+
+/* In the L1 entries [@at, @end), which are in one page, and in the tables that they name. */
+static int set_l1_flags_wait(struct reclaim *r, uint64_t at, uint64_t end)
+{
+	struct writer *w = r->w;
+	struct meta_page *l1;
+	uint64_t count;
+	int rc = refs_get_wait(&w->refs, at / w->cluster, &count);
+
+	if (rc || count != 1)
+		return rc;
+	rc = meta_get_wait(&w->meta, META_L1, at, &l1);
+	if (rc)
+		return rc;
+	for (uint64_t i = at; i < end && r->nunflagged && !rc; i += 8)
+		rc = set_table_flags_wait(r, meta_value(&w->meta, l1, i, 8) & QCOW2_OFFSET_MASK);
+	if (!rc)
+		set_flags(r, l1, at, end, 8);
+	meta_put(&w->meta, l1);
+	return rc;
+}
+
+static int set_all_flags_wait(struct reclaim *r)
+{
+	const struct qcow2 *q = r->w->q;
+	uint64_t at = q->l1_off, end = at + 8ULL * q->l1_entries, wanted = r->nunflagged;
+	int rc = 0;
+
+	while (at < end && r->nunflagged && !rc) {
+		uint64_t next = MIN(end, align_down(at, r->w->meta.page_bytes) +
+					 r->w->meta.page_bytes);
+
+		rc = set_l1_flags_wait(r, at, next);
+		at = next;
+	}
+	if (wanted > r->nunflagged)
+		log_info("'%s' was not closed cleanly: %llu entries that had lost their COPIED "
+			 "flag have it again", q->node.name,
+			 (unsigned long long)(wanted - r->nunflagged));
+	return rc;
+}
+
+/* ---- the walk ---- */
 
 static void walk_wait(struct reclaim *r)
 {
@@ -107,7 +238,10 @@ static void walk_wait(struct reclaim *r)
 	if (freed)
 		log_info("'%s' was not closed cleanly: %llu clusters that had leaked are free "
 			 "again", w->q->node.name, (unsigned long long)freed);
-	r->is_owed = rc || r->is_void || r->is_more;
+	if (!rc)
+		rc = set_all_flags_wait(r);
+	r->is_owed = rc || r->is_void || r->is_more || r->nunflagged ||
+		     (r->is_last && r->is_unsure);
 	if (!r->is_owed)
 		w->alloc.cut_floor = 0;                         /* Q10 */
 }
@@ -122,6 +256,7 @@ static void start_over(struct reclaim *r)
 	r->is_more = false;
 	r->nleaks = 0;
 	r->nexcused = 0;
+	r->nunflagged = 0;
 }
 
 static int prepare(struct reclaim *r)
@@ -167,14 +302,10 @@ int reclaim_start(struct reclaim *r, struct writer *w)
 
 int reclaim_again_wait(struct reclaim *r)
 {
-	int rc;
-
 	assert(!r->is_running);
-	if (!r->w || !(r->is_void || r->is_unsure) || r->w->dead)
+	if (!r->w || !(r->is_void || r->is_unsure) || r->w->dead || prepare(r))
 		return 0;
-	rc = prepare(r);
-	if (rc)
-		return rc;
+	r->is_last = true;
 	walk_wait(r);
 	reclaim_fini(r);
 	return commit_wait(&r->w->commit);

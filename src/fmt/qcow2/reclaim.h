@@ -9,10 +9,23 @@
  * reference may have leaked and another been freed since: where that may be, the walk is repeated
  * when nobody writes any more.
  *
+ * A snapshot that another program began to make, or to delete, and did not end leaves clusters with
+ * one name, a higher refcount, and no COPIED flag in the entry that names them. Lowering the
+ * refcount alone would make a leak an error: entries of refcount 1 must have the flag. Setting it
+ * first would be worse, for a cluster with the flag is written in place, whatever else its refcount
+ * stands for. So the last walk, when nobody writes, does both: the lower refcounts are durable,
+ * then the flags are set. Until then the refcounts stay as they are, and what a crash leaves is a
+ * leak; but between the two steps it is flags that are missing, and the next walk sets them. They
+ * are set while nobody writes as entries that are about to be replaced must not become writable.
+ * Compressed clusters have no flag, nor have the entries of snapshots: their refcounts are lowered
+ * at once.
+ *
  * Invariants:
  *	R4  a refcount is lowered by the walk only where its cluster was not touched since the open;
  *	R5  an image in which the walk finds damage is left as it is;
- *	R6  the mark is taken away only when the walk has ended well, and nothing leaked since. */
+ *	R6  the mark is taken away only when the walk has ended well, and nothing leaked since;
+ *	R7  the walk lowers a refcount to 1 only together with setting the COPIED flag of the
+ *	    active entry that names the cluster, and the flag goes to disk behind the refcount. */
 #ifndef FMT_QCOW2_RECLAIM_H
 #define FMT_QCOW2_RECLAIM_H
 
@@ -40,10 +53,13 @@ struct reclaim {
 	struct reclaim_leak *leaks;     /* owned */
 	unsigned nleaks, room;
 	uint64_t nexcused;              /* differences that look like damage and are none */
+	uint64_t nunflagged;            /* of leaks: R7, flags that are still missing */
 	bool is_running;
 	bool is_hurried;                /* somebody waits for its end */
+	bool is_last;                   /* nobody writes any more */
 	bool is_void;                   /* a table moved or grew: the count is worth nothing */
-	bool is_unsure;                 /* some of several references may have leaked */
+	bool is_unsure;                 /* some of several references may have leaked, or flags
+					 * are missing: there must be a last walk */
 	bool is_more;                   /* there are more leaks than could be noted */
 	bool is_owed;                   /* R6: the mark stays */
 	struct fiber_queue waiting;     /* for its end */
@@ -61,8 +77,8 @@ static inline void reclaim_void(struct reclaim *r)
 
 /* Waits for the end of the walk, which goes on without pauses. */
 void reclaim_finish_wait(struct reclaim *r);
-/* Does all of it once more, where the walk was void or could not tell, now that everything is
- * durable and nobody writes. */
+/* Does all of it once more, where the walk was void or could not tell, or R7 asks for it, now that
+ * everything is durable and nobody writes. What it could not do is owed (R6), and no error. */
 int reclaim_again_wait(struct reclaim *r);
 void reclaim_fini(struct reclaim *r);
 

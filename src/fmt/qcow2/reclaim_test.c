@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The walk after a crash: leaks go, what is used meanwhile stays, damage is left alone. */
+/* The walk after a crash: leaks go, what is used meanwhile stays, damage is left alone; COPIED
+ * flags come back behind their refcounts, whatever fails. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +15,54 @@
 
 enum { BITS = 9, CLUSTER = 1 << BITS, ROOM = 4 << 20, LEAK = 20, LEAKS = 30,
        MARK_OFF = QCOW2_HEADER_V3_BYTES };
+
+/* ---- memory that ends: the nth allocation fails, and @fails_on all that follow ---- */
+
+static bool fails_on;
+static int allocations_left = -1;       /* < 0: it does not end */
+
+static bool may_allocate(void)
+{
+	if (allocations_left < 0)
+		return true;
+	if (allocations_left > 0) {
+		allocations_left--;
+		return true;
+	}
+	allocations_left = fails_on ? 0 : -1;
+	return false;
+}
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t size);
+void *__real_aligned_alloc(size_t align, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+void *__wrap_aligned_alloc(size_t align, size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+	return may_allocate() ? __real_malloc(size) : NULL;
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+	return may_allocate() ? __real_calloc(n, size) : NULL;
+}
+
+void *__wrap_realloc(void *p, size_t size)
+{
+	return may_allocate() ? __real_realloc(p, size) : NULL;
+}
+
+void *__wrap_aligned_alloc(size_t align, size_t size)
+{
+	return may_allocate() ? __real_aligned_alloc(align, size) : NULL;
+}
+
+/* ---- images ---- */
 
 static uint8_t *refcount(struct test_image *im, uint64_t cluster)
 {
@@ -143,6 +192,301 @@ static int error_body(void *arg)
 	return 0;
 }
 
+/* ---- what a snapshot that was begun by another program leaves (R7) ---- */
+
+enum { TABLE = 10, DATA, PACKED, OWN, BARE, ZEROS, HALF_END,
+       L1_OFF = TEST_IMAGE_L1 * CLUSTER, L2_OFF = TABLE * CLUSTER };
+
+/* In the order of enum: refcounts, and the table's entries. */
+static const struct half {
+	unsigned refcount;
+	uint64_t flags;
+} halves[] = {
+	[TABLE - TABLE] = { 2 },
+	[DATA - TABLE] = { 2 },
+	[PACKED - TABLE] = { 2, QCOW2_COMPRESSED },
+	[OWN - TABLE] = { 1, QCOW2_COPIED },
+	[BARE - TABLE] = { 1 },         /* by a walk that lost power before it set the flag */
+	[ZEROS - TABLE] = { 3, QCOW2_ZERO },
+};
+
+static void make_half(struct test_image *im, struct loop *l)
+{
+	make(im, l);
+	for (unsigned k = TABLE; k < HALF_END; k++)
+		be16_store(refcount(im, k), (uint16_t)halves[k - TABLE].refcount);
+	be64_store(im->mem->bytes + L1_OFF, TABLE * CLUSTER);
+	for (unsigned k = DATA; k < HALF_END; k++)
+		be64_store(im->mem->bytes + L2_OFF + 8 * (k - DATA),
+			   k * CLUSTER | halves[k - TABLE].flags);
+}
+
+static bool has_flag(const struct test_image *im, uint64_t off)
+{
+	return be64_load(im->mem->bytes + off) & QCOW2_COPIED;
+}
+
+/* On disk, at any time: a flag only where the refcount is 1. */
+static bool is_safe(struct test_image *im)
+{
+	bool is_ok = !has_flag(im, L1_OFF) || be16_load(refcount(im, TABLE)) == 1;
+
+	for (unsigned k = DATA; k < HALF_END && is_ok; k++)
+		is_ok = !has_flag(im, L2_OFF + 8 * (k - DATA)) ||
+			be16_load(refcount(im, k)) == 1;
+	return is_ok;
+}
+
+static void watch(void *arg, const struct req *req)
+{
+	if (req->kind == REQ_WRITE && !is_safe(arg))
+		fail_msg("a flag came before its refcount");
+}
+
+static void expect_whole(struct test_image *im)
+{
+	for (unsigned k = TABLE; k < HALF_END; k++)
+		assert_int_equal(be16_load(refcount(im, k)), 1);
+	assert_true(has_flag(im, L1_OFF));
+	for (unsigned k = DATA; k < HALF_END; k++) {
+		uint64_t entry = be64_load(im->mem->bytes + L2_OFF + 8 * (k - DATA));
+		uint64_t flag = k == PACKED ? 0 : QCOW2_COPIED;
+
+		assert_int_equal(entry, (halves[k - TABLE].flags | flag | k * CLUSTER));
+	}
+	assert_int_equal(leaks(im), 0);
+	assert_false(is_marked(im));
+}
+
+static void walk_end_wait(struct test_image *im)
+{
+	while (im->w->reclaim.is_running)
+		fiber_queue_wait(&im->w->reclaim.waiting);
+}
+
+static int flags_body(void *arg)
+{
+	struct test_image im;
+
+	make_half(&im, arg);
+	im.mem->watch = watch;
+	im.mem->watch_arg = &im;
+	assert_int_equal(test_image_open_wait(&im), 0);
+	walk_end_wait(&im);
+	assert_int_equal(commit_wait(&im.w->commit), 0);
+	/* While it is in use: what has a flag to come keeps what it has. */
+	for (unsigned k = TABLE; k < HALF_END; k++)
+		assert_int_equal(be16_load(refcount(&im, k)),
+				 k == PACKED ? 1 : halves[k - TABLE].refcount);
+	assert_false(has_flag(&im, L1_OFF) || has_flag(&im, L2_OFF));
+	assert_true(is_marked(&im));
+	assert_int_equal(leaks(&im), 0);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	expect_whole(&im);
+	test_image_free_wait(&im);
+	return 0;
+}
+
+/* The guest writes meanwhile: its table is copied, its cluster replaced. */
+static int flags_used_body(void *arg)
+{
+	uint8_t data[CLUSTER] = { 1 };
+	struct test_image im;
+	uint64_t table, entry;
+
+	make_half(&im, arg);
+	assert_int_equal(test_image_open_wait(&im), 0);
+	assert_int_equal(chan_write_wait(im.node->home_chan, 0, data, CLUSTER), 0);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	table = be64_load(im.mem->bytes + L1_OFF);
+	assert_true(table & QCOW2_COPIED);
+	table &= QCOW2_OFFSET_MASK;
+	assert_int_equal(be16_load(refcount(&im, TABLE)), table != L2_OFF ? 0 : 1);
+	for (unsigned k = DATA; k < HALF_END; k++) {
+		entry = be64_load(im.mem->bytes + table + 8 * (k - DATA));
+		assert_int_equal(be16_load(refcount(&im, (entry & QCOW2_OFFSET_MASK) / CLUSTER)),
+				 1);
+		assert_int_equal(!(entry & QCOW2_COPIED), k == PACKED);
+	}
+	assert_int_equal(be16_load(refcount(&im, DATA)), 0);
+	assert_int_equal(leaks(&im), 0);
+	assert_false(is_marked(&im));
+	test_image_free_wait(&im);
+	return 0;
+}
+
+/* Any request of the last walk fails: what is left is safe, and the next open makes it good. */
+static int flags_failing_body(void *arg)
+{
+	bool has_failed = true;
+
+	for (int nth = 0; has_failed; nth++) {
+		struct test_image im;
+
+		assert_in_range(nth, 0, 200);
+		make_half(&im, arg);
+		assert_int_equal(test_image_open_wait(&im), 0);
+		walk_end_wait(&im);
+		im.mem->fails_on = nth & 1;
+		im.mem->fail_after = nth / 2;
+		test_image_close_wait(&im);
+		has_failed = im.mem->fail_after <= 0;
+		im.mem->fail_after = -1;
+		assert_true(is_safe(&im));
+		use_wait(&im, false);
+		assert_int_equal(test_image_close_wait(&im), 0);
+		expect_whole(&im);
+		test_image_free_wait(&im);
+	}
+	return 0;
+}
+
+/* The same where memory ends. True: it did. */
+static bool without_memory_wait(struct loop *l, int nth, bool in_last)
+{
+	struct test_image im;
+	bool has_ended;
+
+	make_half(&im, l);
+	assert_int_equal(test_image_open_wait(&im), 0);
+	if (in_last)
+		walk_end_wait(&im);
+	allocations_left = nth;
+	walk_end_wait(&im);
+	test_image_close_wait(&im);
+	has_ended = allocations_left <= 0;
+	allocations_left = -1;
+	assert_true(is_safe(&im));
+	use_wait(&im, false);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	expect_whole(&im);
+	test_image_free_wait(&im);
+	return has_ended;
+}
+
+static int memory_body(void *arg)
+{
+	for (unsigned variant = 0; variant < 4; variant++) {
+		int nth = 0;
+
+		fails_on = variant & 1;
+		while (without_memory_wait(arg, nth, variant & 2))
+			nth++;
+		assert_in_range(nth, 10, 1000);
+	}
+	return 0;
+}
+
+static int flags_damage_body(void *arg)
+{
+	struct test_image im;
+
+	make_half(&im, arg);
+	/* Two L1 entries: it and what it names have two names, but for what the second... */
+	be64_store(im.mem->bytes + L1_OFF + 8, L2_OFF);
+	assert_int_equal(test_image_open_wait(&im), 0);
+	test_image_close_wait(&im);
+	/* ...has no refcount for: damage. */
+	assert_false(has_flag(&im, L1_OFF) || has_flag(&im, L2_OFF));
+	assert_true(is_marked(&im));
+	test_image_free_wait(&im);
+	return 0;
+}
+
+/* ---- what the walk does while others are at work, and in strange images ---- */
+
+/* A second block of refcounts: the walk reads it when it has freed what the first one counts. */
+enum { BLOCK = 16, BLOCK_CLUSTERS = CLUSTER / 2, FAR = BLOCK_CLUSTERS + 5 };
+
+static void watch_growth(void *arg, const struct req *req)
+{
+	struct test_image *im = arg;
+
+	if (req->kind != REQ_READ || req->off != BLOCK * CLUSTER || !im->w || !im->w->meta.ndirty)
+		return;
+	reclaim_void(&im->w->reclaim);
+	im->mem->watch = NULL;
+}
+
+/* A table grows when a part is freed in memory: the next walk, which sees on disk what it was, does
+ * not free it once more. */
+static int void_body(void *arg)
+{
+	struct test_image im;
+
+	make_half(&im, arg);
+	be16_store(refcount(&im, BLOCK), 1);
+	be64_store(im.mem->bytes + TEST_IMAGE_REFTABLE * CLUSTER + 8, BLOCK * CLUSTER);
+	be16_store(im.mem->bytes + BLOCK * CLUSTER + 2 * (FAR % BLOCK_CLUSTERS), 1);
+	im.mem->watch = watch_growth;
+	im.mem->watch_arg = &im;
+	assert_int_equal(test_image_open_wait(&im), 0);
+	walk_end_wait(&im);
+	assert_null(im.mem->watch);
+	assert_int_equal(test_count_wait(&im, PACKED), 1);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	expect_whole(&im);
+	assert_int_equal(be16_load(im.mem->bytes + BLOCK * CLUSTER + 2 * (FAR % BLOCK_CLUSTERS)),
+			 0);
+	test_image_free_wait(&im);
+	return 0;
+}
+
+/* However high it is: nobody counts that far. */
+static int huge_body(void *arg)
+{
+	struct test_image im;
+	uint8_t *counts;
+
+	test_image_make(&im, arg, BITS, 6, ROOM);
+	counts = im.mem->bytes + TEST_IMAGE_REFBLOCK * CLUSTER;
+	be32_store(im.mem->bytes + MARK_OFF, QCOW2_EXT_IN_USE);
+	be64_store(counts + 8 * LEAK, UINT64_MAX);
+	be64_store(counts + 8 * TEST_IMAGE_L1, 1ULL << 62);
+	assert_int_equal(test_image_open_wait(&im), 0);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	assert_int_equal(be64_load(counts + 8 * LEAK), 0);
+	assert_int_equal(be64_load(counts + 8 * TEST_IMAGE_L1), 1);
+	assert_false(is_marked(&im));
+	test_image_free_wait(&im);
+	return 0;
+}
+
+static void r4_a_walk_that_was_void_frees_nothing_twice(void **state)
+{
+	test_image_run(void_body);
+}
+
+static void refcounts_of_any_height_are_lowered(void **state)
+{
+	test_image_run(huge_body);
+}
+
+static void r7_refcounts_of_1_come_with_their_flags(void **state)
+{
+	test_image_run(flags_body);
+}
+
+static void r7_what_is_replaced_meanwhile_has_its_flags(void **state)
+{
+	test_image_run(flags_used_body);
+}
+
+static void r7_errors_in_the_last_walk_are_made_good_later(void **state)
+{
+	test_image_run(flags_failing_body);
+}
+
+static void r6_r7_without_memory_it_is_made_good_later(void **state)
+{
+	test_image_run(memory_body);
+}
+
+static void r5_r7_damage_gets_no_flags(void **state)
+{
+	test_image_run(flags_damage_body);
+}
+
 static void what_leaked_is_freed(void **state)
 {
 	test_image_run(leaks_body);
@@ -180,6 +524,13 @@ int main(void)
 		cmocka_unit_test(what_leaked_of_a_shared_cluster_is_freed),
 		cmocka_unit_test(r5_damage_is_left),
 		cmocka_unit_test(r6_the_mark_stays_until_the_walk_was_good),
+		cmocka_unit_test(r4_a_walk_that_was_void_frees_nothing_twice),
+		cmocka_unit_test(refcounts_of_any_height_are_lowered),
+		cmocka_unit_test(r7_refcounts_of_1_come_with_their_flags),
+		cmocka_unit_test(r7_what_is_replaced_meanwhile_has_its_flags),
+		cmocka_unit_test(r7_errors_in_the_last_walk_are_made_good_later),
+		cmocka_unit_test(r6_r7_without_memory_it_is_made_good_later),
+		cmocka_unit_test(r5_r7_damage_gets_no_flags),
 	};
 
 	log_set_sink(drop);

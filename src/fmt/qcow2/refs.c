@@ -261,6 +261,27 @@ int refs_add_wait(struct refs *r, uint64_t first, uint64_t n, int delta)
 	return rc ? rc : add_wait(r, first, n, delta, true);
 }
 
+int refs_lower_wait(struct refs *r, uint64_t cluster, uint64_t from, uint64_t to)
+{
+	struct meta_page *p;
+	int rc;
+
+	assert(to <= from);
+	if (!block_of(r, cluster))
+		return -EAGAIN;
+	rc = page_get_wait(r, cluster, &p);
+	if (rc)
+		return rc;
+	if (count_at(r, p, cluster) != from)
+		rc = -EAGAIN;
+	else if (to != from)
+		count_set(r, p, cluster, to);
+	if (!rc && from && !to)
+		became_free(r, cluster);
+	meta_put(&r->w->meta, p);
+	return rc;
+}
+
 /* ---- growing ---- */
 
 struct growth {

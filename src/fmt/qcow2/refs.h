@@ -68,6 +68,9 @@ int refs_find_wait(struct refs *r, uint64_t want, uint64_t *ret_first, uint64_t 
  * with a full count, for -1 damage. Nobody else changes these clusters' counts meanwhile. Other
  * errors may leave a part of them changed. */
 int refs_add_wait(struct refs *r, uint64_t first, uint64_t n, int delta);
+/* Lowers the refcount of @cluster from @from to @to, however far that is; they may be the same.
+ * -EAGAIN: it is not @from, and was not changed. */
+int refs_lower_wait(struct refs *r, uint64_t cluster, uint64_t from, uint64_t to);
 
 /* At close: frees the tables that rest; a commit is to follow. Was there one? */
 bool refs_free_old(struct refs *r);

@@ -97,6 +97,7 @@ enum writer_break {
 	BREAK_X5_ANY_GROWTH = 1 << 30,  /* refcount blocks and tables come and go at any time */
 	BREAK_Q11_EARLY = 1LL << 31,    /* a finished image can be opened before its last commit, */
 	BREAK_Q11_AT_ONCE = 1LL << 32,  /* or before the first change */
+	BREAK_R7_EARLY = 1LL << 33,     /* COPIED flags do not wait for the lower refcounts */
 };
 
 struct mark {
