@@ -37,47 +37,6 @@ enum {
 	TAKE_FIRST = 8,                 /* requests, see the head */
 };
 
-/* ---- what depends on the kind of ring ---- */
-
-static int next(struct vub_queue *q, struct vub_chain *c)
-{
-	return q->is_packed ? vub_packed_next(q, c) : vub_split_next(q, c);
-}
-
-static bool arm(struct vub_queue *q)
-{
-	return q->is_packed ? vub_packed_arm(q) : vub_split_arm(q);
-}
-
-static void disarm(struct vub_queue *q)
-{
-	if (q->is_packed)
-		vub_packed_disarm(q);
-	else
-		vub_split_disarm(q);
-}
-
-static void publish(struct vub_queue *q, struct vub_req *list)
-{
-	if (q->is_packed)
-		vub_packed_publish(q, list);
-	else
-		vub_split_publish(q, list);
-}
-
-static void log_ring(struct vub_queue *q)
-{
-	if (q->is_packed)
-		vub_packed_log(q);
-	else
-		vub_split_log(q);
-}
-
-static bool wants_call(struct vub_queue *q)
-{
-	return q->is_packed ? vub_packed_wants_call(q) : vub_split_wants_call(q);
-}
-
 /* ---- notifications ---- */
 
 static void call(struct vub_queue *q)
@@ -138,7 +97,7 @@ static unsigned take(struct vub_queue *q, bool *ret_more)
 	struct vub_chain c = { 0 };
 	int rc = 0;
 
-	while (q->is_running && n < max && (rc = next(q, &c)) > 0) {
+	while (q->is_running && n < max && (rc = q->ops->next(q, &c)) > 0) {
 		start(q, &c);
 		n++;
 	}
@@ -151,7 +110,7 @@ static unsigned take(struct vub_queue *q, bool *ret_more)
 /* Looks at the ring at the end of this turn, and of others, until nothing is there. */
 static void look_from_now_on(struct vub_queue *q)
 {
-	disarm(q);
+	q->ops->disarm(q);
 	q->is_looking = true;
 	q->look_until_ns = loop_now(q->loop) + q->poll_window_ns;
 	do_at_turn_end(q);
@@ -175,7 +134,7 @@ static void look(struct vub_queue *q)
 	q->poll_window_ns = MIN(MAX(q->poll_window_ns / 2, (uint64_t)POLL_WINDOW_MIN),
 				q->v->poll_ns);
 	q->is_looking = false;
-	if (arm(q))
+	if (q->ops->arm(q))
 		look_from_now_on(q);
 }
 
@@ -195,18 +154,13 @@ void vub_queue_done(struct vub_req *vr, uint8_t status)
 /* The requests of @list are over. */
 static void release(struct vub_queue *q, struct vub_req *list)
 {
-	while (list) {
-		struct vub_req *vr = list;
-
-		list = vr->next;
+	for (struct vub_req *vr = list; vr; vr = vr->next) {
 		vr->is_busy = false;
 		assert(q->in_flight > 0);
 		q->in_flight--;
-		if (q->is_packed) {
-			vr->next = q->packed.free;
-			q->packed.free = vr;
-		}
 	}
+	if (q->ops->release)
+		q->ops->release(q, list);
 }
 
 /* Answers all that has ended in this turn. */
@@ -223,8 +177,8 @@ static void answer(struct vub_queue *q)
 		for (const struct vub_req *vr = list; vr; vr = vr->next)
 			vub_log_request(q, vr);
 	if (!q->is_broken && !is_memory_lost(q)) {
-		publish(q, list);
-		if (wants_call(q))
+		q->ops->publish(q, list);
+		if (q->ops->wants_call(q))
 			call(q);
 	}
 	release(q, list);
@@ -356,10 +310,8 @@ static int resubmit(struct vub_queue *q)
 	n = vub_inflight_list(q, list, q->num);
 	for (unsigned i = 0; i < n && q->is_running; i++) {
 		struct vub_chain c = { 0 };
-		int rc = q->is_packed ? vub_packed_again(q, list[i].entry, &c)
-				      : vub_split_again(q, list[i].entry, &c);
 
-		if (rc > 0)
+		if (q->ops->again(q, list[i].entry, &c) > 0)
 			start(q, &c);
 		else
 			break_queue(q, c.wrong);
@@ -374,13 +326,8 @@ static int prime(struct vub_queue *q)
 
 	if (rc)
 		return rc;
-	if (q->is_packed)
-		vub_packed_prime(q);
-	else
-		vub_split_prime(q);
 	q->inflight = inflight_region(q);
-	if (q->inflight)
-		rc = q->is_packed ? vub_inflight_prime_packed(q) : vub_inflight_prime_split(q);
+	rc = q->ops->prime(q);
 	if (rc) {
 		free_requests(q);
 		return rc;
@@ -395,7 +342,7 @@ static void take_features(struct vub_queue *q)
 	bool has_cache = vub_has_bit(f, VIRTIO_BLK_F_FLUSH) ||
 			 vub_has_bit(f, VIRTIO_BLK_F_CONFIG_WCE);
 
-	q->is_packed = vub_has_bit(f, VIRTIO_F_RING_PACKED);
+	q->ops = vub_has_bit(f, VIRTIO_F_RING_PACKED) ? &vub_packed_ops : &vub_split_ops;
 	q->has_event_idx = vub_has_bit(f, VIRTIO_RING_F_EVENT_IDX);
 	q->has_indirect = vub_has_bit(f, VIRTIO_RING_F_INDIRECT_DESC);
 	q->is_logging = vub_has_bit(f, VHOST_USER_F_LOG_ALL) && q->v->log.bits;
@@ -413,12 +360,12 @@ static int run(void *arg)
 	if (q->is_broken || !q->has_addr || !q->num)
 		return -EINVAL;
 	take_features(q);
-	rc = q->is_packed ? vub_packed_map(q) : vub_split_map(q);
+	rc = q->ops->map(q);
 	if (!rc && is_new)
 		rc = prime(q);
 	if (rc)
 		return rc;
-	log_ring(q);                            /* who was here before us may have been killed */
+	q->ops->log(q);                         /* who was here before us may have been killed */
 	q->pc = port_here(q->v->port);
 	q->is_running = true;
 	q->is_looking = false;
@@ -489,9 +436,7 @@ void vub_queue_set_notifier_wait(struct vub_queue *q, struct vub_notifier **whic
 /* What GET_VRING_BASE says. */
 static uint32_t queue_base(const struct vub_queue *q)
 {
-	if (!q->is_primed)
-		return q->base;
-	return q->is_packed ? vub_packed_base(q) : vub_split_base(q);
+	return q->is_primed ? q->ops->base(q) : q->base;
 }
 
 /* ---- making ---- */

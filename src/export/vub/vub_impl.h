@@ -125,6 +125,35 @@ struct vub_packed {
 	bool avail_wrap, used_wrap;
 };
 
+/* What depends on the ring's layout. On the queue's loop. */
+struct vub_ring_ops {
+	/* Finds the areas that addr names in memory. 0; -EFAULT; or -EINVAL: not with that num. */
+	int (*map)(struct vub_queue *q);
+	/* Sets the indices from base, and from the inflight region. 0, or -EINVAL: the region does
+	 * not fit. */
+	int (*prime)(struct vub_queue *q);
+	/* What GET_VRING_BASE says of a primed queue. */
+	uint32_t (*base)(const struct vub_queue *q);
+	/* Takes the next chain: 1, and @c is filled; 0: there is none; -1: the ring is broken,
+	 * c->wrong. */
+	int (*next)(struct vub_queue *q, struct vub_chain *c);
+	/* Takes the chain again that stands in the inflight region as @entry: as next(). */
+	int (*again)(struct vub_queue *q, uint16_t entry, struct vub_chain *c);
+	/* Asks to be notified of the next chain. True: one is there already. */
+	bool (*arm)(struct vub_queue *q);
+	void (*disarm)(struct vub_queue *q);
+	/* Writes the used entries of the list @done, and lets the guest see them. */
+	void (*publish)(struct vub_queue *q, struct vub_req *done);
+	/* Does the guest want to be notified of what was published since it last was? */
+	bool (*wants_call)(struct vub_queue *q);
+	/* The requests of @list are over, and their slots free. NULL: the chain says which slot. */
+	void (*release)(struct vub_queue *q, struct vub_req *list);
+	/* Marks all that is written to a ring (V23). */
+	void (*log)(struct vub_queue *q);
+};
+
+extern const struct vub_ring_ops vub_split_ops, vub_packed_ops;
+
 /* What a queue counts; written by its loop alone, relaxed, read by any thread. */
 struct vub_counters {
 	_Atomic uint64_t requests, errors, kicks, calls, broken, logged;
@@ -157,7 +186,7 @@ struct vub_queue {
 	bool is_primed;                 /* avail and used are right */
 	bool is_running;
 	bool is_broken;
-	bool is_packed;
+	const struct vub_ring_ops *ops; /* NULL before it first runs */
 	bool has_event_idx;
 	bool has_indirect;
 	bool is_logging;                /* data; and the ring, where addr.flags says so */
@@ -186,37 +215,6 @@ struct vub_queue {
 	struct fiber *waiter;           /* of a halt */
 	struct vub_counters counters;
 };
-
-/* One set for each kind of ring. */
-
-/* Finds the areas that addr names in memory. 0 or -EFAULT. */
-int vub_split_map(struct vub_queue *q);
-int vub_packed_map(struct vub_queue *q);
-/* Sets the indices from base, and from the inflight region. */
-void vub_split_prime(struct vub_queue *q);
-void vub_packed_prime(struct vub_queue *q);
-uint32_t vub_split_base(const struct vub_queue *q);
-uint32_t vub_packed_base(const struct vub_queue *q);
-/* Takes the next chain: 1, and @c is filled; 0: there is none; -1: the ring is broken, c->wrong. */
-int vub_split_next(struct vub_queue *q, struct vub_chain *c);
-int vub_packed_next(struct vub_queue *q, struct vub_chain *c);
-/* Takes the chain again that an inflight region has: as next(). */
-int vub_split_again(struct vub_queue *q, uint16_t head, struct vub_chain *c);
-int vub_packed_again(struct vub_queue *q, uint16_t entry, struct vub_chain *c);
-/* Asks to be notified of the next chain. True: one is there already. */
-bool vub_split_arm(struct vub_queue *q);
-bool vub_packed_arm(struct vub_queue *q);
-void vub_split_disarm(struct vub_queue *q);
-void vub_packed_disarm(struct vub_queue *q);
-/* Writes the used entries of the list @done, and lets the guest see them. */
-void vub_split_publish(struct vub_queue *q, struct vub_req *done);
-void vub_packed_publish(struct vub_queue *q, struct vub_req *done);
-/* Mark all that is written to a ring. */
-void vub_split_log(struct vub_queue *q);
-void vub_packed_log(struct vub_queue *q);
-/* Does the guest want to be notified of what was published since it last was? */
-bool vub_split_wants_call(struct vub_queue *q);
-bool vub_packed_wants_call(struct vub_queue *q);
 
 /* ---- inflight.c ---- */
 
