@@ -38,6 +38,16 @@ static unsigned changed_pages(const struct guest *g, const struct dirty_log *log
 	return n;
 }
 
+static void enable_all(struct guest *g, bool is_enabled)
+{
+	for (unsigned i = 0; i < HOST_LOOPS; i++) {
+		struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_VRING_ENABLE, sizeof(m.state));
+
+		m.state = (struct vhost_user_vring_state){ i, is_enabled };
+		assert_int_equal(vfe_msg_tell(g->link.sock, &m, NULL, 0, true), 0);
+	}
+}
+
 /* Asks once, stops the queues, and sees what that has changed. @before is room for the memory. */
 static void ask_and_compare(struct guest *g, const struct dirty_log *log, char *before, unsigned i)
 {
@@ -49,9 +59,11 @@ static void ask_and_compare(struct guest *g, const struct dirty_log *log, char *
 	uint8_t status;
 
 	a.len = i % 5 ? 512 * (1 + i % 40) : VIRTIO_BLK_ID_BYTES;
+	enable_all(g, false);           /* or it is answered while we copy */
 	guest_put(g, &a);
-	memcpy(before, g->mem.map, GUEST_MEMORY);
 	guest_kick(g, a.queue);
+	memcpy(before, g->mem.map, GUEST_MEMORY);
+	enable_all(g, true);
 	assert_int_equal(guest_take(g, a.queue, &status), a.token);
 	assert_int_equal(status, VIRTIO_BLK_S_OK);
 	/* All of them: another one may just be asking for kicks. */
@@ -336,16 +348,6 @@ static void put_and_see_nothing(struct guest *g, const struct guest_ask *a)
 	guest_kick(g, a->queue);
 	usleep(20000);
 	assert_false(guest_has_answer(g, a->queue));
-}
-
-static void enable_all(struct guest *g, bool is_enabled)
-{
-	for (unsigned i = 0; i < HOST_LOOPS; i++) {
-		struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_VRING_ENABLE, sizeof(m.state));
-
-		m.state = (struct vhost_user_vring_state){ i, is_enabled };
-		assert_int_equal(vfe_msg_tell(g->link.sock, &m, NULL, 0, true), 0);
-	}
 }
 
 /* V24: two front ends have set everything up; the second one's queues run when all of the first's
