@@ -1,11 +1,30 @@
 /* SPDX-License-Identifier: MIT */
 /* export/vub/queue.c - a virtqueue's life: kicks, requests, used entries, calls.
  *
- *	stopped   set up by messages, in the control fiber
- *	primed    the indices are right: from SET_VRING_BASE, or from the inflight region
- *	running   the kick is polled, requests are taken
+ *	            run                        nothing there
+ *	stopped ---------> looking ------------------------------> idle
+ *	   ^                |   ^ <-------------------------------- |
+ *	   |           halt |   | run          a kick               | halt
+ *	   |  stop          v   |                                   |
+ *	   +-------------- halted <---------------------------------+
+ *
+ *	looking, idle, halted ---------> broken ---------> stopped
+ *	                       V18                stop
+ *
+ *	stopped   halted and not primed: where its indices are is set up by messages
+ *	looking   at the ring, at the end of each turn; the guest need not kick
+ *	idle      kicks are asked for, and waited for
  *	halted    primed, but memory or features are being changed; nothing is in flight
- *	broken    the driver has written nonsense: nothing is taken until the queue is stopped
+ *	broken    the driver has written nonsense: nothing is taken any more
+ *
+ *	run       the last one of SET_VRING_ADDR, _KICK and _ENABLE, or the other seat's letting
+ *	          go of the disk; and each message that has halted a queue and not disabled it
+ *	halt      a message that changes what queues read while they run: memory, features, the log,
+ *	          the queue's own address or kick; SET_VRING_ENABLE of 0; and ahead of each stop
+ *	stop      GET_VRING_BASE, RESET_DEVICE, the end of the session
+ *
+ * What broke while it was being halted stays broken. A queue is primed by its first run: its
+ * indices are those of SET_VRING_BASE, or the inflight region's.
  *
  * After a kick the end of each turn answers what has ended in it and then looks at the ring, and
  * the guest need not kick, until nothing is there. With poll_ns that goes on for a while longer:
@@ -45,15 +64,19 @@ static void call(struct vub_queue *q)
 	vub_notifier_signal(q->call);
 }
 
+static bool is_running(const struct vub_queue *q)
+{
+	return q->state == VUB_QUEUE_IDLE || q->state == VUB_QUEUE_LOOKING;
+}
+
 /* V18 */
 static void break_queue(struct vub_queue *q, const char *why)
 {
-	if (!q->is_broken) {
+	if (q->state != VUB_QUEUE_BROKEN) {
 		log_warn("vhost-user: '%s': queue %u is stopped: %s", q->v->name, q->index, why);
 		vub_count(&q->counters.broken, 1);
 	}
-	q->is_broken = true;
-	q->is_running = false;
+	q->state = VUB_QUEUE_BROKEN;
 	vub_notifier_signal(q->err);
 	if (q->kick_is_busy)
 		loop_cancel(q->loop, &q->kick_io);
@@ -97,7 +120,7 @@ static unsigned take(struct vub_queue *q, bool *ret_more)
 	struct vub_chain c = { 0 };
 	int rc = 0;
 
-	while (q->is_running && n < max && (rc = q->ops->next(q, &c)) > 0) {
+	while (q->state == VUB_QUEUE_LOOKING && n < max && (rc = q->ops->next(q, &c)) > 0) {
 		start(q, &c);
 		n++;
 	}
@@ -111,7 +134,7 @@ static unsigned take(struct vub_queue *q, bool *ret_more)
 static void look_from_now_on(struct vub_queue *q)
 {
 	q->ops->disarm(q);
-	q->is_looking = true;
+	q->state = VUB_QUEUE_LOOKING;
 	q->look_until_ns = loop_now(q->loop) + q->poll_window_ns;
 	do_at_turn_end(q);
 }
@@ -125,7 +148,7 @@ static void look(struct vub_queue *q)
 		q->poll_window_ns = MIN(q->poll_window_ns * 2, q->v->poll_ns);
 		q->look_until_ns = now + q->poll_window_ns;
 	}
-	if (is_memory_lost(q) || !q->is_running)
+	if (is_memory_lost(q) || q->state != VUB_QUEUE_LOOKING)
 		return;
 	if (has_more || now < q->look_until_ns || q->kick_fd < 0) {
 		do_at_turn_end(q);
@@ -133,7 +156,7 @@ static void look(struct vub_queue *q)
 	}
 	q->poll_window_ns = MIN(MAX(q->poll_window_ns / 2, (uint64_t)POLL_WINDOW_MIN),
 				q->v->poll_ns);
-	q->is_looking = false;
+	q->state = VUB_QUEUE_IDLE;
 	if (q->ops->arm(q))
 		look_from_now_on(q);
 }
@@ -176,7 +199,7 @@ static void answer(struct vub_queue *q)
 	if (q->is_logging)
 		for (const struct vub_req *vr = list; vr; vr = vr->next)
 			vub_log_request(q, vr);
-	if (!q->is_broken && !is_memory_lost(q)) {
+	if (q->state != VUB_QUEUE_BROKEN && !is_memory_lost(q)) {
 		q->ops->publish(q, list);
 		if (q->ops->wants_call(q))
 			call(q);
@@ -190,7 +213,7 @@ static void turn_end(struct task *t)
 
 	q->turn_is_queued = false;
 	answer(q);
-	if (q->is_running && q->is_looking)
+	if (q->state == VUB_QUEUE_LOOKING)
 		look(q);
 	if (q->waiter)
 		fiber_wake(q->waiter);
@@ -227,7 +250,7 @@ static void kicked(struct io *io, int res)
 
 	if (q->kick_is_pipe || res < 0)
 		q->kick_is_busy = false;
-	if (!q->is_running) {
+	if (!is_running(q)) {
 		if (q->waiter)
 			fiber_wake(q->waiter);
 		return;
@@ -241,7 +264,7 @@ static void kicked(struct io *io, int res)
 		return;
 	}
 	vub_count(&q->counters.kicks, 1);
-	if (!q->is_looking)
+	if (q->state == VUB_QUEUE_IDLE)
 		look_from_now_on(q);
 	poll_kick(q);
 }
@@ -308,7 +331,7 @@ static int resubmit(struct vub_queue *q)
 	if (!list)
 		return -ENOMEM;
 	n = vub_inflight_list(q, list, q->num);
-	for (unsigned i = 0; i < n && q->is_running; i++) {
+	for (unsigned i = 0; i < n && is_running(q); i++) {
 		struct vub_chain c = { 0 };
 
 		if (q->ops->again(q, list[i].entry, &c) > 0)
@@ -355,9 +378,9 @@ static int run(void *arg)
 	bool is_new = !q->is_primed;
 	int rc;
 
-	if (q->is_running || !q->is_started || !q->is_enabled)
+	if (is_running(q) || !q->is_started || !q->is_enabled)
 		return 0;
-	if (q->is_broken || !q->has_addr || !q->num)
+	if (q->state == VUB_QUEUE_BROKEN || !q->has_addr || !q->num)
 		return -EINVAL;
 	take_features(q);
 	rc = q->ops->map(q);
@@ -367,17 +390,18 @@ static int run(void *arg)
 		return rc;
 	q->ops->log(q);                         /* who was here before us may have been killed */
 	q->pc = port_here(q->v->port);
-	q->is_running = true;
-	q->is_looking = false;
+	q->state = VUB_QUEUE_IDLE;
 	q->poll_window_ns = q->v->poll_ns;
 	if (is_new) {
 		rc = resubmit(q);
 		if (rc) {
-			q->is_running = false;
+			q->state = VUB_QUEUE_HALTED;
 			return rc;
 		}
 		call(q);                        /* V22 */
 	}
+	if (!is_running(q))                     /* what it was to take again is damaged */
+		return 0;
 	look_from_now_on(q);
 	poll_kick(q);
 	return 0;
@@ -387,7 +411,8 @@ static int halt(void *arg)
 {
 	struct vub_queue *q = arg;
 
-	q->is_running = false;
+	if (is_running(q))
+		q->state = VUB_QUEUE_HALTED;
 	q->waiter = fiber_self();
 	if (q->kick_is_busy)
 		loop_cancel(q->loop, &q->kick_io);
@@ -443,11 +468,12 @@ static uint32_t queue_base(const struct vub_queue *q)
 
 void vub_queue_stop(struct vub_queue *q)
 {
-	assert(!q->in_flight && !q->is_running && !q->kick_is_busy);
+	assert(!q->in_flight && !is_running(q) && !q->kick_is_busy);
 	q->base = queue_base(q);
 	free_requests(q);
 	drop_fd(&q->kick_fd);
-	q->is_started = q->is_primed = q->is_broken = false;
+	q->is_started = q->is_primed = false;
+	q->state = VUB_QUEUE_HALTED;
 	q->inflight = NULL;
 }
 

@@ -165,6 +165,14 @@ static inline void vub_count(_Atomic uint64_t *counter, uint64_t n)
 			      memory_order_relaxed);
 }
 
+/* What leads from one to another: queue.c. */
+enum vub_queue_state {
+	VUB_QUEUE_HALTED,               /* nothing is taken */
+	VUB_QUEUE_IDLE,                 /* waits for a kick */
+	VUB_QUEUE_LOOKING,              /* at the ring, each turn; the guest need not kick */
+	VUB_QUEUE_BROKEN,               /* nothing is taken until the queue is stopped (V18) */
+};
+
 /* A virtqueue. The second part is the control fiber's while the queue is halted and the queue's
  * loop's while it runs; what changes hands does so by loop_call_wait(). */
 struct vub_queue {
@@ -183,14 +191,13 @@ struct vub_queue {
 	struct vub_notifier *call, *err;        /* NULL: none */
 
 	/* ---- while it runs ---- */
-	bool is_primed;                 /* avail and used are right */
-	bool is_running;
-	bool is_broken;
+	bool is_primed;                 /* avail and used are right; changes with the queue halted,
+					 * so the control fiber may read it at any time */
+	enum vub_queue_state state;
 	const struct vub_ring_ops *ops; /* NULL before it first runs */
 	bool has_event_idx;
 	bool has_indirect;
 	bool is_logging;                /* data; and the ring, where addr.flags says so */
-	bool is_looking;                /* at the ring, each turn; the guest need not kick */
 	uint8_t write_flags;            /* REQ_FUA for a guest without a write cache */
 	struct port_chan *pc;
 	unsigned hint;                  /* of memory.h */
