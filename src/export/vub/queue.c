@@ -8,8 +8,8 @@
  *	   |  stop          v   |                                   |
  *	   +-------------- halted <---------------------------------+
  *
- *	looking, idle, halted ---------> broken ---------> stopped
- *	                       V18                stop
+ *	looking, idle, halted ----------------------------------> broken ---------> stopped
+ *	                       nonsense, or memory is gone (V18)           stop
  *
  *	stopped   halted and not primed: where its indices are is set up by messages
  *	looking   at the ring, at the end of each turn; the guest need not kick
