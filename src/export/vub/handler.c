@@ -316,15 +316,18 @@ static bool is_pipe(int fd)
 	return !fstat(fd, &st) && S_ISFIFO(st.st_mode);
 }
 
-/* Takes the descriptor of a message that has one, to notify or be notified by: an eventfd or, to be
- * read only, a pipe, for others may block whoever looks at them. -1: there is none; or -errno. */
-static int take_notifier(struct call *c, bool may_be_pipe)
+/* Takes the message's descriptor, to notify or be notified by: an eventfd or, to be read only, a
+ * pipe, for others may block whoever looks at them. 0 and *@ret_fd, which is -1 where the message
+ * has none; or -errno. */
+static int take_notifier(struct call *c, bool may_be_pipe, int *ret_fd)
 {
 	char path[32], target[32] = "";
 	int fd = c->fds[0];
 
-	if (fd < 0)
-		return -1;
+	if (fd < 0) {
+		*ret_fd = -1;
+		return 0;
+	}
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	if (!(may_be_pipe && is_pipe(fd)) &&
 	    (readlink(path, target, sizeof(target) - 1) < 0 ||
@@ -333,16 +336,17 @@ static int take_notifier(struct call *c, bool may_be_pipe)
 	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
 		return -EBADF;
 	c->fds[0] = -1;
-	return fd;
+	*ret_fd = fd;
+	return 0;
 }
 
 static int set_vring_kick_wait(struct call *c)
 {
 	struct vub_queue *q = queue_of(c->v, c->m->u64 & VHOST_USER_VRING_INDEX_MASK);
-	int fd = q ? take_notifier(c, true) : -EINVAL;
+	int fd, rc = q ? take_notifier(c, true, &fd) : -EINVAL;
 
-	if (fd < -1)
-		return fd;
+	if (rc)
+		return rc;
 	vub_queue_halt_wait(q);
 	if (q->kick_fd >= 0)
 		close(q->kick_fd);
@@ -355,11 +359,11 @@ static int set_vring_kick_wait(struct call *c)
 static int set_notifier_wait(struct call *c, bool is_call)
 {
 	struct vub_queue *q = queue_of(c->v, c->m->u64 & VHOST_USER_VRING_INDEX_MASK);
-	int fd = q ? take_notifier(c, false) : -EINVAL;
+	int fd, rc = q ? take_notifier(c, false, &fd) : -EINVAL;
 	struct vub_notifier *n = NULL;
 
-	if (fd < -1)
-		return fd;
+	if (rc)
+		return rc;
 	if (fd >= 0) {
 		n = vub_notifier_new(fd);
 		if (!n) {

@@ -276,15 +276,16 @@ unsigned vub_inflight_list(struct vub_queue *q, struct vub_pending *list, unsign
 {
 	const struct vhost_user_inflight_split *split = q->inflight;
 	const struct vhost_user_inflight_packed *packed = q->inflight;
+	bool is_packed = q->ops == &vub_packed_ops;
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < q->num && n < max; i++) {
-		bool is_in = q->is_packed ? packed->desc[i].inflight : split->desc[i].inflight;
+		bool is_in = is_packed ? packed->desc[i].inflight : split->desc[i].inflight;
 
 		if (is_in)
 			list[n++] = (struct vub_pending){
-				.counter = q->is_packed ? packed->desc[i].counter
-							: split->desc[i].counter,
+				.counter = is_packed ? packed->desc[i].counter
+						     : split->desc[i].counter,
 				.entry = (uint16_t)i,
 			};
 	}

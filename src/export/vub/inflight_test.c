@@ -31,11 +31,21 @@ struct run {
 	unsigned wrong;
 };
 
-static void queue_on(struct vub_queue *q, struct world *w, bool is_packed)
+static bool is_packed(const struct vub_queue *q)
 {
-	*q = (struct vub_queue){ .num = NUM, .is_packed = is_packed };
+	return q->ops == &vub_packed_ops;
+}
+
+static int prime(struct vub_queue *q)
+{
+	return is_packed(q) ? vub_inflight_prime_packed(q) : vub_inflight_prime_split(q);
+}
+
+static void queue_on(struct vub_queue *q, struct world *w, const struct vub_ring_ops *ops)
+{
+	*q = (struct vub_queue){ .num = NUM, .ops = ops };
 	q->inflight = w->region;
-	if (is_packed) {
+	if (is_packed(q)) {
 		q->packed.desc = (void *)w->ring;
 		q->packed.used_wrap = q->packed.avail_wrap = true;
 	} else {
@@ -52,11 +62,9 @@ static void recover(struct run *r, struct vub_req **batch, unsigned published)
 	struct vub_pending list[NUM];
 	struct vub_queue q;
 	unsigned n, k = 0;
-	int rc;
 
-	queue_on(&q, &w, r->q.is_packed);
-	rc = q.is_packed ? vub_inflight_prime_packed(&q) : vub_inflight_prime_split(&q);
-	assert_int_equal(rc, 0);
+	queue_on(&q, &w, r->q.ops);
+	assert_int_equal(prime(&q), 0);
 	n = vub_inflight_list(&q, list, NUM);
 	for (unsigned i = 0; i < r->ntaken; i++) {
 		const struct vub_req *vr = r->taken[i];
@@ -66,13 +74,13 @@ static void recover(struct run *r, struct vub_req **batch, unsigned published)
 			is_answered |= batch[b] == vr;
 		if (is_answered)
 			continue;
-		if (k >= n || list[k].entry != (q.is_packed ? vr->inflight : vr->id))
+		if (k >= n || list[k].entry != (is_packed(&q) ? vr->inflight : vr->id))
 			r->wrong++;
 		k++;
 	}
 	r->wrong += k != n;
-	if (!r->wrong && (q.avail != r->q.avail || (q.is_packed && q.packed.avail_wrap !=
-						    r->q.packed.avail_wrap)))
+	if (!r->wrong && (q.avail != r->q.avail || (is_packed(&q) && q.packed.avail_wrap !=
+						      r->q.packed.avail_wrap)))
 		r->wrong++;
 }
 
@@ -110,9 +118,9 @@ static void take(struct run *r, struct prng *p)
 			return;
 	vr->id = (uint16_t)i;
 	vr->used_len = 1;
-	if (r->q.is_packed && r->q.packed.outstanding + n > NUM)
+	if (is_packed(&r->q) && r->q.packed.outstanding + n > NUM)
 		return;
-	if (r->q.is_packed) {
+	if (is_packed(&r->q)) {
 		take_packed(r, vr, n);
 	} else {
 		r->q.avail++;
@@ -132,7 +140,7 @@ static void forget(struct run *r, struct vub_req *vr)
 	memmove(&r->taken[k], &r->taken[k + 1], (--r->ntaken - k) * sizeof(vr));
 }
 
-/* The steps of vub_split_publish(), with a death behind each. */
+/* The steps of split.c's publish(), with a death behind each. */
 static void answer_split(struct run *r, struct vub_req **batch, unsigned n)
 {
 	struct vhost_user_inflight_split *region = r->q.inflight;
@@ -200,7 +208,7 @@ static void answer(struct run *r, struct prng *p)
 				is_new &= batch[k] != batch[i];
 		} while (!is_new);
 	}
-	if (r->q.is_packed)
+	if (is_packed(&r->q))
 		answer_packed(r, batch, n);
 	else
 		answer_split(r, batch, n);
@@ -209,16 +217,15 @@ static void answer(struct run *r, struct prng *p)
 	recover(r, NULL, 0);
 }
 
-static unsigned run(bool is_packed, bool skips_tracking)
+static unsigned run(const struct vub_ring_ops *ops, bool skips_tracking)
 {
 	struct run *r = calloc(1, sizeof(*r));
-	struct prng p = { is_packed + 1 };
+	struct prng p = { 1 };
 	unsigned wrong;
 
-	queue_on(&r->q, &r->world, is_packed);
+	queue_on(&r->q, &r->world, ops);
 	r->skips_tracking = skips_tracking;
-	assert_int_equal(is_packed ? vub_inflight_prime_packed(&r->q)
-				   : vub_inflight_prime_split(&r->q), 0);
+	assert_int_equal(prime(&r->q), 0);
 	for (unsigned i = 0; i < ROUNDS && !r->wrong; i++) {
 		if (prng_below(&p, 3))
 			take(r, &p);
@@ -232,14 +239,14 @@ static unsigned run(bool is_packed, bool skips_tracking)
 
 static void v21_split_after_any_step(void **state)
 {
-	assert_int_equal(run(false, false), 0);
-	assert_true(run(false, true));
+	assert_int_equal(run(&vub_split_ops, false), 0);
+	assert_true(run(&vub_split_ops, true));
 }
 
 static void v21_packed_after_any_step(void **state)
 {
-	assert_int_equal(run(true, false), 0);
-	assert_true(run(true, true));
+	assert_int_equal(run(&vub_packed_ops, false), 0);
+	assert_true(run(&vub_packed_ops, true));
 }
 
 /* A region is the front end's: whatever it writes there, no index is believed. */
@@ -253,8 +260,6 @@ static void v17_regions_of_noise(void **state)
 		struct vring_packed_desc d = { 0 };
 		struct world w = { 0 };
 		struct vub_queue q;
-		bool is_packed = i % 2;
-		int rc;
 
 		for (unsigned b = 0; b < sizeof(w.region); b += 2) {
 			uint16_t v = (uint16_t)prng_below(&p, prng_below(&p, 4) ? NUM + 2 : 65536);
@@ -263,12 +268,11 @@ static void v17_regions_of_noise(void **state)
 		}
 		((struct vhost_user_inflight_split *)(void *)w.region)->version = 1;
 		((struct vhost_user_inflight_split *)(void *)w.region)->desc_num = NUM;
-		queue_on(&q, &w, is_packed);
-		rc = is_packed ? vub_inflight_prime_packed(&q) : vub_inflight_prime_split(&q);
-		if (rc)
+		queue_on(&q, &w, i % 2 ? &vub_packed_ops : &vub_split_ops);
+		if (prime(&q))
 			continue;
 		assert_true(vub_inflight_list(&q, list, NUM) <= NUM);
-		if (!is_packed) {
+		if (!is_packed(&q)) {
 			vub_inflight_use_split(&q, &vr);
 			vub_inflight_used_split(&q, &vr);
 			continue;

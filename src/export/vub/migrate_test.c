@@ -13,15 +13,6 @@
 #include "drv/vub/vfe_msg.h"
 #include "export/vub/test_log.h"
 
-#define LOGS (1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD)
-
-static const struct vfe_want wants[] = {
-	{ .protocol = LOGS },
-	{ .protocol = LOGS, .packed = true },
-	{ .protocol = LOGS, .no_event_idx = true, .no_indirect = true },
-	{ .protocol = LOGS, .packed = true, .no_event_idx = true, .no_inflight = true },
-};
-
 /* ---- V23 ---- */
 
 /* Pages that are no longer as in @before are in the log. How many those are. */
@@ -38,6 +29,16 @@ static unsigned changed_pages(const struct guest *g, const struct dirty_log *log
 	return n;
 }
 
+static void enable_all(struct guest *g, bool is_enabled)
+{
+	for (unsigned i = 0; i < HOST_LOOPS; i++) {
+		struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_VRING_ENABLE, sizeof(m.state));
+
+		m.state = (struct vhost_user_vring_state){ i, is_enabled };
+		assert_int_equal(vfe_msg_tell(g->link.sock, &m, NULL, 0, true), 0);
+	}
+}
+
 /* Asks once, stops the queues, and sees what that has changed. @before is room for the memory. */
 static void ask_and_compare(struct guest *g, const struct dirty_log *log, char *before, unsigned i)
 {
@@ -49,9 +50,11 @@ static void ask_and_compare(struct guest *g, const struct dirty_log *log, char *
 	uint8_t status;
 
 	a.len = i % 5 ? 512 * (1 + i % 40) : VIRTIO_BLK_ID_BYTES;
+	enable_all(g, false);           /* or it is answered while we copy */
 	guest_put(g, &a);
-	memcpy(before, g->mem.map, GUEST_MEMORY);
 	guest_kick(g, a.queue);
+	memcpy(before, g->mem.map, GUEST_MEMORY);
+	enable_all(g, true);
 	assert_int_equal(guest_take(g, a.queue, &status), a.token);
 	assert_int_equal(status, VIRTIO_BLK_S_OK);
 	/* All of them: another one may just be asking for kicks. */
@@ -81,15 +84,15 @@ static void v23_written_pages_are_logged(void **state)
 	pthread_mutex_lock(&h.disk.lock);
 	memset(h.disk.data, 0x33, HOST_DISK);
 	pthread_mutex_unlock(&h.disk.lock);
-	for (unsigned i = 0; i < 8 * ARRAY_SIZE(wants); i++) {
-		guest_start(&g, &h, &wants[i % ARRAY_SIZE(wants)]);
+	for (unsigned i = 0; i < 8 * LOG_WANTS; i++) {
+		guest_start(&g, &h, &log_wants[i % LOG_WANTS]);
 		log_start(&log);
 		log_tell(&log, &g);
 		ask_and_compare(&g, &log, before, i);
 		guest_stop(&g);
 		log_end(&log);
 	}
-	assert_true(logged(&h) >= 3 * 8 * ARRAY_SIZE(wants));
+	assert_true(logged(&h) >= 3 * 8 * LOG_WANTS);
 	assert_int_equal(host_broken(&h), 0);
 	host_stop(&h);
 	free(before);
@@ -104,7 +107,7 @@ static void v23_pages_are_counted_once(void **state)
 	struct guest g;
 
 	host_start(&h, NULL);
-	guest_start(&g, &h, &wants[0]);
+	guest_start(&g, &h, &log_wants[0]);
 	log_start(&log);
 	log_tell_base(&log, &g);
 	log_tell_features(&g, true);
@@ -134,7 +137,7 @@ static void v23_no_page_beside_is_logged(void **state)
 	struct guest g;
 
 	host_start(&h, NULL);
-	guest_start(&g, &h, &wants[1]);
+	guest_start(&g, &h, &log_wants[1]);
 	log_start(&log);
 	log_tell(&log, &g);
 	for (unsigned from = 0; from < 10; from++)
@@ -199,8 +202,8 @@ static void v23_what_asks_for_kicks_is_logged(void **state)
 	struct host h;
 
 	host_start(&h, &opts);
-	for (unsigned i = 0; i < ARRAY_SIZE(wants); i++)
-		for (unsigned tries = 0; !see_sleep_logged(&h, &wants[i]); tries++)
+	for (unsigned i = 0; i < LOG_WANTS; i++)
+		for (unsigned tries = 0; !see_sleep_logged(&h, &log_wants[i]); tries++)
 			assert_true(tries < 100);
 	host_stop(&h);
 }
@@ -213,18 +216,18 @@ static void v23_a_ring_that_begins_is_logged(void **state)
 	struct guest g;
 
 	host_start(&h, NULL);
-	for (unsigned i = 0; i < ARRAY_SIZE(wants); i++) {
+	for (unsigned i = 0; i < LOG_WANTS; i++) {
 		const void *parts[3];
 		uint64_t at;
 
-		guest_start(&g, &h, &wants[i]);
+		guest_start(&g, &h, &log_wants[i]);
 		log_start(&log);
 		log_tell_base(&log, &g);
 		log_tell_features(&g, true);
 		for (unsigned k = 0; k < g.link.nqueues; k++) {
 			guest_lay_out(&g, k);
 			vfe_ring_parts(&g.queues[k].ring, parts);
-			at = vfe_mem_guest(&g.mem, parts[wants[i].packed ? 0 : 2]);
+			at = vfe_mem_guest(&g.mem, parts[log_wants[i].packed ? 0 : 2]);
 			assert_false(log_has(&log, at));
 			log_tell_ring(&g, k, true);
 			assert_true(log_has(&log, at));
@@ -246,7 +249,7 @@ static void v23_a_late_log_has_everything(void **state)
 	struct guest g;
 
 	host_start(&h, NULL);
-	guest_start(&g, &h, &wants[0]);
+	guest_start(&g, &h, &log_wants[0]);
 	log_start(&log);
 	log_tell_features(&g, true);
 	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
@@ -270,7 +273,7 @@ static void v23_a_log_goes_over_to_the_next(void **state)
 	struct guest g;
 
 	host_start(&h, NULL);
-	guest_start(&g, &h, &wants[0]);
+	guest_start(&g, &h, &log_wants[0]);
 	for (unsigned i = 0; i < 2; i++)
 		log_start(&log[i]);
 	log_tell(&log[0], &g);
@@ -298,7 +301,7 @@ static void v23_a_broken_queue_logs(void **state)
 	struct guest g;
 
 	host_start(&h, NULL);
-	guest_start(&g, &h, &wants[0]);
+	guest_start(&g, &h, &log_wants[0]);
 	log_start(&log);
 	log_tell(&log, &g);
 	atomic_store(&h.disk.is_holding, true);
@@ -338,16 +341,6 @@ static void put_and_see_nothing(struct guest *g, const struct guest_ask *a)
 	assert_false(guest_has_answer(g, a->queue));
 }
 
-static void enable_all(struct guest *g, bool is_enabled)
-{
-	for (unsigned i = 0; i < HOST_LOOPS; i++) {
-		struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_VRING_ENABLE, sizeof(m.state));
-
-		m.state = (struct vhost_user_vring_state){ i, is_enabled };
-		assert_int_equal(vfe_msg_tell(g->link.sock, &m, NULL, 0, true), 0);
-	}
-}
-
 /* V24: two front ends have set everything up; the second one's queues run when all of the first's
  * are stopped or disabled, and the other way round, also where one leaves without a word. */
 static void v24_one_of_two_front_ends_runs(void **state)
@@ -361,7 +354,7 @@ static void v24_one_of_two_front_ends_runs(void **state)
 
 	host_start(&h, NULL);
 	for (unsigned i = 0; i < 2; i++)
-		guest_start(&g[i], &h, &wants[i]);
+		guest_start(&g[i], &h, &log_wants[i]);
 	vub_get_stats(h.vub, &st);
 	assert_int_equal(st.sessions, 2);
 	assert_int_equal(guest_do(&g[0], &a), VIRTIO_BLK_S_OK);

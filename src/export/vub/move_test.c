@@ -35,15 +35,6 @@ enum {
 
 #define POLL_NS (200 * NS_PER_US)
 
-#define LOGS (1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD)
-
-static const struct vfe_want wants[] = {
-	{ .protocol = LOGS },
-	{ .protocol = LOGS, .packed = true },
-	{ .protocol = LOGS, .no_event_idx = true, .no_indirect = true },
-	{ .protocol = LOGS, .packed = true, .no_event_idx = true, .no_inflight = true },
-};
-
 /* What a page has of what devices write. */
 enum place { DATA, STATUS, RING, EVENT, PLACES };
 
@@ -484,8 +475,8 @@ static void v19_v23_v24_a_machine_moves(void **state)
 
 	for (unsigned polls = 0; polls < 2; polls++) {
 		start_host(&h, polls * POLL_NS);
-		for (uint64_t i = 0; i < n * ARRAY_SIZE(wants); i++, seed++) {
-			enum place wrong = move_once(&h, &wants[i % ARRAY_SIZE(wants)], PLACES,
+		for (uint64_t i = 0; i < n * LOG_WANTS; i++, seed++) {
+			enum place wrong = move_once(&h, &log_wants[i % LOG_WANTS], PLACES,
 						     seed);
 
 			if (wrong != PLACES)
@@ -507,7 +498,7 @@ static void v23_what_is_not_logged_is_seen(void **state)
 			enum place wrong = PLACES;
 
 			for (uint64_t seed = 1; wrong == PLACES && seed < 50; seed++)
-				wrong = move_once(&h, &wants[packed], p, seed);
+				wrong = move_once(&h, &log_wants[packed], p, seed);
 			assert_int_equal(wrong, p);
 		}
 	host_stop(&h);

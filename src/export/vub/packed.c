@@ -19,7 +19,7 @@ enum {
 	WRAP = 1 << VRING_PACKED_EVENT_F_WRAP_CTR,
 };
 
-int vub_packed_map(struct vub_queue *q)
+static int map(struct vub_queue *q)
 {
 	const struct vub_memory *mem = &q->v->memory;
 
@@ -34,7 +34,13 @@ int vub_packed_map(struct vub_queue *q)
 	return q->packed.desc && q->packed.driver && q->packed.device ? 0 : -EFAULT;
 }
 
-void vub_packed_prime(struct vub_queue *q)
+static void free_slot(struct vub_queue *q, struct vub_req *vr)
+{
+	vr->next = q->packed.free;
+	q->packed.free = vr;
+}
+
+static int prime(struct vub_queue *q)
 {
 	uint16_t avail = (uint16_t)q->base, used = (uint16_t)(q->base >> 16);
 
@@ -45,13 +51,12 @@ void vub_packed_prime(struct vub_queue *q)
 	q->packed.outstanding = 0;
 	q->packed.free = NULL;
 	q->called = 0;
-	for (unsigned i = q->num; i-- > 0;) {
-		q->reqs[i].next = q->packed.free;
-		q->packed.free = &q->reqs[i];
-	}
+	for (unsigned i = q->num; i-- > 0;)
+		free_slot(q, &q->reqs[i]);
+	return q->inflight ? vub_inflight_prime_packed(q) : 0;
 }
 
-uint32_t vub_packed_base(const struct vub_queue *q)
+static uint32_t base(const struct vub_queue *q)
 {
 	uint32_t avail = q->avail | (q->packed.avail_wrap ? WRAP : 0u);
 	uint32_t used = q->used | (q->packed.used_wrap ? WRAP : 0u);
@@ -137,7 +142,7 @@ static int take(struct vub_queue *q, struct vub_chain *c)
 	return c->wrong ? -1 : 1;
 }
 
-int vub_packed_next(struct vub_queue *q, struct vub_chain *c)
+static int next(struct vub_queue *q, struct vub_chain *c)
 {
 	struct vub_req *vr = q->packed.free;
 
@@ -150,7 +155,7 @@ int vub_packed_next(struct vub_queue *q, struct vub_chain *c)
 	return take(q, c);
 }
 
-int vub_packed_again(struct vub_queue *q, uint16_t entry, struct vub_chain *c)
+static int again(struct vub_queue *q, uint16_t entry, struct vub_chain *c)
 {
 	const struct vhost_user_inflight_packed *r = q->inflight;
 	struct vub_req *vr = q->packed.free;
@@ -183,7 +188,7 @@ static void log_event(struct vub_queue *q)
 	vub_log_ring(q, 0, sizeof(*q->packed.device));
 }
 
-bool vub_packed_arm(struct vub_queue *q)
+static bool arm(struct vub_queue *q)
 {
 	struct vring_packed_desc_event *e = q->packed.device;
 	uint16_t flags = VRING_PACKED_EVENT_FLAG_ENABLE;
@@ -200,7 +205,7 @@ bool vub_packed_arm(struct vub_queue *q)
 	return is_available(q);
 }
 
-void vub_packed_disarm(struct vub_queue *q)
+static void disarm(struct vub_queue *q)
 {
 	__atomic_store_n(&q->packed.device->flags, VRING_PACKED_EVENT_FLAG_DISABLE,
 			 __ATOMIC_RELAXED);
@@ -224,7 +229,7 @@ static struct vring_packed_desc *put(struct vub_queue *q, struct vub_req *vr, ui
 }
 
 /* ...and nothing says where the ring is but the memory. */
-void vub_packed_log(struct vub_queue *q)
+static void log_ring(struct vub_queue *q)
 {
 	uint64_t guest;
 
@@ -235,7 +240,7 @@ void vub_packed_log(struct vub_queue *q)
 		vub_log_mark(q, guest, q->num * sizeof(*q->packed.desc));
 }
 
-void vub_packed_publish(struct vub_queue *q, struct vub_req *done)
+static void publish(struct vub_queue *q, struct vub_req *done)
 {
 	struct vring_packed_desc *first = NULL;
 	uint16_t first_flags = 0, flags;
@@ -255,12 +260,12 @@ void vub_packed_publish(struct vub_queue *q, struct vub_req *done)
 	if (q->inflight)
 		vub_inflight_use_packed(q, done, q->used, q->packed.used_wrap);
 	__atomic_store_n(&first->flags, first_flags, __ATOMIC_RELEASE);
-	vub_packed_log(q);
+	log_ring(q);
 	if (q->inflight)
 		vub_inflight_used_packed(q, done);
 }
 
-bool vub_packed_wants_call(struct vub_queue *q)
+static bool wants_call(struct vub_queue *q)
 {
 	const struct vring_packed_desc_event *e = q->packed.driver;
 	uint16_t flags, where, before = (uint16_t)(q->used - q->called);
@@ -276,3 +281,27 @@ bool vub_packed_wants_call(struct vub_queue *q)
 		return vring_need_event((uint16_t)((where & ~WRAP) - q->num), q->used, before);
 	return vring_need_event((uint16_t)(where & ~WRAP), q->used, before);
 }
+
+static void release(struct vub_queue *q, struct vub_req *list)
+{
+	while (list) {
+		struct vub_req *vr = list;
+
+		list = vr->next;
+		free_slot(q, vr);
+	}
+}
+
+const struct vub_ring_ops vub_packed_ops = {
+	.map = map,
+	.prime = prime,
+	.base = base,
+	.next = next,
+	.again = again,
+	.arm = arm,
+	.disarm = disarm,
+	.publish = publish,
+	.wants_call = wants_call,
+	.release = release,
+	.log = log_ring,
+};

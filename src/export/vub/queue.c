@@ -1,11 +1,30 @@
 /* SPDX-License-Identifier: MIT */
 /* export/vub/queue.c - a virtqueue's life: kicks, requests, used entries, calls.
  *
- *	stopped   set up by messages, in the control fiber
- *	primed    the indices are right: from SET_VRING_BASE, or from the inflight region
- *	running   the kick is polled, requests are taken
+ *	            run                        nothing there
+ *	stopped ---------> looking ------------------------------> idle
+ *	   ^                |   ^ <-------------------------------- |
+ *	   |           halt |   | run          a kick               | halt
+ *	   |  stop          v   |                                   |
+ *	   +-------------- halted <---------------------------------+
+ *
+ *	looking, idle, halted ----------------------------------> broken ---------> stopped
+ *	                       nonsense, or memory is gone (V18)           stop
+ *
+ *	stopped   halted and not primed: where its indices are is set up by messages
+ *	looking   at the ring, at the end of each turn; the guest need not kick
+ *	idle      kicks are asked for, and waited for
  *	halted    primed, but memory or features are being changed; nothing is in flight
- *	broken    the driver has written nonsense: nothing is taken until the queue is stopped
+ *	broken    the driver has written nonsense: nothing is taken any more
+ *
+ *	run       the last one of SET_VRING_ADDR, _KICK and _ENABLE, or the other seat's letting
+ *	          go of the disk; and each message that has halted a queue and not disabled it
+ *	halt      a message that changes what queues read while they run: memory, features, the log,
+ *	          the queue's own address or kick; SET_VRING_ENABLE of 0; and ahead of each stop
+ *	stop      GET_VRING_BASE, RESET_DEVICE, the end of the session
+ *
+ * What broke while it was being halted stays broken. A queue is primed by its first run: its
+ * indices are those of SET_VRING_BASE, or the inflight region's.
  *
  * After a kick the end of each turn answers what has ended in it and then looks at the ring, and
  * the guest need not kick, until nothing is there. With poll_ns that goes on for a while longer:
@@ -37,47 +56,6 @@ enum {
 	TAKE_FIRST = 8,                 /* requests, see the head */
 };
 
-/* ---- what depends on the kind of ring ---- */
-
-static int next(struct vub_queue *q, struct vub_chain *c)
-{
-	return q->is_packed ? vub_packed_next(q, c) : vub_split_next(q, c);
-}
-
-static bool arm(struct vub_queue *q)
-{
-	return q->is_packed ? vub_packed_arm(q) : vub_split_arm(q);
-}
-
-static void disarm(struct vub_queue *q)
-{
-	if (q->is_packed)
-		vub_packed_disarm(q);
-	else
-		vub_split_disarm(q);
-}
-
-static void publish(struct vub_queue *q, struct vub_req *list)
-{
-	if (q->is_packed)
-		vub_packed_publish(q, list);
-	else
-		vub_split_publish(q, list);
-}
-
-static void log_ring(struct vub_queue *q)
-{
-	if (q->is_packed)
-		vub_packed_log(q);
-	else
-		vub_split_log(q);
-}
-
-static bool wants_call(struct vub_queue *q)
-{
-	return q->is_packed ? vub_packed_wants_call(q) : vub_split_wants_call(q);
-}
-
 /* ---- notifications ---- */
 
 static void call(struct vub_queue *q)
@@ -86,16 +64,20 @@ static void call(struct vub_queue *q)
 	vub_notifier_signal(q->call);
 }
 
+static bool is_running(const struct vub_queue *q)
+{
+	return q->state == VUB_QUEUE_IDLE || q->state == VUB_QUEUE_LOOKING;
+}
+
 /* V18 */
 static void break_queue(struct vub_queue *q, const char *why)
 {
-	if (!q->is_broken) {
+	if (q->state != VUB_QUEUE_BROKEN) {
 		log_limited(&q->v->log_limit, LOG_LEVEL_WARN,
 			    "vhost-user: '%s': queue %u is stopped: %s", q->v->name, q->index, why);
 		vub_count(&q->counters.broken, 1);
 	}
-	q->is_broken = true;
-	q->is_running = false;
+	q->state = VUB_QUEUE_BROKEN;
 	vub_notifier_signal(q->err);
 	if (q->kick_is_busy)
 		loop_cancel(q->loop, &q->kick_io);
@@ -139,7 +121,7 @@ static unsigned take(struct vub_queue *q, bool *ret_more)
 	struct vub_chain c = { 0 };
 	int rc = 0;
 
-	while (q->is_running && n < max && (rc = next(q, &c)) > 0) {
+	while (q->state == VUB_QUEUE_LOOKING && n < max && (rc = q->ops->next(q, &c)) > 0) {
 		start(q, &c);
 		n++;
 	}
@@ -152,8 +134,8 @@ static unsigned take(struct vub_queue *q, bool *ret_more)
 /* Looks at the ring at the end of this turn, and of others, until nothing is there. */
 static void look_from_now_on(struct vub_queue *q)
 {
-	disarm(q);
-	q->is_looking = true;
+	q->ops->disarm(q);
+	q->state = VUB_QUEUE_LOOKING;
 	q->look_until_ns = loop_now(q->loop) + q->poll_window_ns;
 	do_at_turn_end(q);
 }
@@ -167,7 +149,7 @@ static void look(struct vub_queue *q)
 		q->poll_window_ns = MIN(q->poll_window_ns * 2, q->v->poll_ns);
 		q->look_until_ns = now + q->poll_window_ns;
 	}
-	if (is_memory_lost(q) || !q->is_running)
+	if (is_memory_lost(q) || q->state != VUB_QUEUE_LOOKING)
 		return;
 	if (has_more || now < q->look_until_ns || q->kick_fd < 0) {
 		do_at_turn_end(q);
@@ -175,8 +157,8 @@ static void look(struct vub_queue *q)
 	}
 	q->poll_window_ns = MIN(MAX(q->poll_window_ns / 2, (uint64_t)POLL_WINDOW_MIN),
 				q->v->poll_ns);
-	q->is_looking = false;
-	if (arm(q))
+	q->state = VUB_QUEUE_IDLE;
+	if (q->ops->arm(q))
 		look_from_now_on(q);
 }
 
@@ -196,18 +178,13 @@ void vub_queue_done(struct vub_req *vr, uint8_t status)
 /* The requests of @list are over. */
 static void release(struct vub_queue *q, struct vub_req *list)
 {
-	while (list) {
-		struct vub_req *vr = list;
-
-		list = vr->next;
+	for (struct vub_req *vr = list; vr; vr = vr->next) {
 		vr->is_busy = false;
 		assert(q->in_flight > 0);
 		q->in_flight--;
-		if (q->is_packed) {
-			vr->next = q->packed.free;
-			q->packed.free = vr;
-		}
 	}
+	if (q->ops->release)
+		q->ops->release(q, list);
 }
 
 /* Answers all that has ended in this turn. */
@@ -223,9 +200,9 @@ static void answer(struct vub_queue *q)
 	if (q->is_logging)
 		for (const struct vub_req *vr = list; vr; vr = vr->next)
 			vub_log_request(q, vr);
-	if (!q->is_broken && !is_memory_lost(q)) {
-		publish(q, list);
-		if (wants_call(q))
+	if (q->state != VUB_QUEUE_BROKEN && !is_memory_lost(q)) {
+		q->ops->publish(q, list);
+		if (q->ops->wants_call(q))
 			call(q);
 	}
 	release(q, list);
@@ -237,7 +214,7 @@ static void turn_end(struct task *t)
 
 	q->turn_is_queued = false;
 	answer(q);
-	if (q->is_running && q->is_looking)
+	if (q->state == VUB_QUEUE_LOOKING)
 		look(q);
 	if (q->waiter)
 		fiber_wake(q->waiter);
@@ -274,7 +251,7 @@ static void kicked(struct io *io, int res)
 
 	if (q->kick_is_pipe || res < 0)
 		q->kick_is_busy = false;
-	if (!q->is_running) {
+	if (!is_running(q)) {
 		if (q->waiter)
 			fiber_wake(q->waiter);
 		return;
@@ -288,7 +265,7 @@ static void kicked(struct io *io, int res)
 		return;
 	}
 	vub_count(&q->counters.kicks, 1);
-	if (!q->is_looking)
+	if (q->state == VUB_QUEUE_IDLE)
 		look_from_now_on(q);
 	poll_kick(q);
 }
@@ -355,12 +332,10 @@ static int resubmit(struct vub_queue *q)
 	if (!list)
 		return -ENOMEM;
 	n = vub_inflight_list(q, list, q->num);
-	for (unsigned i = 0; i < n && q->is_running; i++) {
+	for (unsigned i = 0; i < n && is_running(q); i++) {
 		struct vub_chain c = { 0 };
-		int rc = q->is_packed ? vub_packed_again(q, list[i].entry, &c)
-				      : vub_split_again(q, list[i].entry, &c);
 
-		if (rc > 0)
+		if (q->ops->again(q, list[i].entry, &c) > 0)
 			start(q, &c);
 		else
 			break_queue(q, c.wrong);
@@ -375,13 +350,8 @@ static int prime(struct vub_queue *q)
 
 	if (rc)
 		return rc;
-	if (q->is_packed)
-		vub_packed_prime(q);
-	else
-		vub_split_prime(q);
 	q->inflight = inflight_region(q);
-	if (q->inflight)
-		rc = q->is_packed ? vub_inflight_prime_packed(q) : vub_inflight_prime_split(q);
+	rc = q->ops->prime(q);
 	if (rc) {
 		free_requests(q);
 		return rc;
@@ -396,7 +366,7 @@ static void take_features(struct vub_queue *q)
 	bool has_cache = vub_has_bit(f, VIRTIO_BLK_F_FLUSH) ||
 			 vub_has_bit(f, VIRTIO_BLK_F_CONFIG_WCE);
 
-	q->is_packed = vub_has_bit(f, VIRTIO_F_RING_PACKED);
+	q->ops = vub_has_bit(f, VIRTIO_F_RING_PACKED) ? &vub_packed_ops : &vub_split_ops;
 	q->has_event_idx = vub_has_bit(f, VIRTIO_RING_F_EVENT_IDX);
 	q->has_indirect = vub_has_bit(f, VIRTIO_RING_F_INDIRECT_DESC);
 	q->is_logging = vub_has_bit(f, VHOST_USER_F_LOG_ALL) && q->v->log.bits;
@@ -409,29 +379,30 @@ static int run(void *arg)
 	bool is_new = !q->is_primed;
 	int rc;
 
-	if (q->is_running || !q->is_started || !q->is_enabled)
+	if (is_running(q) || !q->is_started || !q->is_enabled)
 		return 0;
-	if (q->is_broken || !q->has_addr || !q->num)
+	if (q->state == VUB_QUEUE_BROKEN || !q->has_addr || !q->num)
 		return -EINVAL;
 	take_features(q);
-	rc = q->is_packed ? vub_packed_map(q) : vub_split_map(q);
+	rc = q->ops->map(q);
 	if (!rc && is_new)
 		rc = prime(q);
 	if (rc)
 		return rc;
-	log_ring(q);                            /* who was here before us may have been killed */
+	q->ops->log(q);                         /* who was here before us may have been killed */
 	q->pc = port_here(q->v->port);
-	q->is_running = true;
-	q->is_looking = false;
+	q->state = VUB_QUEUE_IDLE;
 	q->poll_window_ns = q->v->poll_ns;
 	if (is_new) {
 		rc = resubmit(q);
 		if (rc) {
-			q->is_running = false;
+			q->state = VUB_QUEUE_HALTED;
 			return rc;
 		}
 		call(q);                        /* V22 */
 	}
+	if (!is_running(q))                     /* what it was to take again is damaged */
+		return 0;
 	look_from_now_on(q);
 	poll_kick(q);
 	return 0;
@@ -441,7 +412,8 @@ static int halt(void *arg)
 {
 	struct vub_queue *q = arg;
 
-	q->is_running = false;
+	if (is_running(q))
+		q->state = VUB_QUEUE_HALTED;
 	q->waiter = fiber_self();
 	if (q->kick_is_busy)
 		loop_cancel(q->loop, &q->kick_io);
@@ -490,20 +462,19 @@ void vub_queue_set_notifier_wait(struct vub_queue *q, struct vub_notifier **whic
 /* What GET_VRING_BASE says. */
 static uint32_t queue_base(const struct vub_queue *q)
 {
-	if (!q->is_primed)
-		return q->base;
-	return q->is_packed ? vub_packed_base(q) : vub_split_base(q);
+	return q->is_primed ? q->ops->base(q) : q->base;
 }
 
 /* ---- making ---- */
 
 void vub_queue_stop(struct vub_queue *q)
 {
-	assert(!q->in_flight && !q->is_running && !q->kick_is_busy);
+	assert(!q->in_flight && !is_running(q) && !q->kick_is_busy);
 	q->base = queue_base(q);
 	free_requests(q);
 	drop_fd(&q->kick_fd);
-	q->is_started = q->is_primed = q->is_broken = false;
+	q->is_started = q->is_primed = false;
+	q->state = VUB_QUEUE_HALTED;
 	q->inflight = NULL;
 }
 

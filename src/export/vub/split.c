@@ -30,7 +30,7 @@ static uint16_t *avail_event(const struct vub_queue *q)
 	return (uint16_t *)(void *)&q->split.used->ring[q->num];
 }
 
-int vub_split_map(struct vub_queue *q)
+static int map(struct vub_queue *q)
 {
 	const struct vub_memory *mem = &q->v->memory;
 	uint64_t n = q->num;
@@ -54,14 +54,15 @@ int vub_split_map(struct vub_queue *q)
 	return q->split.desc && q->split.avail && q->split.used ? 0 : -EFAULT;
 }
 
-void vub_split_prime(struct vub_queue *q)
+static int prime(struct vub_queue *q)
 {
 	q->avail = (uint16_t)q->base;
 	q->used = __atomic_load_n(&q->split.used->idx, __ATOMIC_RELAXED);
 	q->called = q->used;
+	return q->inflight ? vub_inflight_prime_split(q) : 0;
 }
 
-uint32_t vub_split_base(const struct vub_queue *q)
+static uint32_t base(const struct vub_queue *q)
 {
 	return q->avail;
 }
@@ -137,7 +138,7 @@ static int take(struct vub_queue *q, uint16_t head, struct vub_chain *c)
 	return walk(c, head);
 }
 
-int vub_split_next(struct vub_queue *q, struct vub_chain *c)
+static int next(struct vub_queue *q, struct vub_chain *c)
 {
 	uint16_t idx = avail_idx(q), head;
 
@@ -156,7 +157,7 @@ int vub_split_next(struct vub_queue *q, struct vub_chain *c)
 	return take(q, head, c);
 }
 
-int vub_split_again(struct vub_queue *q, uint16_t head, struct vub_chain *c)
+static int again(struct vub_queue *q, uint16_t head, struct vub_chain *c)
 {
 	if (q->reqs[head].is_busy)
 		return is_wrong(c, "a chain was in flight twice");
@@ -175,7 +176,7 @@ static void set_flags(struct vub_queue *q, uint16_t flags)
 	log_word(q, &q->split.used->flags);
 }
 
-bool vub_split_arm(struct vub_queue *q)
+static bool arm(struct vub_queue *q)
 {
 	if (q->has_event_idx) {
 		__atomic_store_n(avail_event(q), q->avail, __ATOMIC_RELAXED);
@@ -188,7 +189,7 @@ bool vub_split_arm(struct vub_queue *q)
 	return avail_idx(q) != q->avail;
 }
 
-void vub_split_disarm(struct vub_queue *q)
+static void disarm(struct vub_queue *q)
 {
 	/* With event indices the last one stays as it is, and is passed. */
 	if (!q->has_event_idx)
@@ -197,13 +198,13 @@ void vub_split_disarm(struct vub_queue *q)
 
 /* ---- answering ---- */
 
-void vub_split_log(struct vub_queue *q)
+static void log_ring(struct vub_queue *q)
 {
 	vub_log_ring(q, 0, sizeof(*q->split.used) + sizeof(*avail_event(q)) +
 		     q->num * sizeof(struct vring_used_elem));
 }
 
-void vub_split_publish(struct vub_queue *q, struct vub_req *done)
+static void publish(struct vub_queue *q, struct vub_req *done)
 {
 	struct vring_used *used = q->split.used;
 
@@ -214,12 +215,12 @@ void vub_split_publish(struct vub_queue *q, struct vub_req *done)
 		q->used++;
 	}
 	__atomic_store_n(&used->idx, q->used, __ATOMIC_RELEASE);
-	vub_split_log(q);
+	log_ring(q);
 	if (q->inflight)
 		vub_inflight_used_split(q, done);
 }
 
-bool vub_split_wants_call(struct vub_queue *q)
+static bool wants_call(struct vub_queue *q)
 {
 	uint16_t before = q->called;
 
@@ -232,3 +233,16 @@ bool vub_split_wants_call(struct vub_queue *q)
 	return !(__atomic_load_n(&q->split.avail->flags, __ATOMIC_RELAXED) &
 		 VRING_AVAIL_F_NO_INTERRUPT);
 }
+
+const struct vub_ring_ops vub_split_ops = {
+	.map = map,
+	.prime = prime,
+	.base = base,
+	.next = next,
+	.again = again,
+	.arm = arm,
+	.disarm = disarm,
+	.publish = publish,
+	.wants_call = wants_call,
+	.log = log_ring,
+};

@@ -10,6 +10,15 @@
 
 #include "drv/vub/vfe_msg.h"
 
+#define LOGS (1ULL << VHOST_USER_PROTOCOL_F_LOG_SHMFD)
+
+const struct vfe_want log_wants[LOG_WANTS] = {
+	{ .protocol = LOGS },
+	{ .protocol = LOGS, .packed = true },
+	{ .protocol = LOGS, .no_event_idx = true, .no_indirect = true },
+	{ .protocol = LOGS, .packed = true, .no_event_idx = true, .no_inflight = true },
+};
+
 void log_start(struct dirty_log *log)
 {
 	log->fd = memfd_create("log", MFD_CLOEXEC);

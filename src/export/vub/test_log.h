@@ -5,7 +5,13 @@
 
 #include "export/vub/test_host.h"
 
-enum { LOG_PAGE = VHOST_USER_LOG_PAGE };
+enum {
+	LOG_PAGE = VHOST_USER_LOG_PAGE,
+	LOG_WANTS = 4,
+};
+
+/* Front ends that negotiate LOG_SHMFD, with rings of either layout. */
+extern const struct vfe_want log_wants[LOG_WANTS];
 
 struct dirty_log {
 	int fd;
@@ -17,7 +23,7 @@ struct dirty_log {
 void log_start(struct dirty_log *log);
 void log_end(struct dirty_log *log);
 
-/* The messages. What they send must be negotiated: LOG_SHMFD, with vfe_want.protocol. */
+/* The messages. What they send must be negotiated: see log_wants. */
 void log_tell_base(const struct dirty_log *log, struct guest *g);
 void log_tell_features(struct guest *g, bool is_on);
 /* The flag of ring @i. */

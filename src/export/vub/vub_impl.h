@@ -126,6 +126,35 @@ struct vub_packed {
 	bool avail_wrap, used_wrap;
 };
 
+/* What depends on the ring's layout. On the queue's loop. */
+struct vub_ring_ops {
+	/* Finds the areas that addr names in memory. 0; -EFAULT; or -EINVAL: not with that num. */
+	int (*map)(struct vub_queue *q);
+	/* Sets the indices from base, and from the inflight region. 0, or -EINVAL: the region does
+	 * not fit. */
+	int (*prime)(struct vub_queue *q);
+	/* What GET_VRING_BASE says of a primed queue. */
+	uint32_t (*base)(const struct vub_queue *q);
+	/* Takes the next chain: 1, and @c is filled; 0: there is none; -1: the ring is broken,
+	 * c->wrong. */
+	int (*next)(struct vub_queue *q, struct vub_chain *c);
+	/* Takes the chain again that stands in the inflight region as @entry: as next(). */
+	int (*again)(struct vub_queue *q, uint16_t entry, struct vub_chain *c);
+	/* Asks to be notified of the next chain. True: one is there already. */
+	bool (*arm)(struct vub_queue *q);
+	void (*disarm)(struct vub_queue *q);
+	/* Writes the used entries of the list @done, and lets the guest see them. */
+	void (*publish)(struct vub_queue *q, struct vub_req *done);
+	/* Does the guest want to be notified of what was published since it last was? */
+	bool (*wants_call)(struct vub_queue *q);
+	/* The requests of @list are over, and their slots free. NULL: the chain says which slot. */
+	void (*release)(struct vub_queue *q, struct vub_req *list);
+	/* Marks all that is written to a ring (V23). */
+	void (*log)(struct vub_queue *q);
+};
+
+extern const struct vub_ring_ops vub_split_ops, vub_packed_ops;
+
 /* What a queue counts; written by its loop alone, relaxed, read by any thread. */
 struct vub_counters {
 	_Atomic uint64_t requests, errors, kicks, calls, broken, logged;
@@ -136,6 +165,14 @@ static inline void vub_count(_Atomic uint64_t *counter, uint64_t n)
 	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
 			      memory_order_relaxed);
 }
+
+/* What leads from one to another: queue.c. */
+enum vub_queue_state {
+	VUB_QUEUE_HALTED,               /* nothing is taken */
+	VUB_QUEUE_IDLE,                 /* waits for a kick */
+	VUB_QUEUE_LOOKING,              /* at the ring, each turn; the guest need not kick */
+	VUB_QUEUE_BROKEN,               /* nothing is taken until the queue is stopped (V18) */
+};
 
 /* A virtqueue. The second part is the control fiber's while the queue is halted and the queue's
  * loop's while it runs; what changes hands does so by loop_call_wait(). */
@@ -155,14 +192,13 @@ struct vub_queue {
 	struct vub_notifier *call, *err;        /* NULL: none */
 
 	/* ---- while it runs ---- */
-	bool is_primed;                 /* avail and used are right */
-	bool is_running;
-	bool is_broken;
-	bool is_packed;
+	bool is_primed;                 /* avail and used are right; changes with the queue halted,
+					 * so the control fiber may read it at any time */
+	enum vub_queue_state state;
+	const struct vub_ring_ops *ops; /* NULL before it first runs */
 	bool has_event_idx;
 	bool has_indirect;
 	bool is_logging;                /* data; and the ring, where addr.flags says so */
-	bool is_looking;                /* at the ring, each turn; the guest need not kick */
 	uint8_t write_flags;            /* REQ_FUA for a guest without a write cache */
 	struct port_chan *pc;
 	unsigned hint;                  /* of memory.h */
@@ -187,37 +223,6 @@ struct vub_queue {
 	struct fiber *waiter;           /* of a halt */
 	struct vub_counters counters;
 };
-
-/* One set for each kind of ring. */
-
-/* Finds the areas that addr names in memory. 0 or -EFAULT. */
-int vub_split_map(struct vub_queue *q);
-int vub_packed_map(struct vub_queue *q);
-/* Sets the indices from base, and from the inflight region. */
-void vub_split_prime(struct vub_queue *q);
-void vub_packed_prime(struct vub_queue *q);
-uint32_t vub_split_base(const struct vub_queue *q);
-uint32_t vub_packed_base(const struct vub_queue *q);
-/* Takes the next chain: 1, and @c is filled; 0: there is none; -1: the ring is broken, c->wrong. */
-int vub_split_next(struct vub_queue *q, struct vub_chain *c);
-int vub_packed_next(struct vub_queue *q, struct vub_chain *c);
-/* Takes the chain again that an inflight region has: as next(). */
-int vub_split_again(struct vub_queue *q, uint16_t head, struct vub_chain *c);
-int vub_packed_again(struct vub_queue *q, uint16_t entry, struct vub_chain *c);
-/* Asks to be notified of the next chain. True: one is there already. */
-bool vub_split_arm(struct vub_queue *q);
-bool vub_packed_arm(struct vub_queue *q);
-void vub_split_disarm(struct vub_queue *q);
-void vub_packed_disarm(struct vub_queue *q);
-/* Writes the used entries of the list @done, and lets the guest see them. */
-void vub_split_publish(struct vub_queue *q, struct vub_req *done);
-void vub_packed_publish(struct vub_queue *q, struct vub_req *done);
-/* Mark all that is written to a ring. */
-void vub_split_log(struct vub_queue *q);
-void vub_packed_log(struct vub_queue *q);
-/* Does the guest want to be notified of what was published since it last was? */
-bool vub_split_wants_call(struct vub_queue *q);
-bool vub_packed_wants_call(struct vub_queue *q);
 
 /* ---- inflight.c ---- */
 
