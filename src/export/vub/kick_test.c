@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* No kick and no call is lost, though each side sends one only where the ring asks for it. A front
- * end that is never answered fails the test after 10 s.
+ * end that is never answered fails the test after 30 s.
  *
  * With a number as its argument the program goes that many rounds on each kind of ring. */
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -19,9 +20,9 @@
 #include "export/vub/test_host.h"
 #include "export/vub/vub_impl.h"
 
-enum { PATIENCE_S = 10, SPIN_BITS = 13 };
+enum { PATIENCE_S = 30, SPIN_BITS = 8 };
 
-static unsigned rounds = 1000;
+static unsigned rounds = 1500;
 
 /* A guest of one thread, which has put some requests into its ring. */
 struct talk {
@@ -84,8 +85,11 @@ static void look(struct talk *t)
 	uint64_t until = now_s() + PATIENCE_S;
 
 	vfe_ring_disarm(&queue_of(t)->ring);
-	while (!take(t))
-		assert_true(now_s() <= until);
+	for (unsigned n = 1; !take(t); n++)
+		if (n % 1024 == 0) {
+			assert_true(now_s() <= until);
+			sched_yield();          /* the device may have no other processor */
+		}
 }
 
 /* Sleeps until the call for an answer comes. */
@@ -113,10 +117,10 @@ static void restart(struct talk *t)
 	assert_int_equal(vfe_link_set_queue(&t->g->link, t->queue, queue_of(t), &err), 0);
 }
 
-/* From nothing to some microseconds, most of them short. */
+/* From nothing to some microseconds. */
 static void spin(struct talk *t)
 {
-	uint64_t most = 1ULL << prng_below(&t->prng, SPIN_BITS);
+	uint64_t most = 64ULL << prng_below(&t->prng, SPIN_BITS);
 
 	for (uint64_t n = prng_below(&t->prng, most); n > 0; n--)
 		__asm__ volatile("" ::: "memory");
@@ -135,7 +139,7 @@ static void talk(struct talk *t)
 			;
 		spin(t);
 	}
-	if (!prng_below(&t->prng, 500))
+	if (!prng_below(&t->prng, 100))
 		restart(t);
 	while (t->busy > left) {
 		if (is_watching)
