@@ -2,6 +2,7 @@
 /* loop/loop_net_test.c - sockets, polls and cancelling; over every backend that has descriptors. */
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
@@ -323,6 +324,101 @@ static void events_are_not_lost_in_a_crowd(void **state)
 	test_free(ops);
 }
 
+/* A ring notifies its eventfd in a way that ends the multishot polls of others. */
+static void events_from_another_ring(void **state)
+{
+	struct ground *g = ground_of(state);
+	int fd = eventfd(0, EFD_CLOEXEC);
+	struct io_uring ring;
+	struct op op;
+
+	if (io_uring_queue_init(1, &ring, 0) < 0)
+		return;                         /* it is forbidden here */
+	assert_int_equal(io_uring_register_eventfd(&ring, fd), 0);
+	op_submit(g->l, op_simple(&op, IO_EVENT, fd, 0));
+	for (unsigned i = 0; i < 200; i++) {
+		unsigned calls = op.calls;
+
+		if (i % 4 == 3) {
+			notify(fd);
+		} else {
+			io_uring_prep_nop(io_uring_get_sqe(&ring));
+			assert_int_equal(io_uring_submit(&ring), 1);
+			io_uring_cq_advance(&ring, 1);
+		}
+		for (int n = 0; n < 2000 && op.calls == calls; n++) {
+			loop_turn(g->l, false);
+			usleep(500);
+		}
+		assert_true(op.calls > calls && op.res == 1);
+		turns(g->l, i % 3);
+	}
+	/* The end of the poll and the end of the io at once. */
+	io_uring_prep_nop(io_uring_get_sqe(&ring));
+	assert_int_equal(io_uring_submit(&ring), 1);
+	loop_cancel(g->l, &op.io);
+	while (op.res == 1)
+		turns(g->l, 1);
+	assert_int_equal(op.res, -ECANCELED);
+	io_uring_queue_exit(&ring);
+	close(fd);
+}
+
+/* Who else has the eventfd may write to it when it is closed here and its number is another's. */
+static void event_of_a_closed_descriptor(void **state)
+{
+	struct ground *g = ground_of(state);
+	int fd = eventfd(0, EFD_CLOEXEC), kept = dup(fd), other = eventfd(0, EFD_CLOEXEC);
+	struct op op;
+
+	op_submit(g->l, op_simple(&op, IO_EVENT, fd, 0));
+	notify(kept);
+	await_calls(g->l, &op, 1);
+	loop_cancel(g->l, &op.io);
+	await_calls(g->l, &op, 2);
+	assert_int_equal(dup2(other, fd), fd);
+	op_submit(g->l, op_simple(&op, IO_EVENT, fd, 0));
+	turns(g->l, 2);
+	notify(kept);
+	turns(g->l, 5);
+	assert_int_equal(op.calls, 0);
+	notify(other);
+	await_calls(g->l, &op, 1);
+	loop_cancel(g->l, &op.io);
+	await_calls(g->l, &op, 2);
+	close(fd);
+	close(kept);
+	close(other);
+}
+
+/* A counter that can take no more is an event, and so is what the kernel still adds to it; a
+ * semaphore is told of as any other. */
+static void events_of_odd_counters(void **state)
+{
+	struct ground *g = ground_of(state);
+	int full = eventfd(0, EFD_CLOEXEC), sem = eventfd(7, EFD_CLOEXEC | EFD_SEMAPHORE);
+	uint64_t most = UINT64_MAX - 1;
+	struct op ops[2];
+
+	assert_int_equal(write(full, &most, sizeof(most)), sizeof(most));
+	op_submit(g->l, op_simple(&ops[0], IO_EVENT, full, 0));
+	op_submit(g->l, op_simple(&ops[1], IO_EVENT, sem, 0));
+	await_calls(g->l, &ops[0], 1);
+	await_calls(g->l, &ops[1], 1);
+	turns(g->l, 5);
+	assert_int_equal(ops[0].calls, 1);      /* and then nothing, however high they are */
+	assert_int_equal(ops[1].calls, 1);
+	notify(sem);
+	await_calls(g->l, &ops[1], 2);
+	for (unsigned i = 0; i < 2; i++) {
+		loop_cancel(g->l, &ops[i].io);
+		await_calls(g->l, &ops[i], 2 + i);
+		assert_int_equal(ops[i].res, -ECANCELED);
+	}
+	close(full);
+	close(sem);
+}
+
 static void event_of_no_descriptor(void **state)
 {
 	struct ground *g = ground_of(state);
@@ -569,6 +665,9 @@ int main(void)
 		T(events_are_told_one_by_one),
 		T(l2_cancel_from_an_event),
 		T(events_are_not_lost_in_a_crowd),
+		T(events_from_another_ring),
+		T(event_of_a_closed_descriptor),
+		T(events_of_odd_counters),
 		T(event_of_no_descriptor),
 		T(shutdown_ends_accept_and_recv),
 		T(l2_cancel_ends_what_waits),

@@ -163,6 +163,9 @@ static void posix_cancel(struct loop *l, struct io *io)
 	if (io->backend_state != IS_QUEUED && io->backend_state != IS_WAITING &&
 	    io->backend_state != HAS_EVENT)
 		return;
+	/* Its eventfd may live on elsewhere when it is closed here, and would wake us up. */
+	if (io->op == IO_EVENT && io->backend_state != IS_QUEUED)
+		epoll_ctl(p->epoll_fd, EPOLL_CTL_DEL, io->fd, NULL);
 	p->waiters -= io->backend_state == IS_WAITING;
 	list_del(&io->link);
 	io_end_soon(p, io, -ECANCELED);

@@ -549,17 +549,19 @@ static void io_complete(struct loop *l, struct uring *u, struct io *io, int res)
 }
 
 /* An IO_EVENT's poll has ended: because it was cancelled; its descriptor is none; the CQ had no
- * room, or there was no memory; or the event came from another ring, which is where the kernel ends
- * a multishot poll. Then it is polled again, and its counter, which nobody has read, is an event
- * that has been told of already. To read it here would be to wait for whoever wrote it (see the
- * head), and later it would be to miss what was written since. */
+ * room, or there was no memory (-ECANCELED before Linux 6.1, though nobody has cancelled it); or
+ * the event came from another ring, which is where the kernel ends a multishot poll. Then it is
+ * polled again, and its counter, which nobody has read, is an event that has been told of already.
+ * To read it here would be to wait for whoever wrote it (see the head), and later it would be to
+ * miss what was written since. */
 static void event_end(struct loop *l, struct uring *u, struct io *io, int res)
 {
 	bool is_cancelled = io->backend_state & IS_CANCELLED;
 
 	list_del(&io->link);            /* from u->cancels: too late */
 	io->backend_state &= (uint8_t)~IN_KERNEL;
-	if (is_cancelled || (res < 0 && res != -EAGAIN && res != -EINTR)) {
+	if (is_cancelled ||
+	    (res < 0 && res != -EAGAIN && res != -EINTR && res != -ECANCELED)) {
 		loop_io_end(l, io, is_cancelled ? -ECANCELED : res);
 		return;
 	}

@@ -48,6 +48,7 @@ static void ask_and_compare(struct guest *g, const struct dirty_log *log, char *
 			       .is_scattered = i % 3 };
 	uint32_t base;
 	uint8_t status;
+	unsigned n;
 
 	a.len = i % 5 ? 512 * (1 + i % 40) : VIRTIO_BLK_ID_BYTES;
 	enable_all(g, false);           /* or it is answered while we copy */
@@ -60,7 +61,10 @@ static void ask_and_compare(struct guest *g, const struct dirty_log *log, char *
 	/* All of them: another one may just be asking for kicks. */
 	for (unsigned q = 0; q < g->link.nqueues; q++)
 		assert_int_equal(vfe_link_stop_queue(&g->link, q, &base), 0);
-	assert_true(changed_pages(g, log, before) >= 3);        /* data, status, the ring */
+	n = changed_pages(g, log, before);
+	/* Data, status, the ring. A packed ring shows what is put there at once, and the device may
+	 * have taken it before we looked. */
+	assert_true(n >= 3 || g->want.packed);
 }
 
 static uint64_t logged(const struct host *h)

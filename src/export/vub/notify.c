@@ -14,12 +14,16 @@
  * then polls again while we hold the eventfd's lock, which is until the processor that we wake up
  * has been told: where that is a virtual one, in each hundredth answer, for most of a millisecond.
  *
+ * The kernel ends such a context after a grace period of RCU, 30 ms in which the loop would stand
+ * still for each notifier that is replaced: what has one is kept, and used again.
+ *
  * Where asynchronous I/O is forbidden the descriptor is looked at and then written to, which a
  * front end could win a race against. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -40,33 +44,49 @@ struct vub_notifier {
 	int fd;
 	int nothing;                    /* to read from; -1: there is no context */
 	aio_context_t context;          /* one thread at a time */
+	struct vub_notifier *next;      /* while idle */
 };
 
-static bool open_context(struct vub_notifier *n)
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;        /* of the next */
+static struct vub_notifier *idle;       /* with a context each, and no fd; never freed */
+
+static void open_context(struct vub_notifier *n)
 {
 	const struct aio_ring *ring;
 
 	if (syscall(SYS_io_setup, 1, &n->context) < 0)
-		return false;
+		return;
 	ring = (const struct aio_ring *)n->context;
-	if (ring->magic == (unsigned)AIO_RING_MAGIC && !ring->incompat_features) {
+	if (ring->magic == (unsigned)AIO_RING_MAGIC && !ring->incompat_features)
 		n->nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
-		if (n->nothing >= 0)
-			return true;
-	}
-	syscall(SYS_io_destroy, n->context);
-	return false;
+	if (n->nothing < 0)
+		syscall(SYS_io_destroy, n->context);
+}
+
+static struct vub_notifier *take_idle(void)
+{
+	struct vub_notifier *n;
+
+	pthread_mutex_lock(&lock);
+	n = idle;
+	if (n)
+		idle = n->next;
+	pthread_mutex_unlock(&lock);
+	return n;
 }
 
 struct vub_notifier *vub_notifier_new(int fd)
 {
-	struct vub_notifier *n = calloc(1, sizeof(*n));
+	struct vub_notifier *n = take_idle();
 
-	if (!n)
-		return NULL;
+	if (!n) {
+		n = calloc(1, sizeof(*n));
+		if (!n)
+			return NULL;
+		n->nothing = -1;
+		open_context(n);
+	}
 	n->fd = fd;
-	n->nothing = -1;
-	open_context(n);
 	return n;
 }
 
@@ -74,12 +94,15 @@ void vub_notifier_free(struct vub_notifier *n)
 {
 	if (!n)
 		return;
-	if (n->nothing >= 0) {
-		syscall(SYS_io_destroy, n->context);
-		close(n->nothing);
-	}
 	close(n->fd);
-	free(n);
+	if (n->nothing < 0) {
+		free(n);
+		return;
+	}
+	pthread_mutex_lock(&lock);
+	n->next = idle;
+	idle = n;
+	pthread_mutex_unlock(&lock);
 }
 
 static int signal_context(struct vub_notifier *n)
@@ -115,7 +138,9 @@ void vub_notifier_signal(struct vub_notifier *n)
 
 	if (!n)
 		return;
-	rc = n->nothing >= 0 ? signal_context(n) : signal_fd(n->fd);
+	rc = n->nothing >= 0 ? signal_context(n) : -ENOSYS;
+	if (rc < 0)                     /* or there was no memory: this one must not be lost */
+		rc = signal_fd(n->fd);
 	if (rc < 0)
 		log_debug("vhost-user: cannot notify: %s", strerrordesc_np(-rc));
 }

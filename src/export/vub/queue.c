@@ -408,10 +408,24 @@ static int run(void *arg)
 	return 0;
 }
 
+/* Takes the kicks off that we have been told of, so that who has the descriptor next need not look
+ * for them, and what they stand for off the ring. A later kick stays where it is. */
+static void take_last(struct vub_queue *q)
+{
+	bool has_more = true;
+
+	if (!is_running(q) || q->kick_fd < 0 || q->kick_is_pipe)
+		return;
+	(void)read_kick(q->kick_fd);
+	while (has_more && is_running(q))
+		take(q, &has_more);
+}
+
 static int halt(void *arg)
 {
 	struct vub_queue *q = arg;
 
+	take_last(q);
 	if (is_running(q))
 		q->state = VUB_QUEUE_HALTED;
 	q->waiter = fiber_self();
@@ -420,9 +434,6 @@ static int halt(void *arg)
 	while (q->in_flight || q->kick_is_busy || q->turn_is_queued)
 		fiber_park();
 	q->waiter = NULL;
-	/* Who has the descriptor next need not look for what was seen. */
-	if (q->kick_fd >= 0)
-		(void)read_kick(q->kick_fd);
 	return 0;
 }
 

@@ -277,8 +277,8 @@ bool vub_request_start(struct vub_chain *c);
 
 /* ---- notify.c ---- */
 
-/* Takes the eventfd @fd, which has O_NONBLOCK, for @loop; on any thread, as is its end. NULL: no
- * memory, and @fd is not taken. */
+/* Takes the eventfd @fd, which has O_NONBLOCK; on any thread, as is its end, and neither waits.
+ * NULL: no memory, and @fd is not taken. */
 struct vub_notifier *vub_notifier_new(int fd);
 void vub_notifier_free(struct vub_notifier *n);
 /* On the queue's loop. Never waits (V25). NULL is fine. */
