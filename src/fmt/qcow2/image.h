@@ -36,6 +36,7 @@ struct l1_page {
 /* Whether a map looks for holes of the file where the image says data. */
 enum holes { HOLES_UNKNOWN, HOLES_LOOK, HOLES_NONE };
 
+struct pack;
 struct writer;
 
 struct qcow2 {
@@ -116,6 +117,9 @@ bool sparse_wait(struct chan *ch);
 /* inflate.c. In a fiber: reads @req, which lies in the compressed cluster of L2 entry @entry in the
  * image of @layer (a chan of this loop). @off is the request's offset in that image. */
 int inflate_read_wait(struct chan *layer, struct req *req, uint64_t off, uint64_t entry);
+/* On the home loop: the same for a whole cluster that may be in buffers of @pk still; @out is a
+ * cluster's bytes. */
+int inflate_packed_wait(const struct pack *pk, uint64_t entry, void *out);
 void inflate_cache_init(struct qcow2_chan *qc);
 void inflate_cache_fini(struct qcow2_chan *qc);
 

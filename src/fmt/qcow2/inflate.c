@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "fmt/qcow2/codec.h"
 #include "fmt/qcow2/image.h"
+#include "fmt/qcow2/writer.h"
 #include "loop/work.h"
 
 enum { KEPT_MAX = 32, KEPT_BYTES = 2 << 20, IN_ALIGN = 4096, INLINE_BYTES_MAX = 8 << 10 };
@@ -77,8 +78,9 @@ static void run_job(void *arg)
 	j->res = codec_inflate(j->compression, j->in, j->in_len, j->out, j->out_len);
 }
 
-/* Reads and inflates the cluster of @entry into @out, a cluster's bytes. */
-static int fill_wait(struct chan *layer, uint64_t entry, void *out)
+/* Reads and inflates the cluster of @entry into @out, a cluster's bytes. @pk: what of it is in
+ * buffers still; NULL: nothing is. */
+static int fill_wait(struct chan *layer, const struct pack *pk, uint64_t entry, void *out)
 {
 	struct qcow2 *q = qcow2_of(layer->node);
 	unsigned off_bits = 62 - (q->cluster_bits - 8);
@@ -94,7 +96,8 @@ static int fill_wait(struct chan *layer, uint64_t entry, void *out)
 
 	if (!in)
 		return -ENOMEM;
-	rc = chan_read_wait(layer->child[CHILD_FILE], start, in, in_bytes);
+	rc = pk ? pack_read_wait(pk, start, in, in_bytes)
+		: chan_read_wait(layer->child[CHILD_FILE], start, in, in_bytes);
 	if (!rc) {
 		/* Handing a small one over costs more than it does. */
 		if (j.out_len <= INLINE_BYTES_MAX)
@@ -108,6 +111,11 @@ static int fill_wait(struct chan *layer, uint64_t entry, void *out)
 	}
 	free(in);
 	return rc;
+}
+
+int inflate_packed_wait(const struct pack *pk, uint64_t entry, void *out)
+{
+	return fill_wait(pk->w->q->node.home_chan, pk, entry, out);
 }
 
 static uint64_t packed_before(const struct qcow2_chan *qc)
@@ -186,7 +194,7 @@ static int get_wait(struct chan *layer, uint64_t entry, struct inflated **ret)
 		if (!c)
 			return -ENOMEM;
 		c->users++;
-		c->res = fill_wait(layer, entry, c->data);
+		c->res = fill_wait(layer, NULL, entry, c->data);
 		c->is_ready = true;
 		while ((n = list_pop(&c->waiters)))
 			fiber_wake(list_entry(n, struct waiter, link)->fiber);
@@ -214,7 +222,7 @@ int inflate_read_wait(struct chan *layer, struct req *req, uint64_t off, uint64_
 	/* Inflating reads what it has written: not where somebody else may write meanwhile. */
 	if (req->len == cluster && !(req->flags & REQ_FOREIGN) && (flat = req_flat(req)) &&
 	    !find(qc, entry))
-		return fill_wait(layer, entry, flat);
+		return fill_wait(layer, NULL, entry, flat);
 	rc = get_wait(layer, entry, &c);
 	if (!rc)
 		req_copy_to(req, 0, c->data + (off & (cluster - 1)), req->len);

@@ -23,6 +23,7 @@ struct wish {
 	uint64_t empty_end;             /* load_ahead_wait()'s; 0: not known */
 	uint64_t ahead_end;             /* what follows is wanted, too, up to here; or 0 */
 	bool is_done;
+	bool is_stuck;                  /* W8: what is pending could not be closed */
 	struct list_node link;
 };
 
@@ -256,24 +257,21 @@ static void wish_answer(struct wish *w, int res)
 
 static void wish_start(struct task *t);
 
-/* W8: the wish is for a pending cluster. */
+/* W8: the wish is for a pending cluster. What cannot be written can be read all the same. */
 static void close_fiber(struct task *t)
 {
 	struct wish *w = container_of(t, struct wish, task);
 	uint64_t slice_end = (w->off | ((1ULL << w->q->slice_shift) - 1)) + 1;
-	int rc = pendings_close_wait(&w->q->writer->pendings, w->off,
-				     MIN(w->len, slice_end - w->off));
 
-	if (rc)
-		wish_answer(w, rc);
-	else
-		wish_start(t);
+	w->is_stuck = pendings_close_wait(&w->q->writer->pendings, w->off,
+					  MIN(w->len, slice_end - w->off));
+	wish_start(t);
 }
 
 /* On the home loop; the slice has just been found or put in the cache. */
 static void wish_found(struct wish *w)
 {
-	if (!w->q->writer || !pendings_any(&w->q->writer->pendings, w->off, 1)) {
+	if (!w->q->writer || w->is_stuck || !pendings_any(&w->q->writer->pendings, w->off, 1)) {
 		wish_answer(w, 0);
 		return;
 	}
@@ -358,6 +356,14 @@ static int wish_wait(struct wish *w)
 	return w->res;
 }
 
+uint64_t load_pending(const struct qcow2 *q, uint64_t off, uint64_t len)
+{
+	uint64_t cluster = 1ULL << q->cluster_bits;
+
+	assert(q->writer && pendings_any(&q->writer->pendings, off, 1));
+	return MIN(len, cluster - (off & (cluster - 1)));
+}
+
 /* load_wait()'s question. */
 struct look {
 	const struct qcow2 *q;
@@ -370,7 +376,9 @@ static void look_run(void *arg)
 	struct look *k = arg;
 
 	k->ext = map_run(k->q, k->off, k->len);
-	assert(k->ext.kind != EXT_MISS);
+	if (k->ext.kind == EXT_MISS)
+		k->ext = (struct ext){ .kind = EXT_PENDING,
+				       .len = load_pending(k->q, k->off, k->len) };
 }
 
 int load_wait(struct qcow2 *q, uint64_t off, uint64_t len, struct ext *ret)

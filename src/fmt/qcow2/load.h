@@ -7,7 +7,8 @@
  * disk's own, so that a load never waits for memory that a request holds.
  *
  * Where the image is written, tables are read through its pages in memory (meta.h), and a wish for
- * a cluster that is pending closes it first (pending.h). */
+ * a cluster that is pending closes it first (pending.h). If that fails, the answer is that it is
+ * pending. */
 #ifndef FMT_QCOW2_LOAD_H
 #define FMT_QCOW2_LOAD_H
 
@@ -34,5 +35,8 @@ int load_wait(struct qcow2 *q, uint64_t off, uint64_t len, struct ext *ret);
  * offset; no more of L1 is looked at than [@off, @off + @len) needs. */
 int load_ahead_wait(struct qcow2 *q, uint64_t off, uint64_t len, void (*look)(void *arg), void *arg,
 		    uint64_t *ret_empty_end);
+/* For such a look(), which finds no entry at @off: the cluster there is pending. How much of
+ * [@off, @off + @len) is in it. */
+uint64_t load_pending(const struct qcow2 *q, uint64_t off, uint64_t len);
 
 #endif

@@ -17,6 +17,8 @@ enum ext_kind {
 	EXT_COMPRESSED,         /* host_off: the L2 entry; the run ends with its cluster */
 	EXT_MISS,               /* the slice is not cached, or the cluster pending: ask the home
 				 * loop */
+	EXT_PENDING,            /* load_wait()'s: the cluster is pending and could not be closed;
+				 * the run ends with it */
 	EXT_CORRUPT,            /* host_off: the L2 entry that cannot be */
 };
 

@@ -150,6 +150,48 @@ void pack_push(struct pack *pk)
 	send_padded(pk);
 }
 
+/* Where the first byte from @off on is that a buffer holds, and which one; NULL: none does. */
+static const struct pack_buf *buf_from(const struct pack *pk, uint64_t off)
+{
+	const struct pack_buf *found = NULL;
+
+	for (unsigned i = 0; i < PACK_BUFS; i++) {
+		const struct pack_buf *b = &pk->bufs[i];
+
+		if (b->state != PACK_FREE && b->host + b->used > off &&
+		    (!found || b->host < found->host))
+			found = b;
+	}
+	return found;
+}
+
+int pack_read_wait(const struct pack *pk, uint64_t off, uint8_t *buf, uint64_t len)
+{
+	struct { uint64_t at, len; } rest[PACK_BUFS + 1];
+	uint64_t end, to;
+	unsigned n = 0;
+	int rc = 0;
+
+	/* All buffers first: one may be written, and used again, while the file is read. What is
+	 * in none by now is in the file. */
+	for (uint64_t at = off; at < off + len; at = to) {
+		const struct pack_buf *b = buf_from(pk, at);
+
+		if (b && b->host <= at) {
+			end = b->host + b->used;
+			to = MIN(end, off + len);
+			memcpy(buf + (at - off), b->bytes + (at - b->host), to - at);
+		} else {
+			to = b ? MIN(b->host, off + len) : off + len;
+			rest[n].at = at;
+			rest[n++].len = to - at;
+		}
+	}
+	for (unsigned i = 0; i < n && !rc; i++)
+		rc = chan_read_wait(pk->w->file, rest[i].at, buf + (rest[i].at - off), rest[i].len);
+	return rc;
+}
+
 /* Waits until what was sent again has ended. */
 int pack_retry_wait(struct pack *pk)
 {

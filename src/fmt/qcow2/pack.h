@@ -28,8 +28,8 @@
  * placed; where the count is full, the last one to fit inherits, and packing goes on in the next
  * cluster.
  *
- * A buffer whose write fails stays as it is, and so do its clusters: flushes and reads of them
- * fail, and so do more writes, until it could be written.
+ * A buffer whose write fails stays as it is, and so do its clusters: flushes fail, and so do more
+ * writes, until it could be written. Reads find in it what they look for (pending_read.c).
  *
  * Invariants:
  *	Z5  no byte of the file is written twice by a span, and none read: each write is aligned;
@@ -123,6 +123,10 @@ int pack_write_wait(struct pack *pk, const struct req *req);
 
 /* Has all that is in buffers written, without waiting. */
 void pack_push(struct pack *pk);
+/* Reads bytes of the file: what is in buffers from there. */
+int pack_read_wait(const struct pack *pk, uint64_t off, uint8_t *buf, uint64_t len);
+/* The content of a cluster that gathers, or NULL. */
+const uint8_t *pack_gathered_bytes(const struct pending *p);
 /* At close, when all is written: gives back what is left of the span. */
 int pack_close_wait(struct pack *pk);
 /* Behind that, and behind all that may take clusters: how much of host cluster @cluster has ever

@@ -127,6 +127,11 @@ bool pack_gather_join(struct pack *pk, struct pending *p, const struct req *part
 	return true;
 }
 
+const uint8_t *pack_gathered_bytes(const struct pending *p)
+{
+	return p->gathered ? p->gathered->plain : NULL;
+}
+
 static struct pack_gathered *oldest(const struct pack *pk, bool is_closing)
 {
 	list_for_each(n, &pk->gathered) {

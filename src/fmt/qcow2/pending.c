@@ -20,6 +20,7 @@ void pendings_init(struct pendings *ps, struct writer *w)
 	list_init(&ps->all);
 	list_init(&ps->open);
 	fiber_gate_init(&ps->gate, CLOSINGS_MAX);
+	fiber_gate_init(&ps->read_gate, PENDING_READS_MAX);
 	fills_init(&ps->fills, w);
 }
 

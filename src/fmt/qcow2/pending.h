@@ -34,7 +34,8 @@
  *	W7  a write that failed leaves no byte of another content behind: what it was the first to
  *	    cover is filled with the old content before the cluster is mapped. Where filling
  *	    fails the cluster stays pending and flushes fail, until it works (Q9);
- *	W8  whoever reads a pending cluster waits until it is closed. */
+ *	W8  whoever reads a pending cluster waits until it is closed. Where it cannot be, as on a
+ *	    full disk, it is read as it would be closed (pending_read.c). */
 #ifndef FMT_QCOW2_PENDING_H
 #define FMT_QCOW2_PENDING_H
 
@@ -49,6 +50,7 @@
 #include "fmt/qcow2/l2.h"
 #include "loop/fiber.h"
 
+struct chan;
 struct pack_gathered;
 struct req;
 struct writer;
@@ -58,6 +60,7 @@ enum {
 	PENDING_OPEN_MAX = 64,          /* that wait for more writes; then the oldest is closed */
 	PENDING_RUN_MAX = 64,           /* opened by one write */
 	PENDING_FAILED_MAX = 8,         /* ranges of a cluster that failed writes left */
+	PENDING_READS_MAX = 16,         /* under way of what could not be closed */
 	PENDING_BUCKETS = 256,
 };
 
@@ -116,7 +119,8 @@ struct pendings {
 	unsigned n, nopen;
 	uint64_t seq;
 	uint64_t nmapped;               /* entries that were made volatile */
-	struct fiber_gate gate;         /* of those that close */
+	struct fiber_gate gate;         /* of those that close, */
+	struct fiber_gate read_gate;    /* and of reads of what could not be closed */
 	struct fiber_queue room;        /* fibers that wait until one is gone */
 	struct fills fills;
 	struct fresh fresh;
@@ -143,6 +147,11 @@ bool pendings_any(const struct pendings *ps, uint64_t guest_off, uint64_t len);
 
 /* Marks those whose entries are in @words, big-endian: the slice that begins at guest @first. */
 void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *words);
+
+/* ---- for read.c ---- */
+
+/* On @ch's loop: answers @req, a read within a cluster that could not be closed a moment ago. */
+void pendings_submit_read(struct chan *ch, struct req *req);
 
 /* ---- for pending.c itself ---- */
 

@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "fmt/qcow2/image.h"
 #include "fmt/qcow2/load.h"
+#include "fmt/qcow2/pending.h"
 
 enum { PARTS_MAX = 8 };
 
@@ -206,6 +207,9 @@ static void send_run(const struct place *p, struct req *req)
 		req->priv[1] = p->e.host_off;
 		req->task.fn = inflate_fiber;
 		fiber_gate_start(layer->loop, &qc->inflate_gate, &req->task);
+		return;
+	case EXT_PENDING:
+		pendings_submit_read(layer, req);
 		return;
 	case EXT_MISS:
 	case EXT_CORRUPT:

@@ -125,7 +125,9 @@ static void look(void *arg)
 	struct question *k = arg;
 
 	k->answer = cached_run(k->q, k->off, k->len);
-	assert(k->answer.unit.kind != EXT_MISS);
+	if (k->answer.unit.kind == EXT_MISS)
+		k->answer = (struct run){ { .kind = EXT_PENDING },
+					  load_pending(k->q, k->off, k->len) };
 }
 
 /* As cached_run(), loading what is not cached. */
@@ -283,6 +285,7 @@ static bool is_known(const struct spot *s, uint64_t off)
 	case EXT_BACKING:
 		return s->is_end;
 	case EXT_MISS:
+	case EXT_PENDING:
 	case EXT_CORRUPT:
 		break;
 	}

@@ -470,6 +470,8 @@ static int do_read(struct worker *wk, struct test_ask *a, uint64_t off, uint64_t
 	rc = test_ask_wait(wk->d, a);
 	if (!rc)
 		test_model_check(wk->d, wk->buf, off, len);
+	else if (rc == -ENOSPC && wk->d->has_room_to_read)
+		say_where(wk->d, off);
 	return rc;
 }
 
@@ -498,6 +500,8 @@ static int one(struct worker *wk, uint64_t off, uint64_t len)
 	}
 	a.req.kind = what == 30 ? REQ_FLUSH : REQ_MAP;
 	rc = test_ask_wait(wk->d, &a);
+	if (what == 31 && rc == -ENOSPC && wk->d->has_room_to_read)
+		say_where(wk->d, off);
 	/* Not while errors leave it open what is there. */
 	if (!rc && what == 31 && a.req.map.flags & MAP_ZERO && !wk->d->may_fail) {
 		memset(wk->buf, 0, a.req.map.len);
@@ -635,6 +639,7 @@ void test_disk_faults(const struct test_cell *cell, uint64_t seed, int nth, unsi
 	int rc;
 
 	d->may_fail = true;
+	d->has_room_to_read = kinds && !(kinds >> REQ_READ & 1);
 	loop_call(d->loops[0], test_disk_open, d);
 	loop_call(d->loops[0], test_disk_open_port, d);
 	loop_call(d->loops[0], test_disk_work, &a);

@@ -60,6 +60,7 @@ struct test_disk {
 	struct port *port;
 	struct writer *w;
 	bool may_fail;
+	bool has_room_to_read;          /* W8: -ENOSPC is no answer to a read or a map */
 	/* Shared by the loops' threads. */
 	pthread_mutex_t lock;
 	struct test_range active[TEST_ACTIVE_MAX];

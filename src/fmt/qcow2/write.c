@@ -370,8 +370,7 @@ static struct writer *writer_of(const struct req *req)
 	return qcow2_of(req->ch->node)->writer;
 }
 
-/* Answers @req, which came from any loop. */
-static void answer(struct req *req, int res)
+void write_answer(struct req *req, int res)
 {
 	struct chan *ch = req->ch;
 
@@ -404,14 +403,14 @@ static void commit_fiber(struct task *t)
 	int rc = durable_wait(w);
 
 	fiber_gate_leave(w->home, &w->writes.commit_gate);
-	answer(req, rc);
+	write_answer(req, rc);
 }
 
 /* @req is done but for its being durable, where it shall be (X4). */
 static void end(struct writer *w, struct req *req, int res)
 {
 	if (res || !(w->writethrough || req->flags & REQ_FUA)) {
-		answer(req, res);
+		write_answer(req, res);
 		return;
 	}
 	req->task.fn = commit_fiber;

@@ -42,6 +42,9 @@ int write_corrupt(struct writer *w, struct l2_pair pair, uint64_t off);
 /* Waits for a commit where far too many pages are dirty. */
 int write_throttle_wait(struct writer *w);
 
+/* On the home loop: answers @req, which came from any. */
+void write_answer(struct req *req, int res);
+
 /* ---- zero.c ---- */
 
 /* In a fiber: the range reads as zeros; @flags of enum req_flags. */

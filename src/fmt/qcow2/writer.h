@@ -10,6 +10,7 @@
  *	commit.c   makes changes durable, in an order that no crash can hurt
  *	pending.c  new clusters between their first write and their place in an L2 table
  *	pending_cache.c  and what the mapping cache shows of them meanwhile
+ *	pending_read.c  and reads of those that cannot be closed
  *	pack.c     compressed clusters, and the write cache; pack_jobs.c, pack_gather.c
  *	fill.c     the old content of clusters that are replaced
  *	fresh.c    subclusters that were never written
