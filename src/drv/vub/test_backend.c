@@ -270,7 +270,17 @@ static void call(struct backend *b, struct backend_queue *q)
 /* Takes some, answers some. True: the end of this connection has come. */
 static bool work(struct backend *b, struct backend_queue *q)
 {
-	while (q->nheld < BACKEND_HELD_MAX && dev_pop(&q->dev, &q->held[q->nheld])) {
+	bool is_armed = false;
+
+	while (q->nheld < BACKEND_HELD_MAX) {
+		if (!dev_pop(&q->dev, &q->held[q->nheld])) {
+			if (is_armed)
+				break;
+			dev_arm(&q->dev);       /* then look again: it was not kicked yet */
+			is_armed = true;
+			continue;
+		}
+		is_armed = false;
 		q->nheld++;
 		b->requests++;
 		if (b->die_after && !b->until_death--) {
@@ -278,7 +288,6 @@ static bool work(struct backend *b, struct backend_queue *q)
 			return true;
 		}
 	}
-	dev_arm(&q->dev);
 	while (q->nheld && prng_below(&b->prng, 8)) {
 		unsigned i = (unsigned)prng_below(&b->prng, q->nheld);
 		uint32_t len = run_request(b, &q->held[i]);
