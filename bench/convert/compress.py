@@ -23,7 +23,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from plain import MIB, TOP, find_tools, measure  # noqa: E402
+from plain import MIB, TOP, find_tools, make_file_system, measure  # noqa: E402
 
 PARTS = ["bin", "include", "share/doc", "share/man", "lib/python3", "lib/gcc"]
 DATA_MIN, BLOCK = 64 << 10, 4096
@@ -36,9 +36,7 @@ def make_image(folder, mib):
         if os.path.isdir(f"/usr/{part}"):
             subprocess.run(["cp", "-a", "--parents", f"/usr/{part}", root], check=False,
                            stderr=subprocess.DEVNULL)
-    with open(image, "wb") as f:
-        f.truncate(mib * MIB)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-d", root, image], check=True)
+    make_file_system(image, root, mib)
     subprocess.run(["rm", "-rf", root], check=True)
     return image
 

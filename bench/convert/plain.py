@@ -40,14 +40,19 @@ def find_tools(args):
     return tools
 
 
+def make_file_system(image, tree, mib):
+    """An ext4 image of mib MiB that holds tree; it is there when it is whole."""
+    with open(image + ".part", "wb") as f:
+        f.truncate(mib * MIB)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-d", tree, image + ".part"], check=True,
+                   stdout=subprocess.DEVNULL)
+    os.rename(image + ".part", image)
+
+
 def make_sources(args, folder):
     fs, data = os.path.join(folder, "fs.raw"), os.path.join(folder, "data.raw")
     if not os.path.exists(fs):
-        with open(fs + ".part", "wb") as f:
-            f.truncate(args.mib * MIB)
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-d", args.tree, fs + ".part"], check=True,
-                       stdout=subprocess.DEVNULL)
-        os.rename(fs + ".part", fs)
+        make_file_system(fs, args.tree, args.mib)
     if not os.path.exists(data):
         piece = os.urandom(16 * MIB)
         with open(data, "wb") as f:
