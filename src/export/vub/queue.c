@@ -360,6 +360,13 @@ static int prime(struct vub_queue *q)
 	return 0;
 }
 
+static void unprime(struct vub_queue *q)
+{
+	free_requests(q);
+	q->is_primed = false;
+	q->inflight = NULL;
+}
+
 static void take_features(struct vub_queue *q)
 {
 	uint64_t f = q->v->features;
@@ -397,6 +404,7 @@ static int run(void *arg)
 		rc = resubmit(q);
 		if (rc) {
 			q->state = VUB_QUEUE_HALTED;
+			unprime(q);             /* the next run takes them again */
 			return rc;
 		}
 		call(q);                        /* V22 */
@@ -482,11 +490,10 @@ void vub_queue_stop(struct vub_queue *q)
 {
 	assert(!q->in_flight && !is_running(q) && !q->kick_is_busy);
 	q->base = queue_base(q);
-	free_requests(q);
+	unprime(q);
 	drop_fd(&q->kick_fd);
-	q->is_started = q->is_primed = false;
+	q->is_started = false;
 	q->state = VUB_QUEUE_HALTED;
-	q->inflight = NULL;
 }
 
 void vub_queue_reset(struct vub_queue *q)
