@@ -202,11 +202,11 @@ static const struct half {
 	unsigned refcount;
 	uint64_t flags;
 } halves[] = {
-	[TABLE - TABLE] = { 2 },
-	[DATA - TABLE] = { 2 },
+	[TABLE - TABLE] = { 2, 0 },
+	[DATA - TABLE] = { 2, 0 },
 	[PACKED - TABLE] = { 2, QCOW2_COMPRESSED },
 	[OWN - TABLE] = { 1, QCOW2_COPIED },
-	[BARE - TABLE] = { 1 },         /* by a walk that lost power before it set the flag */
+	[BARE - TABLE] = { 1, 0 },      /* by a walk that lost power before it set the flag */
 	[ZEROS - TABLE] = { 3, QCOW2_ZERO },
 };
 
