@@ -73,7 +73,7 @@ info "$(uri qcow2)" $((24 << 20)) ro
 nbdcopy --connections=4 "$(uri qcow2)" - | cmp - "$W/source" || fail "nbdcopy of a qcow2"
 ! qemu-io -f raw -c "write 0 512" "$(uri qcow2)" >"$W/log" 2>&1 ||
 	fail "a read-only disk was written to"
-nbdinfo --list "$(uri qcow2)" | grep -q disk.qcow2 ||
+[[ $(nbdinfo --list "$(uri qcow2)") == *disk.qcow2* ]] ||
 	fail "the list of exports lacks the file's name"
 nbdcopy "$(uri qcow2 disk.qcow2)" - | cmp - "$W/source" || fail "the export by its file's name"
 ! nbdinfo "$(uri qcow2 no-such)" 2>"$W/log" || fail "an export that is not there"

@@ -52,5 +52,6 @@ stop_byre told
 # And -f raw of a qcow2 file serves the file itself.
 qemu-img create -q -f qcow2 "$W/image.qcow2" 1M
 start_byre itself -f raw --read-only "$W/image.qcow2"
-nbdcopy "$(uri itself)" - | head -c "$(stat -c %s "$W/image.qcow2")" | cmp - "$W/image.qcow2" ||
+nbdcopy "$(uri itself)" "$W/copy"
+cmp -n "$(stat -c %s "$W/image.qcow2")" "$W/copy" "$W/image.qcow2" ||
 	fail "-f raw does not serve the file as it is"

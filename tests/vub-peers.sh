@@ -49,7 +49,7 @@ writes_and_reads()
 	qemu-img convert -f raw -O qcow2 "$W/source" "$W/disk.qcow2"
 	$2 ${3:+"$3"}
 	same_as "$W/source" "$options"
-	"$BYRE" info "vhost-user:$sock$options" | grep -q "virtual size: 8 MiB" || fail "info"
+	[[ $("$BYRE" info "vhost-user:$sock$options") == *"virtual size: 8 MiB"* ]] || fail "info"
 	"$BYRE" bench -c 300 -d 16 -s 16k --random 3 -w --pattern 0xa5 --flush-interval 100 \
 		--latency "vhost-user:$sock$options" >"$W/log" || fail "writes"
 	grep -q "^Latency: p50 [0-9.]* us, p99 [0-9.]* us" "$W/log" || fail "no latency"
