@@ -23,14 +23,6 @@ start_byre disks --loops 2 --vhost-user "$W/read-only.vu" -f raw --read-only "$W
 	--vhost-user "$W/other.vu" -f raw "$W/other" -f raw "$W/source"
 pid=${byres[disks]}
 
-descriptors()
-{
-	find "/proc/$pid/fd" -mindepth 1 | wc -l
-}
-no_more_descriptors()
-{
-	[ "$(descriptors)" -le "$1" ]
-}
 rss()
 {
 	awk '/^VmRSS/ { print $2 }' "/proc/$pid/status"
@@ -48,11 +40,12 @@ attack()
 
 attack read-only "$seed"
 attack written $((seed + 1))
-wait_for 25 no_more_descriptors 60 || fail "$(descriptors) descriptors are left open, seed $seed"
-open=$(descriptors) before=$(rss)
+wait_for 25 has_descriptors "$pid" 60 ||
+	fail "$(descriptors "$pid") descriptors are left open, seed $seed"
+open=$(descriptors "$pid") before=$(rss)
 attack read-only $((seed + 2))
 attack written $((seed + 3))
-wait_for 25 no_more_descriptors "$open" || fail "descriptors: $open, then $(descriptors)"
+wait_for 25 has_descriptors "$pid" "$open" || fail "descriptors: $open, then $(descriptors "$pid")"
 # Sanitizers keep freed memory aside.
 case $BYRE in
 *san/*) ;;

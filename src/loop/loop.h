@@ -79,9 +79,7 @@ struct loop *loop_current(void);
 bool loop_is_current(const struct loop *l);
 #define loop_assert(l) assert(loop_is_current(l))
 
-const char *loop_backend_name(const struct loop *l);
 unsigned loop_id(const struct loop *l); /* below LOOPS_MAX, unique among living loops */
-struct workers *loop_workers(const struct loop *l);
 struct iobufs *loop_iobufs(struct loop *l);
 
 /* Nanoseconds of a monotonic clock, read once a turn (simulated in sim). */
@@ -168,6 +166,10 @@ void loop_submit(struct loop *l, struct io *io);
  * Meant for RECV, SENDMSG, ACCEPT, POLL and EVENT. */
 void loop_cancel(struct loop *l, struct io *io);
 
+/* Adds 1 to the counter of the eventfd @fd, which may be shared with somebody else: whatever the
+ * other side does to it, this does not wait, and wakes up whoever polls it. Owner only. */
+void loop_event_signal(struct loop *l, int fd);
+
 /* Registers @fd with the ring, to spare a look-up at each I/O. Returns a slot (1..) for io->fixed,
  * or -1 where there is none (never an error). Owner only; unregister before the fd is closed. */
 int loop_fd_register(struct loop *l, int fd);
@@ -185,6 +187,11 @@ struct loop_stats {
 	uint64_t fibers_peak;
 	uint64_t registered;            /* reads and writes from and to registered memory (uring) */
 };
+
+/* ---- for tests ---- */
+
 void loop_get_stats(const struct loop *l, struct loop_stats *ret);
+const char *loop_backend_name(const struct loop *l);
+struct workers *loop_workers(const struct loop *l);
 
 #endif

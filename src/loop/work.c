@@ -266,18 +266,24 @@ static void run_here(struct task *t)
 	job_ended(t);
 }
 
-/* With the lock held. */
-static bool start_worker(struct workers *ws)
+int thread_start(pthread_t *ret, void *(*fn)(void *arg), void *arg)
 {
 	sigset_t all, old;
-	pthread_t thread;
 	int rc;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&thread, NULL, worker_main, ws);
+	rc = pthread_create(ret, NULL, fn, arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (rc)
+	return rc;
+}
+
+/* With the lock held. */
+static bool start_worker(struct workers *ws)
+{
+	pthread_t thread;
+
+	if (thread_start(&thread, worker_main, ws))
 		return false;
 	ws->alive++;
 	return true;

@@ -7,6 +7,8 @@
 #ifndef LOOP_WORK_H
 #define LOOP_WORK_H
 
+#include <pthread.h>
+
 #include "loop/loop.h"
 
 struct err;
@@ -24,6 +26,9 @@ struct work {
 int workers_new(unsigned threads, struct workers **ret, struct err *err);
 /* Waits for all jobs. NULL is fine. */
 void workers_free(struct workers *ws);
+
+/* Starts a thread to which no signal comes. 0 or an errno, as pthread_create(). Any thread. */
+int thread_start(pthread_t *ret, void *(*fn)(void *arg), void *arg);
 
 /* Owner of @l only. */
 void loop_work(struct loop *l, struct work *w);

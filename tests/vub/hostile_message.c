@@ -384,6 +384,165 @@ static void odd_configs(struct peer *p, struct prng *prng)
 	}
 }
 
+/* ---- all of it, in any order ---- */
+
+/* Some reads more in the ring, whose answers may have been taken. */
+static void ask_for_more(struct peer *p, struct prng *prng)
+{
+	struct vfe_table none = { 0 };
+	struct vfe_seg segs[3] = {
+		{ VFE_MEM_GUEST + PEER_HEAD, 16, false },
+		{ VFE_MEM_GUEST + PEER_DATA, 512u << prng_below(prng, 11), true },
+		{ VFE_MEM_GUEST + PEER_STATUS, 1, true },
+	};
+	uint16_t token = 0;
+	uint32_t len;
+	int rc;
+
+	while ((rc = vfe_ring_take(&p->q.ring, &token, &len)) > 0)
+		;
+	if (rc < 0)
+		vfe_ring_reset(&p->q.ring);
+	for (uint64_t n = prng_below(prng, 20); n > 0; n--)
+		if (vfe_ring_add(&p->q.ring, segs, 3, &none, token))
+			break;
+	vfe_ring_publish(&p->q.ring);
+	vfe_signal(p->q.kick);
+}
+
+static struct vhost_user_msg some_number(const struct peer *p, struct prng *prng, int *ret_fd)
+{
+	static const enum vhost_user_request notifiers[] = {
+		VHOST_USER_SET_VRING_KICK, VHOST_USER_SET_VRING_CALL, VHOST_USER_SET_VRING_ERR,
+	};
+	struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_FEATURES, sizeof(m.u64));
+	static const unsigned bits[] = { VIRTIO_F_RING_PACKED, VIRTIO_RING_F_EVENT_IDX,
+					 VHOST_USER_F_LOG_ALL, VIRTIO_BLK_F_FLUSH };
+
+	m.u64 = p->link.features;
+	if (prng_below(prng, 2))
+		m.u64 ^= 1ULL << bits[prng_below(prng, ARRAY_SIZE(bits))];
+	if (prng_below(prng, 3)) {
+		m.head.request = notifiers[prng_below(prng, ARRAY_SIZE(notifiers))];
+		m.u64 = prng_below(prng, 2);
+		*ret_fd = prng_below(prng, 2) ? p->q.kick : p->q.call;
+		if (!prng_below(prng, 8)) {
+			m.u64 |= VHOST_USER_VRING_NOFD;
+			*ret_fd = -1;
+		}
+	}
+	return m;
+}
+
+static struct vhost_user_msg some_state(struct prng *prng)
+{
+	static const struct {
+		enum vhost_user_request request;
+		uint32_t num[3];
+	} states[] = {
+		{ VHOST_USER_SET_VRING_ENABLE, { 0, 1, 1 } },
+		{ VHOST_USER_GET_VRING_BASE, { 0, 0, 0 } },
+		{ VHOST_USER_SET_VRING_NUM, { PEER_QUEUE_SIZE, PEER_QUEUE_SIZE, 8 } },
+		{ VHOST_USER_SET_VRING_BASE, { 0, 0x80008000, 5 } },
+	};
+	uint64_t i = prng_below(prng, ARRAY_SIZE(states));
+	struct vhost_user_msg m = vfe_msg(states[i].request, sizeof(m.state));
+
+	m.state.index = (uint32_t)prng_below(prng, 2);
+	m.state.num = states[i].num[prng_below(prng, 3)];
+	return m;
+}
+
+static struct vhost_user_msg some_memory(const struct peer *p, struct prng *prng, int *ret_fd)
+{
+	struct vhost_user_region r = {
+		.guest_addr = VFE_MEM_GUEST, .size = PEER_MEMORY, .user_addr = (uintptr_t)p->at,
+	};
+	struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_MEM_TABLE,
+					  offsetof(struct vhost_user_mem_table, regions[1]));
+
+	*ret_fd = p->mem.fd;
+	if (prng_below(prng, 3)) {
+		m.table.nregions = 1;
+		m.table.regions[0] = r;
+		return m;
+	}
+	m = vfe_msg(prng_below(prng, 2) ? VHOST_USER_ADD_MEM_REG : VHOST_USER_REM_MEM_REG,
+		    sizeof(m.reg));
+	if (prng_below(prng, 2)) {
+		r.guest_addr += PEER_MEMORY;
+		r.user_addr += PEER_MEMORY;
+	}
+	m.reg.region = r;
+	return m;
+}
+
+static struct vhost_user_msg some_ring(const struct peer *p, struct prng *prng)
+{
+	struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_VRING_ADDR, sizeof(m.addr));
+	const void *parts[3];
+
+	vfe_ring_parts(&p->q.ring, parts);
+	m.addr = (struct vhost_user_vring_addr){
+		.index = (uint32_t)prng_below(prng, 2),
+		.flags = (uint32_t)prng_below(prng, 2),
+		.descriptor = (uintptr_t)parts[0],
+		.available = (uintptr_t)parts[1],
+		.used = (uintptr_t)parts[2],
+		.log = PEER_DATA,
+	};
+	if (!prng_below(prng, 8))
+		m.addr.used += PEER_MEMORY;
+	return m;
+}
+
+static struct vhost_user_msg some_area(const struct peer *p, struct prng *prng, int *ret_fd)
+{
+	struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_LOG_BASE, sizeof(m.log));
+
+	*ret_fd = p->mem.fd;                    /* of which the log is a part, as it happens */
+	m.log.size = 4096;
+	m.log.offset = PEER_DATA;
+	if (p->link.inflight_fd >= 0 && prng_below(prng, 2)) {
+		m = vfe_msg(VHOST_USER_SET_INFLIGHT_FD, sizeof(m.inflight));
+		m.inflight = p->link.inflight;
+		*ret_fd = p->link.inflight_fd;
+	}
+	return m;
+}
+
+/* Each of them could be right; nothing is waited for, so that requests are under way. */
+static void anything_at_any_time(struct peer *p, struct prng *prng)
+{
+	struct timeval tv = { .tv_sec = 1 };
+	char dropped[4096];
+
+	setsockopt(p->link.sock, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
+	for (unsigned i = 0; i < 150; i++) {
+		struct vhost_user_msg m = vfe_msg(VHOST_USER_RESET_DEVICE, 0);
+		uint64_t kind = prng_below(prng, 24);
+		int fd = -1;
+
+		if (kind < 8)
+			m = some_state(prng);
+		else if (kind < 14)
+			m = some_number(p, prng, &fd);
+		else if (kind < 18)
+			m = some_memory(p, prng, &fd);
+		else if (kind < 21)
+			m = some_ring(p, prng);
+		else if (kind < 23)
+			m = some_area(p, prng, &fd);
+		if (prng_below(prng, 2))
+			m.head.flags |= VHOST_USER_NEED_REPLY;
+		ask_for_more(p, prng);
+		if (vfe_msg_send(p->link.sock, &m, &fd, fd >= 0))
+			return;
+		while (recv(p->link.sock, dropped, sizeof(dropped), MSG_DONTWAIT) > 0)
+			;
+	}
+}
+
 const struct hostile_case hostile_messages[] = {
 	{ "every request of every size", every_request_of_every_size },
 	{ "sizes that lie", sizes_that_lie },
@@ -406,5 +565,6 @@ const struct hostile_case hostile_messages[] = {
 	{ "the area is cut off", the_area_is_cut_off },
 	{ "a log that is too short", a_log_that_is_too_short },
 	{ "odd configs", odd_configs },
+	{ "anything at any time", anything_at_any_time },
 	{ NULL, NULL },
 };

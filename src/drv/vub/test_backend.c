@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <poll.h>
 #include <stdio.h>
@@ -263,6 +264,8 @@ static void call(struct backend *b, struct backend_queue *q)
 	if (!dev_must_call(&q->dev))
 		return;
 	b->calls++;
+	if (b->fills_counters)
+		return;                 /* that calls, too */
 	if (eventfd_write(q->call, 1))
 		return;                 /* full: it is told already */
 }
@@ -326,6 +329,27 @@ static bool is_busy(const struct backend *b)
 	return false;
 }
 
+/* Who writes to @fd waits from now on. */
+static void fill(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+	eventfd_t count;
+
+	fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	eventfd_read(fd, &count);
+	eventfd_write(fd, UINT64_MAX - 1);
+	fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+}
+
+static void fill_counters(struct backend *b)
+{
+	for (unsigned i = 0; i < BACKEND_QUEUES; i++)
+		if (b->queues[i].kick >= 0 && b->queues[i].call >= 0) {
+			fill(b->queues[i].kick);
+			fill(b->queues[i].call);
+		}
+}
+
 static void serve(struct backend *b)
 {
 	uint64_t count;
@@ -337,6 +361,8 @@ static void serve(struct backend *b)
 		};
 		for (unsigned i = 0; i < BACKEND_QUEUES; i++)
 			p[2 + i] = (struct pollfd){ .fd = b->queues[i].kick, .events = POLLIN };
+		if (b->fills_counters)
+			fill_counters(b);
 		poll(p, ARRAY_SIZE(p), is_busy(b) ? 0 : -1);
 		if (p[0].revents || (p[1].revents && one_message(b)))
 			return;

@@ -34,6 +34,7 @@ struct backend {
 	unsigned die_after;             /* requests, then the connection is closed; 0: never */
 	atomic_bool lies;               /* gives back what it was not given */
 	atomic_bool is_silent;          /* takes nothing */
+	atomic_bool fills_counters;     /* of eventfds, whose writers wait then */
 	struct prng prng;
 
 	char path[64];

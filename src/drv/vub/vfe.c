@@ -397,6 +397,8 @@ static int make_queues(struct vfe_node *vn)
 	struct vfe_link *k = &vn->link;
 	int rc = vfe_mem_init(&vn->mem, area_bytes(k) * k->nqueues);
 
+	if (!rc)
+		rc = vfe_mem_seal(&vn->mem);
 	if (rc)
 		return rc;
 	vn->queues = calloc(k->nqueues, sizeof(*vn->queues));

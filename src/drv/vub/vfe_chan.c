@@ -115,18 +115,23 @@ static void part_done(struct vfe_chan *vc, uint16_t token)
 		wait_first(vc, req);
 }
 
-/* Takes what was used. -EPROTO where that makes no sense. */
-static int take_used(struct vfe_chan *vc)
+/* Takes what was used, and no more than the ring holds: a back end that answers as fast as we ask
+ * would never let us go (V38). *@ret_more: there may be more. -EPROTO where it makes no sense. */
+static int take_used(struct vfe_chan *vc, bool *ret_more)
 {
+	unsigned left = vc->q->ring.size;
 	uint16_t token;
 	uint32_t len;
-	int rc;
+	int rc = 1;
 
-	while ((rc = vfe_ring_take(&vc->q->ring, &token, &len)) > 0)
+	while (left && (rc = vfe_ring_take(&vc->q->ring, &token, &len)) > 0) {
 		part_done(vc, token);
+		left--;
+	}
 	if (rc < 0)
 		return rc;
 	send_waiting(vc);
+	*ret_more = !left;
 	return 0;
 }
 
@@ -138,26 +143,6 @@ static void take_failed(struct vfe_chan *vc, int rc)
 	vfe_chan_kill(vc, -EIO);
 }
 
-/* One kick a turn, whatever was added; who polls looks for answers before that. */
-static void turn_end(struct task *t)
-{
-	struct vfe_chan *vc = container_of(t, struct vfe_chan, turn_end);
-	bool is_looking = vc->vn->opts.poll && vc->busy_slots;
-	int rc = 0;
-
-	vc->is_turn_end_set = false;
-	if (vc->is_stopped)
-		return;
-	if (is_looking && !vc->dead)
-		rc = take_used(vc);
-	if (rc)
-		take_failed(vc, rc);
-	if (vfe_ring_publish(&vc->q->ring))
-		vfe_signal(vc->q->kick);
-	if (is_looking && vc->busy_slots)
-		set_turn_end(vc);
-}
-
 /* Asks for calls, where they are wanted. True: there is something already. */
 static bool arm(struct vfe_chan *vc)
 {
@@ -165,6 +150,48 @@ static bool arm(struct vfe_chan *vc)
 		return vfe_ring_arm(&vc->q->ring);
 	vfe_ring_disarm(&vc->q->ring);
 	return false;
+}
+
+/* Takes answers, and asks to be called for the next one; or looks again at the end of a turn. */
+static void look(struct vfe_chan *vc)
+{
+	bool has_more = false;
+	int rc = take_used(vc, &has_more);
+
+	if (rc) {
+		take_failed(vc, rc);
+	} else if (has_more || arm(vc)) {
+		vc->must_look = true;
+		set_turn_end(vc);
+	}
+}
+
+/* Who polls never asks. */
+static void look_by_polling(struct vfe_chan *vc)
+{
+	int rc = take_used(vc, &(bool){ false });
+
+	if (rc)
+		take_failed(vc, rc);
+	else if (vc->busy_slots)
+		set_turn_end(vc);
+}
+
+/* One kick a turn, whatever was added; answers are looked for before that. */
+static void turn_end(struct task *t)
+{
+	struct vfe_chan *vc = container_of(t, struct vfe_chan, turn_end);
+	bool must_look = vc->must_look;
+
+	vc->is_turn_end_set = vc->must_look = false;
+	if (vc->is_stopped || vc->is_closing)
+		return;
+	if (vc->vn->opts.poll && vc->busy_slots && !vc->dead)
+		look_by_polling(vc);
+	else if (must_look && !vc->dead)
+		look(vc);
+	if (vfe_ring_publish(&vc->q->ring))
+		loop_event_signal(vc->chan.loop, vc->q->kick);
 }
 
 static void poll_call(struct vfe_chan *vc)
@@ -178,27 +205,21 @@ static void poll_call(struct vfe_chan *vc)
 static void called(struct io *io, int res)
 {
 	struct vfe_chan *vc = container_of(io, struct vfe_chan, poll);
-	int rc = MIN(res, 0);
 
 	vc->is_polling = res > 0;
-	if (vc->is_closing) {
+	if (vc->is_closing)
 		fiber_wake(vc->close_waiter);
-		return;
-	}
-	if (!vc->is_stopped && !vc->dead && !rc) {
-		do
-			rc = take_used(vc);
-		while (!rc && !vc->is_stopped && arm(vc));
-	}
-	if (rc && !vc->dead)
-		take_failed(vc, rc);
+	else if (!vc->dead && res < 0)
+		take_failed(vc, res);
+	else if (!vc->dead && !vc->is_stopped)
+		look(vc);
 }
 
 /* ---- a connection that goes and comes ---- */
 
 void vfe_chan_stop(struct vfe_chan *vc)
 {
-	if (!vc->dead && take_used(vc))
+	if (!vc->dead && take_used(vc, &(bool){ false }))
 		vfe_chan_kill(vc, -EIO);
 	/* What is added but not shown is shown now: the next back end takes it from the ring. */
 	vfe_ring_publish(&vc->q->ring);
@@ -231,8 +252,9 @@ void vfe_chan_resume(struct vfe_chan *vc)
 	send_waiting(vc);
 	/* Nobody told this back end what is there, and perhaps nobody told us what the one before
 	 * it had used. */
-	vfe_signal(vc->q->kick);
-	vfe_signal(vc->q->call);
+	loop_event_signal(vc->chan.loop, vc->q->kick);
+	if (!vc->dead)
+		look(vc);
 }
 
 void vfe_chan_kill(struct vfe_chan *vc, int rc)

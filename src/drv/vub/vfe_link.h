@@ -84,7 +84,8 @@ void vfe_link_close(struct vfe_link *k);
 /* Eventfds and an empty ring at @mem. */
 int vfe_queue_init(struct vfe_queue *q, const struct vfe_link *k, void *mem);
 void vfe_queue_fini(struct vfe_queue *q);       /* a zeroed one is fine */
-/* Tells whoever polls @fd. */
+/* Tells whoever polls @fd. For tests: it waits where the other side has seen to that; on a loop
+ * there is loop_event_signal(). */
 void vfe_signal(int fd);
 
 #endif

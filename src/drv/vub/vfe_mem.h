@@ -20,6 +20,8 @@ struct vfe_mem {
 
 /* 0 or -errno; @size is a multiple of the page size. */
 int vfe_mem_init(struct vfe_mem *m, size_t size);
+/* Its size stays: who else has it cannot take it away from under us (V38). 0 or -errno. */
+int vfe_mem_seal(const struct vfe_mem *m);
 /* A zeroed @m is fine. */
 void vfe_mem_fini(struct vfe_mem *m);
 

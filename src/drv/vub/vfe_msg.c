@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -100,8 +101,30 @@ static void take_fds(struct msghdr *mh, int *fd)
 	}
 }
 
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* How long one recvmsg() or sendmsg() may wait; UINT64_MAX: for ever. */
+static uint64_t time_limit_ms(int sock)
+{
+	struct timeval tv = { 0 };
+	socklen_t len = sizeof(tv);
+
+	if (getsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &tv, &len) < 0 || (!tv.tv_sec && !tv.tv_usec))
+		return UINT64_MAX;
+	return (uint64_t)tv.tv_sec * 1000 + (uint64_t)tv.tv_usec / 1000;
+}
+
+/* Who sends a byte now and then has the worker no longer than who sends nothing, but for one more
+ * limit (V38). */
 static int recv_all(int sock, void *buf, size_t len, int *fd)
 {
+	uint64_t limit = time_limit_ms(sock), start = now_ms();
 	char *at = buf;
 
 	while (len) {
@@ -120,6 +143,8 @@ static int recv_all(int sock, void *buf, size_t len, int *fd)
 		take_fds(&mh, fd);
 		at += n;
 		len -= (size_t)n;
+		if (len && now_ms() - start > limit)
+			return -ETIMEDOUT;
 	}
 	return 0;
 }

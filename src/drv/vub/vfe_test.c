@@ -4,6 +4,7 @@
 #include "drv/vub/vfe.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -27,7 +29,7 @@
 #include "loop/work.h"
 
 enum { JOBS = 24, REGION = BACKEND_DISK / 2 / JOBS / VFE_SECTOR * VFE_SECTOR,
-       OPS = HAS_TSAN ? 24 : 60 };
+       OPS = HAS_TSAN ? 24 : 60, PATIENCE_S = 120 };
 
 struct rig;
 
@@ -403,6 +405,152 @@ static void v36_a_lost_connection_fails_requests_once(void **state)
 	}
 }
 
+/* ---- back ends that hold others up ---- */
+
+static void v38_full_counters_hold_nobody_up(void **state)
+{
+	for (unsigned variant = 0; variant < 16; variant += 5) {
+		struct rig r = { .be.die_after = 60, .opts.reconnect_ms = 60000,
+				 .be.fills_counters = true };
+
+		rig_vary(&r, variant);
+		rig_start(&r, variant + 200);
+		r.ops = 6;
+		rig_open(&r);
+		alarm(PATIENCE_S);
+		loop_call(r.loops[0].loop, run_jobs, &r);
+		assert_true(r.be.connections > 1);
+		rig_stop(&r);
+		alarm(0);
+	}
+}
+
+static void v38_memory_stays(void **state)
+{
+	struct rig r = { 0 };
+	const struct vfe_node *vn;
+
+	rig_start(&r, 13);
+	rig_open(&r);
+	vn = container_of(r.node, struct vfe_node, node);
+	assert_int_equal(ftruncate(vn->mem.fd, 0), -1);
+	assert_int_equal(errno, EPERM);
+	rig_stop(&r);
+}
+
+/* Requests one after the other, each of them answered as soon as it is in the ring. */
+struct chain {
+	struct req req;
+	struct chan *ch;
+	struct dev dev;
+	struct fiber *waiter;
+	struct task turn_task;
+	unsigned done, turns;
+	bool is_counting;
+};
+
+enum { CHAIN = 20000 };
+
+static void chain_next(struct chain *c)
+{
+	struct dev_req q;
+
+	chan_submit(c->ch, &c->req);
+	assert_true(dev_pop(&c->dev, &q));
+	*(uint8_t *)dev_at(&c->dev, q.segs[q.n - 1].addr) = VIRTIO_BLK_S_OK;
+	dev_push(&c->dev, &q, 1);
+}
+
+static void chain_done(struct req *req, int res)
+{
+	struct chain *c = container_of(req, struct chain, req);
+
+	assert_int_equal(res, 0);
+	if (++c->done < CHAIN)
+		chain_next(c);
+	else
+		fiber_wake(c->waiter);
+}
+
+static void count_turn(struct task *t)
+{
+	struct chain *c = container_of(t, struct chain, turn_task);
+
+	c->turns++;
+	c->is_counting = c->done < CHAIN;
+	if (c->is_counting)
+		loop_at_turn_end(c->ch->loop, t);
+}
+
+static int run_chain(void *arg)
+{
+	struct rig *r = arg;
+	struct chain c = { .req = { .kind = REQ_FLUSH, .done = chain_done },
+			   .turn_task.fn = count_turn, .is_counting = true,
+			   .waiter = fiber_self() };
+	const struct vfe_node *vn = container_of(r->node, struct vfe_node, node);
+	const struct vfe_chan *vc;
+
+	assert_int_equal(chan_get_wait(r->node, &c.ch, &r->err), 0);
+	vc = container_of(c.ch, struct vfe_chan, chan);
+	c.dev = dev_on(&vc->q->ring, vn->mem.map, VFE_MEM_GUEST);
+	loop_at_turn_end(c.ch->loop, &c.turn_task);
+	chain_next(&c);
+	vfe_signal(vc->q->call);
+	while (c.done < CHAIN)
+		fiber_park();
+	while (c.is_counting)
+		fiber_yield_wait();
+	assert_true(c.turns >= CHAIN / VFE_QUEUE_SIZE_DEFAULT);
+	chan_put_wait(c.ch);
+	return 0;
+}
+
+/* Others have the loop meanwhile. */
+static void v38_answers_without_end_leave_turns_to_others(void **state)
+{
+	struct rig r = { .be.is_silent = true, .opts.want.packed = true };
+
+	for (unsigned poll = 0; poll < 2; poll++) {
+		r.opts.poll = poll;
+		rig_start(&r, 14);
+		rig_open(&r);
+		loop_call(r.loops[0].loop, run_chain, &r);
+		rig_stop(&r);
+		r = (struct rig){ .be.is_silent = true, .opts.want.packed = true };
+	}
+}
+
+static void *dribble(void *arg)
+{
+	int sock = *(int *)arg;
+	struct vhost_user_header h = {
+		VHOST_USER_GET_FEATURES, VHOST_USER_VERSION | VHOST_USER_REPLY,
+		VHOST_USER_PAYLOAD_MAX,
+	};
+
+	assert_int_equal(send(sock, &h, sizeof(h), 0), sizeof(h));
+	while (send(sock, &h, 1, MSG_NOSIGNAL) == 1)
+		usleep(20000);
+	return NULL;
+}
+
+static void v38_a_reply_in_bits_is_not_waited_for(void **state)
+{
+	struct vhost_user_msg m = vfe_msg(VHOST_USER_GET_FEATURES, 0);
+	struct timeval tv = { .tv_usec = 300000 };
+	pthread_t thread;
+	int sv[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+	assert_int_equal(setsockopt(sv[0], SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)), 0);
+	assert_int_equal(pthread_create(&thread, NULL, dribble, &sv[1]), 0);
+	assert_int_equal(vfe_msg_ask(sv[0], &m, sizeof(m.u64), NULL), -ETIMEDOUT);
+	close(sv[0]);
+	pthread_join(thread, NULL);
+	close(sv[1]);
+}
+
 /* ---- messages ---- */
 
 static void send_raw(int sock, uint32_t request, uint32_t flags, uint32_t size, uint32_t sent,
@@ -508,6 +656,10 @@ int main(void)
 		cmocka_unit_test(v35_another_disk_is_not_taken),
 		cmocka_unit_test(v36_a_liar_fails_requests_once),
 		cmocka_unit_test(v36_a_lost_connection_fails_requests_once),
+		cmocka_unit_test(v38_full_counters_hold_nobody_up),
+		cmocka_unit_test(v38_memory_stays),
+		cmocka_unit_test(v38_answers_without_end_leave_turns_to_others),
+		cmocka_unit_test(v38_a_reply_in_bits_is_not_waited_for),
 		cmocka_unit_test(v34_only_a_reply_is_taken_as_one),
 		cmocka_unit_test(names_say_what_is_wanted),
 	};

@@ -177,8 +177,8 @@ static void main_run(struct task *t)
 			continue;
 		/* No descriptors or no memory, for instance: some may be free again soon. */
 		if (!is_failing)
-			log_warn("vhost-user: '%s': cannot accept front ends: %s", v->name,
-				 strerrordesc_np(-fd));
+			log_limited(&v->log_limit, LOG_LEVEL_WARN, "vhost-user: '%s': cannot "
+				    "accept front ends: %s", v->name, strerrordesc_np(-fd));
 		is_failing = true;
 		fiber_sleep_wait(ACCEPT_RETRY_NS);
 	}

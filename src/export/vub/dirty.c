@@ -7,7 +7,6 @@
 #include <errno.h>
 
 #include "export/vub/vub_impl.h"
-#include "loop/fiber.h"
 
 /* Of memory at a time, of which there may be much: others want the loop as well. */
 enum { FOLLOW_STEP = 1 << 30 };
@@ -71,7 +70,7 @@ static void copy(const struct vub_log *log, const struct vub_log *from, uint64_t
 	}
 }
 
-void vub_log_follow_wait(const struct vub *v, const struct vub_log *before, bool is_late)
+void vub_log_follow_wait(struct vub *v, const struct vub_log *before, bool is_late)
 {
 	for (unsigned i = 0; i < v->memory.n; i++) {
 		const struct vub_slot *s = &v->memory.slots[i];
@@ -83,7 +82,7 @@ void vub_log_follow_wait(const struct vub *v, const struct vub_log *before, bool
 				set(&v->log, s->guest + off, len);
 			else if (before->bits)
 				copy(&v->log, before, s->guest + off, len);
-			fiber_yield_wait();
+			vub_turn_wait(v);
 		}
 	}
 }

@@ -10,15 +10,16 @@
  * (V24). */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
+#include <linux/sockios.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "export/vub/descriptor.h"
 #include "export/vub/vub_impl.h"
 
 struct call {
@@ -309,29 +310,19 @@ static int set_vring_enable_wait(struct call *c)
 	return run_wait(q);
 }
 
-static bool is_pipe(int fd)
+/* Takes the message's descriptor, to notify or be notified by: an eventfd, for others may block
+ * whoever uses them; who fills a pipe out of memory that is not there has its readers wait, with
+ * RWF_NOWAIT or without (V25). 0 and *@ret_fd, which is -1 where the message has none; or
+ * -errno. */
+static int take_notifier(struct call *c, int *ret_fd)
 {
-	struct stat st;
-
-	return !fstat(fd, &st) && S_ISFIFO(st.st_mode);
-}
-
-/* Takes the message's descriptor, to notify or be notified by: an eventfd or, to be read only, a
- * pipe, for others may block whoever looks at them. 0 and *@ret_fd, which is -1 where the message
- * has none; or -errno. */
-static int take_notifier(struct call *c, bool may_be_pipe, int *ret_fd)
-{
-	char path[32], target[32] = "";
 	int fd = c->fds[0];
 
 	if (fd < 0) {
 		*ret_fd = -1;
 		return 0;
 	}
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (!(may_be_pipe && is_pipe(fd)) &&
-	    (readlink(path, target, sizeof(target) - 1) < 0 ||
-	     strcmp(target, "anon_inode:[eventfd]")))
+	if (!vub_fd_is_eventfd(fd))
 		return -EINVAL;
 	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
 		return -EBADF;
@@ -340,10 +331,24 @@ static int take_notifier(struct call *c, bool may_be_pipe, int *ret_fd)
 	return 0;
 }
 
+/* @q has a kick descriptor of its own; is it the eventfd of others, too? */
+static void find_shared_kicks(struct vub_queue *q)
+{
+	q->kick_id = q->kick_fd >= 0 ? vub_fd_event_id(q->kick_fd) : -1;
+	q->kick_is_shared = false;
+	for (unsigned i = 0; i < q->v->nqueues && q->kick_id >= 0; i++) {
+		struct vub_queue *other = q->v->queues[i];
+
+		if (other == q || other->kick_fd < 0 || other->kick_id != q->kick_id)
+			continue;
+		q->kick_is_shared = other->kick_is_shared = true;
+	}
+}
+
 static int set_vring_kick_wait(struct call *c)
 {
 	struct vub_queue *q = queue_of(c->v, c->m->u64 & VHOST_USER_VRING_INDEX_MASK);
-	int fd, rc = q ? take_notifier(c, true, &fd) : -EINVAL;
+	int fd, rc = q ? take_notifier(c, &fd) : -EINVAL;
 
 	if (rc)
 		return rc;
@@ -351,7 +356,7 @@ static int set_vring_kick_wait(struct call *c)
 	if (q->kick_fd >= 0)
 		close(q->kick_fd);
 	q->kick_fd = fd;
-	q->kick_is_pipe = fd >= 0 && is_pipe(fd);
+	find_shared_kicks(q);
 	q->is_started = true;
 	return run_wait(q);
 }
@@ -359,20 +364,11 @@ static int set_vring_kick_wait(struct call *c)
 static int set_notifier_wait(struct call *c, bool is_call)
 {
 	struct vub_queue *q = queue_of(c->v, c->m->u64 & VHOST_USER_VRING_INDEX_MASK);
-	int fd, rc = q ? take_notifier(c, false, &fd) : -EINVAL;
-	struct vub_notifier *n = NULL;
+	int fd, rc = q ? take_notifier(c, &fd) : -EINVAL;
 
-	if (rc)
-		return rc;
-	if (fd >= 0) {
-		n = vub_notifier_new(fd);
-		if (!n) {
-			close(fd);
-			return -ENOMEM;
-		}
-	}
-	vub_queue_set_notifier_wait(q, is_call ? &q->call : &q->err, n);
-	return 0;
+	if (!rc)
+		vub_queue_set_notifier_wait(q, is_call ? &q->call_fd : &q->err_fd, fd);
+	return rc;
 }
 
 static int set_vring_call_wait(struct call *c)
@@ -389,21 +385,18 @@ static int set_vring_err_wait(struct call *c)
 
 /* The way back is one end of a pair. A socket whose other end has a name is a connection to a
  * server, and may be one to this device: held here, it would outlive the front end (V26). So would
- * one that waits to be received from the pair; nothing is expected from there. */
+ * one that waits to be received from the pair, so nothing must wait there. To receive it is to wait
+ * for who else receives from that end, which may be for ever (V27). */
 static bool is_way_back(int fd)
 {
 	struct sockaddr_un peer;
 	socklen_t len = sizeof(peer), type_len = sizeof(int);
-	char dropped[4096];
-	int type = 0;
+	int type = 0, waiting = 0;
 
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) < 0 || type != SOCK_STREAM ||
-	    getpeername(fd, (struct sockaddr *)&peer, &len) < 0 || peer.sun_family != AF_UNIX ||
-	    len > offsetof(struct sockaddr_un, sun_path) || shutdown(fd, SHUT_RD) < 0)
-		return false;
-	while (recv(fd, dropped, sizeof(dropped), MSG_DONTWAIT) > 0)
-		;
-	return true;
+	return !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) && type == SOCK_STREAM &&
+	       !getpeername(fd, (struct sockaddr *)&peer, &len) && peer.sun_family == AF_UNIX &&
+	       len <= offsetof(struct sockaddr_un, sun_path) && !shutdown(fd, SHUT_RD) &&
+	       !ioctl(fd, SIOCINQ, &waiting) && !waiting;
 }
 
 static int set_backend_req_fd(struct call *c)

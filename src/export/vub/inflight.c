@@ -20,6 +20,12 @@ static inline void barrier(void)
 	__asm__ volatile("" ::: "memory");
 }
 
+/* V17: it may be another number the next time. */
+static uint16_t read_once(const uint16_t *at)
+{
+	return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
+
 uint64_t vub_inflight_bytes(unsigned num)
 {
 	static_assert(sizeof(struct vhost_user_inflight_packed) >=
@@ -46,7 +52,8 @@ static void init_split(struct vub_queue *q, struct vhost_user_inflight_split *r)
 /* The last batch was published, but perhaps not all of it taken out of the region. */
 static int settle_split(struct vub_queue *q, struct vhost_user_inflight_split *r)
 {
-	uint16_t n = (uint16_t)(q->used - r->used_idx), head = r->last_batch_head;
+	uint16_t n = (uint16_t)(q->used - read_once(&r->used_idx));
+	uint16_t head = read_once(&r->last_batch_head);
 
 	if (n > q->num)
 		return -EINVAL;
@@ -54,7 +61,7 @@ static int settle_split(struct vub_queue *q, struct vhost_user_inflight_split *r
 		if (head >= q->num)
 			return -EINVAL;
 		r->desc[head].inflight = 0;
-		head = r->desc[head].next;
+		head = read_once(&r->desc[head].next);
 	}
 	barrier();
 	r->used_idx = q->used;
@@ -151,28 +158,35 @@ static void commit(struct vhost_user_inflight_packed *r)
 	r->old_used_wrap_counter = r->used_wrap_counter;
 }
 
-/* Was the batch that was under way published? Then it counts; else it is undone. */
+/* Was the batch that was under way published? Then it counts; else it is undone. Sets where the
+ * ring was used up to. */
 static int settle_packed(struct vub_queue *q, struct vhost_user_inflight_packed *r)
 {
-	uint16_t at = r->old_used_idx, i;
+	uint16_t used = read_once(&r->used_idx), old = read_once(&r->old_used_idx), i;
+	bool wrap = r->used_wrap_counter, old_wrap = r->old_used_wrap_counter;
 
-	if (at >= q->num || r->used_idx >= q->num)
+	if (old >= q->num || used >= q->num)
 		return -EINVAL;
-	if (r->used_idx != at || r->used_wrap_counter != r->old_used_wrap_counter) {
-		uint16_t flags = q->packed.desc[at].flags;
-		bool avail = flags & 1 << VRING_PACKED_DESC_F_AVAIL;
-		bool used = flags & 1 << VRING_PACKED_DESC_F_USED;
+	q->used = old;
+	q->packed.used_wrap = old_wrap;
+	if (used != old || wrap != old_wrap) {
+		uint16_t flags = q->packed.desc[old].flags;
+		bool is_avail = flags & 1 << VRING_PACKED_DESC_F_AVAIL;
+		bool is_used = flags & 1 << VRING_PACKED_DESC_F_USED;
 
-		if (avail == r->old_used_wrap_counter && used == r->old_used_wrap_counter)
+		if (is_avail == old_wrap && is_used == old_wrap) {
 			commit(r);
+			q->used = used;
+			q->packed.used_wrap = wrap;
+		}
 	}
-	r->free_head = r->old_free_head;
-	r->used_idx = r->old_used_idx;
-	r->used_wrap_counter = r->old_used_wrap_counter;
-	i = r->free_head;
+	i = read_once(&r->old_free_head);
+	r->free_head = i;
+	r->used_idx = q->used;
+	r->used_wrap_counter = q->packed.used_wrap;
 	for (unsigned n = 0; n < q->num && i < q->num; n++) {
 		r->desc[i].inflight = 0;
-		i = r->desc[i].next;
+		i = read_once(&r->desc[i].next);
 	}
 	return 0;
 }
@@ -202,8 +216,6 @@ int vub_inflight_prime_packed(struct vub_queue *q)
 	if (taken > q->num)
 		return -EINVAL;
 	/* What was taken is what was used and what is in flight. */
-	q->used = r->used_idx;
-	q->packed.used_wrap = r->used_wrap_counter;
 	q->avail = (uint16_t)((q->used + taken) % q->num);
 	q->packed.avail_wrap = q->packed.used_wrap ^ (q->used + taken >= q->num);
 	return 0;
@@ -213,8 +225,8 @@ void vub_inflight_take_packed(struct vub_queue *q, const struct vring_packed_des
 			      bool is_first, bool is_last, uint16_t *ret_entry)
 {
 	struct vhost_user_inflight_packed *r = q->inflight;
-	struct vhost_user_inflight_packed_desc *head = entry(q, r->old_free_head);
-	struct vhost_user_inflight_packed_desc *e = entry(q, r->free_head);
+	struct vhost_user_inflight_packed_desc *head = entry(q, read_once(&r->old_free_head));
+	struct vhost_user_inflight_packed_desc *e = entry(q, read_once(&r->free_head));
 
 	if (is_first) {
 		*ret_entry = (uint16_t)(head - r->desc);
@@ -244,7 +256,7 @@ void vub_inflight_use_packed(struct vub_queue *q, struct vub_req *done, uint16_t
 	struct vhost_user_inflight_packed *r = q->inflight;
 
 	for (const struct vub_req *vr = done; vr; vr = vr->next) {
-		entry(q, entry(q, vr->inflight)->last)->next = r->free_head;
+		entry(q, read_once(&entry(q, vr->inflight)->last))->next = r->free_head;
 		barrier();
 		r->free_head = vr->inflight;
 		barrier();

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* V21: a process that dies at any step of taking and answering leaves a region and a ring from
  * which the next one finds exactly what was taken and not answered, in order. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -9,9 +10,10 @@
 #include <cmocka.h>
 
 #include "base/prng.h"
+#include "base/sanitizers.h"
 #include "export/vub/vub_impl.h"
 
-enum { NUM = 8, ROUNDS = 400, RING_BYTES = 4096, BATCH_MAX = 4 };
+enum { NUM = 8, ROUNDS = 400, RING_BYTES = 4096, BATCH_MAX = 4, CHANGING_ROUNDS = 1000000 };
 
 /* All that outlives a process. */
 struct world {
@@ -250,6 +252,57 @@ static void v21_packed_after_any_step(void **state)
 }
 
 /* A region is the front end's: whatever it writes there, no index is believed. */
+struct changing {
+	struct world w;
+	struct prng prng;
+	atomic_bool is_over;
+};
+
+/* A front end that writes what is right and what is not, over and over. */
+static void *change_thread(void *arg)
+{
+	struct changing *c = arg;
+	struct vhost_user_inflight_packed *r = (void *)c->w.region;
+	uint16_t *fields[] = { &r->used_idx, &r->old_used_idx, &r->free_head, &r->old_free_head,
+			       &r->desc[0].next, &r->desc[0].num, &r->desc[0].last };
+
+	while (!atomic_load_explicit(&c->is_over, memory_order_relaxed)) {
+		uint16_t *field = fields[prng_below(&c->prng, 7)];
+
+		__atomic_store_n(field, prng_below(&c->prng, 2) ? 1 : UINT16_MAX,
+				 __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+/* An index that was right when it was looked at is the one that is used. */
+static void v17_a_region_that_changes_meanwhile(void **state)
+{
+	static struct changing c = { .prng = { 3 } };
+	struct vhost_user_inflight_packed *r = (void *)c.w.region;
+	unsigned taken = 0, refused = 0;
+	pthread_t thread;
+
+	if (HAS_TSAN)                   /* which sees no more than that: a race */
+		skip();
+	r->version = VHOST_USER_INFLIGHT_VERSION;
+	r->desc_num = NUM;
+	assert_int_equal(pthread_create(&thread, NULL, change_thread, &c), 0);
+	while (taken < CHANGING_ROUNDS || refused < CHANGING_ROUNDS) {
+		struct vub_queue q;
+		int rc;
+
+		queue_on(&q, &c.w, &vub_packed_ops);
+		rc = prime(&q);
+		taken += !rc;
+		refused += !!rc;
+		assert_in_range(q.used, 0, NUM - 1);
+		assert_in_range(q.avail, 0, NUM - 1);
+	}
+	atomic_store(&c.is_over, true);
+	pthread_join(thread, NULL);
+}
+
 static void v17_regions_of_noise(void **state)
 {
 	struct prng p = { 7 };
@@ -292,6 +345,7 @@ int main(void)
 		cmocka_unit_test(v21_split_after_any_step),
 		cmocka_unit_test(v21_packed_after_any_step),
 		cmocka_unit_test(v17_regions_of_noise),
+		cmocka_unit_test(v17_a_region_that_changes_meanwhile),
 	};
 
 	return cmocka_run_group_tests_name("vub_inflight", tests, NULL, NULL);

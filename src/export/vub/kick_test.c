@@ -4,6 +4,7 @@
  *
  * With a number as its argument the program goes that many rounds on each kind of ring. */
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -219,23 +220,84 @@ static void v20_a_kick_of_what_is_not_taken_stays(void **state)
 	host_stop(&h);
 }
 
-/* To replace a notifier is a front end's to do as often as it likes: a grace period of the kernel's
- * for each would be minutes here. */
-static void v25_notifiers_come_and_go(void **state)
-{
-	for (unsigned i = 0; i < 5000; i++) {
-		int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		struct vub_notifier *n[2] = { vub_notifier_new(fd), vub_notifier_new(dup(fd)) };
-		eventfd_t count;
+/* ---- one eventfd for the kicks of both queues ---- */
 
-		assert_true(n[0] && n[1]);
-		for (unsigned k = 0; k < 3; k++)
-			vub_notifier_signal(n[k % 2]);
-		assert_int_equal(eventfd_read(fd, &count), 0);
-		assert_int_equal(count, 3);
-		vub_notifier_free(n[0]);
-		vub_notifier_free(n[1]);
+static void share_kicks(struct guest *g)
+{
+	struct err err = { 0 };
+
+	close(g->queues[1].kick);
+	g->queues[1].kick = dup(g->queues[0].kick);
+	assert_true(g->queues[1].kick >= 0);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(vfe_link_stop_queue(&g->link, i, &(uint32_t){ 0 }), 0);
+		assert_int_equal(vfe_link_set_queue(&g->link, i, &g->queues[i], &err), 0);
 	}
+}
+
+/* What is in it when a queue is stopped may be another one's, which is elsewhere by then. */
+static void v20_a_shared_kick_stays(void **state)
+{
+	struct guest_ask a = { .queue = 1, .type = VIRTIO_BLK_T_IN, .at = GUEST_DATA, .len = 512 };
+	struct pollfd p = { .events = POLLIN };
+	struct host h;
+	struct guest g;
+	eventfd_t count;
+
+	host_start(&h, NULL);
+	guest_start(&g, &h, NULL);
+	share_kicks(&g);
+	assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_OK);
+	assert_int_equal(vfe_link_stop_queue(&g.link, 1, &(uint32_t){ 0 }), 0);
+	p.fd = g.queues[1].kick;
+	eventfd_read(p.fd, &count);
+	guest_put(&g, &a);
+	guest_kick(&g, 1);
+	assert_int_equal(vfe_link_stop_queue(&g.link, 0, &(uint32_t){ 0 }), 0);
+	assert_int_equal(poll(&p, 1, 0), 1);
+	guest_stop(&g);
+	host_stop(&h);
+}
+
+struct stopper {
+	struct guest *g;
+	atomic_bool is_over;
+};
+
+static void *stop_and_go_thread(void *arg)
+{
+	struct stopper *s = arg;
+	struct err err = { 0 };
+
+	while (!atomic_load(&s->is_over)) {
+		assert_int_equal(vfe_link_stop_queue(&s->g->link, 0, &(uint32_t){ 0 }), 0);
+		assert_int_equal(vfe_link_set_queue(&s->g->link, 0, &s->g->queues[0], &err), 0);
+	}
+	return NULL;
+}
+
+/* Stops of the one queue are no harm to the other, which sleeps each time. */
+static void v20_v33_no_shared_kick_is_lost(void **state)
+{
+	struct host h;
+	struct guest g;
+	struct talk t = { .g = &g, .queue = 1 };
+	struct stopper s = { .g = &g };
+	pthread_t thread;
+
+	host_start(&h, NULL);
+	guest_start(&g, &h, NULL);
+	share_kicks(&g);
+	assert_int_equal(pthread_create(&thread, NULL, stop_and_go_thread, &s), 0);
+	for (unsigned n = 0; n < rounds; n++) {
+		put(&t, 1);
+		await(&t);
+		spin(&t);
+	}
+	atomic_store(&s.is_over, true);
+	pthread_join(thread, NULL);
+	guest_stop(&g);
+	host_stop(&h);
 }
 
 int main(int argc, char **argv)
@@ -243,7 +305,8 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(v20_v33_no_kick_and_no_call_is_lost),
 		cmocka_unit_test(v20_a_kick_of_what_is_not_taken_stays),
-		cmocka_unit_test(v25_notifiers_come_and_go),
+		cmocka_unit_test(v20_a_shared_kick_stays),
+		cmocka_unit_test(v20_v33_no_shared_kick_is_lost),
 	};
 
 	if (argc > 1)

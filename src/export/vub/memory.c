@@ -2,35 +2,19 @@
 #include "export/vub/memory.h"
 
 #include <errno.h>
-#include <linux/magic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
-#include <unistd.h>
 
 #include "base/bits.h"
+#include "export/vub/descriptor.h"
 #include "export/vub/guard.h"
 
 /* ---- mappings ---- */
 
-/* What mappings of @fd have to be aligned to; 0: it cannot be used. A FUSE file system is run by
- * somebody who may let a page fault wait for ever. */
-static size_t page_size(int fd)
-{
-	struct statfs fs;
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-
-	if (fstatfs(fd, &fs) < 0 || fs.f_type == FUSE_SUPER_MAGIC)
-		return 0;
-	if (fs.f_type == HUGETLBFS_MAGIC)
-		page = (size_t)fs.f_bsize;
-	return is_pow2(page) ? page : 0;
-}
-
 int vub_mapping_init(struct vub_mapping *m, int fd, uint64_t off, uint64_t len, void **ret_at)
 {
-	size_t page = page_size(fd);
+	size_t page = vub_fd_page_size(fd);
 	struct stat st;
 
 	if (!page || !len || !range_within(off, len, (uint64_t)INT64_MAX - page))

@@ -33,8 +33,8 @@ struct vub_mapping {
 	struct vub_guard *guard;
 };
 
-/* Maps [@off, @off + @len) of @fd, any range; *@ret_at is where @off is. 0 or -errno: a regular
- * file that is shorter is -EINVAL. */
+/* Maps [@off, @off + @len) of @fd, which was vetted (descriptor.h), any range; *@ret_at is where
+ * @off is. 0 or -errno: a regular file that is shorter is -EINVAL. */
 int vub_mapping_init(struct vub_mapping *m, int fd, uint64_t off, uint64_t len, void **ret_at);
 void vub_mapping_fini(struct vub_mapping *m);
 

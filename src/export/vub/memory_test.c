@@ -3,6 +3,7 @@
 #include "export/vub/memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -10,6 +11,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +19,7 @@
 #include <cmocka.h>
 
 #include "base/prng.h"
+#include "export/vub/descriptor.h"
 #include "export/vub/guard.h"
 
 enum { PAGE = 4096, FILE_PAGES = 64 };
@@ -174,6 +177,36 @@ static void v13_other_faults_stay_deadly(void **state)
 	close(fd);
 }
 
+static void what_can_be_mapped(void **state)
+{
+	struct vub_memory *mem = memory_new();
+	struct vhost_user_region r = { .size = PAGE };
+	char path[] = "/tmp/byre-memory.XXXXXX";
+	int shared = make_file(1), file = mkstemp(path);
+	int event = eventfd(0, EFD_CLOEXEC), zero = open("/dev/zero", O_RDWR | O_CLOEXEC);
+	int huge = memfd_create("huge", MFD_HUGETLB);
+
+	assert_true(file >= 0 && !unlink(path) && !ftruncate(file, PAGE));
+	assert_int_equal(vub_fd_page_size(shared), PAGE);
+	assert_int_equal(vub_fd_page_size(file), PAGE);
+	assert_int_equal(vub_fd_page_size(zero), PAGE);
+	if (huge >= 0) {
+		assert_true(vub_fd_page_size(huge) > PAGE);
+		close(huge);
+	}
+	assert_int_equal(vub_memory_add(mem, &r, event), -ENODEV);
+	assert_int_equal(vub_memory_add(mem, &r, file), 0);
+	vub_memory_clear(mem);
+	close(file);
+	file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);    /* not to be written */
+	assert_int_equal(vub_memory_add(mem, &r, file), -EACCES);
+	close(shared);
+	close(file);
+	close(event);
+	close(zero);
+	free(mem);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -181,6 +214,7 @@ int main(void)
 		cmocka_unit_test(v16_ranges_that_are_refused),
 		cmocka_unit_test(v13_a_file_is_cut),
 		cmocka_unit_test(v13_other_faults_stay_deadly),
+		cmocka_unit_test(what_can_be_mapped),
 	};
 
 	return cmocka_run_group_tests_name("vub_memory", tests, NULL, NULL);

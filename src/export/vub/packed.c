@@ -159,7 +159,8 @@ static int again(struct vub_queue *q, uint16_t entry, struct vub_chain *c)
 {
 	const struct vhost_user_inflight_packed *r = q->inflight;
 	struct vub_req *vr = q->packed.free;
-	unsigned count = MIN(r->desc[entry].num, q->num - q->packed.outstanding);
+	uint16_t num = __atomic_load_n(&r->desc[entry].num, __ATOMIC_RELAXED);  /* V17 */
+	unsigned count = MIN(num, q->num - q->packed.outstanding);
 	uint16_t at = entry;
 
 	if (!vr || !count)
@@ -173,7 +174,7 @@ static int again(struct vub_queue *q, uint16_t entry, struct vub_chain *c)
 		const struct vhost_user_inflight_packed_desc *e = &r->desc[at];
 		struct vring_packed_desc d = { e->addr, e->len, e->id, e->flags };
 
-		at = e->next;
+		at = __atomic_load_n(&e->next, __ATOMIC_RELAXED);
 		__asm__ volatile("" ::: "memory");      /* V17 */
 		vr->id = d.id;
 		if (add(c, &d) < 0)

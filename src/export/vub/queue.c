@@ -37,12 +37,11 @@
  * them, and gets all the others at once.
  *
  * The kick is an eventfd, which nobody reads while the queue runs: who kicks us holds its lock
- * until our processor has been told, and to read would be to wait for that. Some front ends have a
- * pipe instead; that is read, with RWF_NOWAIT, for the front end can drain it before us. */
+ * until our processor has been told, and to read would be to wait for that. A halt empties it, but
+ * where the front end kicks several queues by it: what it holds may be meant for another one, which
+ * somebody else may have by then. */
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -58,10 +57,17 @@ enum {
 
 /* ---- notifications ---- */
 
+/* V25: loop_event_signal() never waits. */
+static void notify(struct vub_queue *q, int fd)
+{
+	if (fd >= 0)
+		loop_event_signal(q->loop, fd);
+}
+
 static void call(struct vub_queue *q)
 {
 	vub_count(&q->counters.calls, 1);
-	vub_notifier_signal(q->call);
+	notify(q, q->call_fd);
 }
 
 static bool is_running(const struct vub_queue *q)
@@ -78,7 +84,7 @@ static void break_queue(struct vub_queue *q, const char *why)
 		vub_count(&q->counters.broken, 1);
 	}
 	q->state = VUB_QUEUE_BROKEN;
-	vub_notifier_signal(q->err);
+	notify(q, q->err_fd);
 	if (q->kick_is_busy)
 		loop_cancel(q->loop, &q->kick_io);
 }
@@ -227,47 +233,28 @@ static void poll_kick(struct vub_queue *q)
 	if (q->kick_fd < 0 || q->kick_is_busy)
 		return;
 	q->kick_is_busy = true;
-	q->kick_io.op = q->kick_is_pipe ? IO_POLL : IO_EVENT;
+	q->kick_io.op = IO_EVENT;
 	q->kick_io.fd = q->kick_fd;
-	q->kick_io.mode = POLLIN;
 	loop_submit(q->loop, &q->kick_io);
-}
-
-/* Takes all kicks from @fd. False: it is no descriptor to be kicked by. */
-static bool read_kick(int fd)
-{
-	uint64_t count;
-	struct iovec iov = { &count, sizeof(count) };
-	ssize_t rc = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
-
-	if (rc < 0 && errno == EOPNOTSUPP)      /* a pipe, before Linux 6.4; it does not block */
-		rc = read(fd, &count, sizeof(count));
-	return rc > 0 || errno == EAGAIN;
 }
 
 static void kicked(struct io *io, int res)
 {
 	struct vub_queue *q = container_of(io, struct vub_queue, kick_io);
 
-	if (q->kick_is_pipe || res < 0)
-		q->kick_is_busy = false;
+	q->kick_is_busy = res >= 0;
 	if (!is_running(q)) {
 		if (q->waiter)
 			fiber_wake(q->waiter);
 		return;
 	}
-	if (res < 0 || (q->kick_is_pipe && !(res & POLLIN))) {
+	if (res < 0) {
 		break_queue(q, "its kick descriptor is of no use");
-		return;
-	}
-	if (q->kick_is_pipe && !read_kick(q->kick_fd)) {
-		break_queue(q, "its kick descriptor cannot be read");
 		return;
 	}
 	vub_count(&q->counters.kicks, 1);
 	if (q->state == VUB_QUEUE_IDLE)
 		look_from_now_on(q);
-	poll_kick(q);
 }
 
 /* ---- running and halting, on the queue's loop ---- */
@@ -417,14 +404,18 @@ static int run(void *arg)
 }
 
 /* Takes the kicks off that we have been told of, so that who has the descriptor next need not look
- * for them, and what they stand for off the ring. A later kick stays where it is. */
+ * for them, and what they stand for off the ring. A later kick stays where it is. The front end can
+ * let readers wait, and be faster than we are. */
 static void take_last(struct vub_queue *q)
 {
+	uint64_t count;
+	struct iovec iov = { &count, sizeof(count) };
 	bool has_more = true;
 
-	if (!is_running(q) || q->kick_fd < 0 || q->kick_is_pipe)
+	if (!is_running(q) || q->kick_fd < 0)
 		return;
-	(void)read_kick(q->kick_fd);
+	if (!q->kick_is_shared)
+		(void)preadv2(q->kick_fd, &iov, 1, -1, RWF_NOWAIT);
 	while (has_more && is_running(q))
 		take(q, &has_more);
 }
@@ -456,26 +447,25 @@ void vub_queue_halt_wait(struct vub_queue *q)
 }
 
 struct exchange {
-	struct vub_notifier **which, *n;
+	int *which, fd;
 };
 
 static int exchange(void *arg)
 {
 	struct exchange *x = arg;
-	struct vub_notifier *before = *x->which;
+	int before = *x->which;
 
-	*x->which = x->n;
-	x->n = before;
+	*x->which = x->fd;
+	x->fd = before;
 	return 0;
 }
 
-void vub_queue_set_notifier_wait(struct vub_queue *q, struct vub_notifier **which,
-				 struct vub_notifier *n)
+void vub_queue_set_notifier_wait(struct vub_queue *q, int *which, int fd)
 {
-	struct exchange x = { which, n };
+	struct exchange x = { which, fd };
 
 	loop_call_wait(q->loop, exchange, &x);
-	vub_notifier_free(x.n);
+	drop_fd(&x.fd);
 }
 
 /* What GET_VRING_BASE says. */
@@ -499,9 +489,8 @@ void vub_queue_stop(struct vub_queue *q)
 void vub_queue_reset(struct vub_queue *q)
 {
 	vub_queue_stop(q);
-	vub_notifier_free(q->call);
-	vub_notifier_free(q->err);
-	q->call = q->err = NULL;
+	drop_fd(&q->call_fd);
+	drop_fd(&q->err_fd);
 	q->num = 0;
 	q->base = 0;
 	q->has_addr = q->is_enabled = false;
@@ -516,7 +505,7 @@ int vub_queue_new(struct vub *v, unsigned index, struct loop *loop, struct vub_q
 	q->v = v;
 	q->loop = loop;
 	q->index = index;
-	q->kick_fd = -1;
+	q->kick_fd = q->call_fd = q->err_fd = -1;
 	q->done_last = &q->done_first;
 	q->turn_task.fn = turn_end;
 	q->kick_io.fixed = -1;

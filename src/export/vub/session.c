@@ -11,7 +11,10 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "export/vub/descriptor.h"
 #include "export/vub/vub_impl.h"
+
+enum { MESSAGES_A_TURN = 16 };          /* V28 */
 
 /* ---- waiting ---- */
 
@@ -38,7 +41,8 @@ static void tell_resized(struct vub *v)
 		return;
 	if (send(v->backend_fd, &head, sizeof(head), MSG_DONTWAIT | MSG_NOSIGNAL) !=
 	    (ssize_t)sizeof(head))
-		log_warn("vhost-user: '%s': cannot tell the front end of the new size", v->name);
+		log_limited(&v->log_limit, LOG_LEVEL_WARN, "vhost-user: '%s': cannot tell the "
+			    "front end of the new size", v->name);
 }
 
 int vub_io_wait(struct vub *v, int fd, enum io_op op, int events)
@@ -70,45 +74,47 @@ int vub_io_wait(struct vub *v, int fd, enum io_op op, int events)
 	return v->io.res;
 }
 
+static void turn_over(struct task *t)
+{
+	struct vub *v = container_of(t, struct vub, turn_task);
+
+	v->has_turned = true;
+	fiber_wake(v->fiber);
+}
+
+void vub_turn_wait(struct vub *v)
+{
+	v->has_turned = false;
+	v->turn_task.fn = turn_over;
+	loop_at_turn_end(v->loop, &v->turn_task);
+	while (!v->has_turned)
+		fiber_park();
+}
+
 /* ---- receiving ---- */
 
 struct incoming {
 	struct vhost_user_msg msg;
-	int fds[VHOST_USER_FDS_MAX];
+	int fds[VUB_FDS_MAX];
 	unsigned nfds;
 };
 
-static void close_fds(struct incoming *in)
-{
-	for (unsigned i = 0; i < in->nfds; i++)
-		if (in->fds[i] >= 0)
-			close(in->fds[i]);
-	in->nfds = 0;
-}
-
-/* Keeps the descriptors that came with @msg. False: too many. */
+/* Keeps the descriptors that came with @msg, no more than VHOST_USER_FDS_MAX. False: they are, or
+ * were, too many. */
 static bool take_fds(struct incoming *in, struct msghdr *msg)
 {
-	bool fits = !(msg->msg_flags & MSG_CTRUNC);
+	static_assert(VUB_FDS_MAX >= 2 * VHOST_USER_FDS_MAX, "all that come in one are kept");
 
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
 		unsigned n = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
 
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;
-		for (unsigned i = 0; i < n; i++) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
-			if (in->nfds < VHOST_USER_FDS_MAX) {
-				in->fds[in->nfds++] = fd;
-			} else {
-				close(fd);
-				fits = false;
-			}
-		}
+		assert(in->nfds + n <= VUB_FDS_MAX);
+		memcpy(in->fds + in->nfds, CMSG_DATA(c), n * sizeof(int));
+		in->nfds += n;
 	}
-	return fits;
+	return !(msg->msg_flags & MSG_CTRUNC) && in->nfds <= VHOST_USER_FDS_MAX;
 }
 
 /* Receives @len bytes to @buf. 0, -ECONNRESET (the end), or -errno. */
@@ -236,6 +242,10 @@ static int handle_wait(struct vub *v, struct incoming *in)
 	if (rc == -EPROTO || (rc == -EOPNOTSUPP && !wants_reply))
 		return rc;
 	if (!rc)
+		rc = vub_fds_vet_wait(in->fds, in->nfds, &v->is_stopping);
+	if (rc == -ETIMEDOUT || rc == -ECANCELED)
+		return rc;
+	if (!rc)
 		rc = vub_handle_wait(v, m, in->fds, &fd);
 	rc = answer_wait(v, in, rc, wants_reply, fd);
 	if (fd >= 0)
@@ -264,11 +274,15 @@ void vub_session_wait(struct vub *v)
 {
 	int rc = 0;
 
-	while (!rc && !v->is_stopping) {
+	for (unsigned n = 1; !rc && !v->is_stopping; n++) {
 		struct incoming in = { 0 };
+		int close_rc;
 
+		if (n % MESSAGES_A_TURN == 0)
+			vub_turn_wait(v);
 		rc = message_wait(v, &in);
-		close_fds(&in);
+		close_rc = vub_fds_close_wait(in.fds, in.nfds, &v->is_stopping);
+		rc = rc ? rc : close_rc;
 	}
 	if (rc != -ECONNRESET && rc != -ECANCELED && rc)
 		log_limited(&v->log_limit, LOG_LEVEL_WARN,

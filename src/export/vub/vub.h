@@ -49,8 +49,8 @@ int vub_start_wait(struct vub *v, struct err *err);
 /* In a fiber of vub_loop(): accepts no more, lets requests in flight finish, and closes. */
 void vub_stop_wait(struct vub *v);
 
-/* In a fiber of vub_loop(), started: serves the connected stream socket @fd, which is taken, as
- * the next front end. -EBUSY while there is one. */
+/* For fuzzing. In a fiber of vub_loop(), started: serves the connected stream socket @fd, which is
+ * taken, as the next front end. -EBUSY while there is one. */
 int vub_serve(struct vub *v, int fd);
 
 /* Any thread: the port's size has changed; the front end is told. */

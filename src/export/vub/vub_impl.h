@@ -2,6 +2,7 @@
 /* export/vub/vub_impl.h - what the files of this folder share. Nobody else includes it.
  *
  *	message.c    what messages must look like
+ *	descriptor.c  what descriptors in them are, and their end
  *	guard.c      SIGBUS in the front end's memory
  *	memory.c     slots and addresses
  *	dirty.c      the log of pages written, for migration
@@ -11,7 +12,6 @@
  *	inflight.c   requests in flight, kept where they outlive us
  *	chain.c      descriptors to iovecs
  *	request.c    block requests to the port, and back
- *	notify.c     notifications that never wait
  *	queue.c      a virtqueue's life: kicks, requests, used entries, calls
  *	handler.c    what each message does
  *	session.c    messages from the socket, replies to it
@@ -41,7 +41,9 @@
  *	     one monitor to another has written all before it reads again;
  *	V25  whatever a front end does to the descriptors that it is notified by, no loop waits;
  *	V26  no descriptor of a front end's keeps its own connection open: when it is gone, so is
- *	     its session. */
+ *	     its session;
+ *	V28  however fast a front end sends messages, its control fiber has no more than a few of a
+ *	     turn: the loop is others' as well. */
 #ifndef EXPORT_VUB_VUB_IMPL_H
 #define EXPORT_VUB_VUB_IMPL_H
 
@@ -188,8 +190,9 @@ struct vub_queue {
 	bool has_addr;
 	bool is_started;                /* it has a kick descriptor, or needs none */
 	bool is_enabled;
-	int kick_fd;
-	struct vub_notifier *call, *err;        /* NULL: none */
+	int kick_fd, call_fd, err_fd;   /* eventfds; -1: none */
+	int kick_id;                    /* of the eventfd, -1: not known */
+	bool kick_is_shared;            /* another queue is, or was, kicked by it as well */
 
 	/* ---- while it runs ---- */
 	bool is_primed;                 /* avail and used are right; changes with the queue halted,
@@ -218,7 +221,6 @@ struct vub_queue {
 	bool turn_is_queued;
 	uint64_t look_until_ns, poll_window_ns;
 	struct io kick_io;
-	bool kick_is_pipe;              /* or it is an eventfd */
 	bool kick_is_busy;
 	struct fiber *waiter;           /* of a halt */
 	struct vub_counters counters;
@@ -268,21 +270,12 @@ void vub_log_ring(struct vub_queue *q, uint64_t off, uint64_t len);
 void vub_log_request(struct vub_queue *q, const struct vub_req *vr);
 /* In the control fiber, no queue runs: marks in v->log what the front end has not taken out of the
  * log @before, which may be none; or all of the memory. */
-void vub_log_follow_wait(const struct vub *v, const struct vub_log *before, bool is_late);
+void vub_log_follow_wait(struct vub *v, const struct vub_log *before, bool is_late);
 
 /* ---- request.c ---- */
 
 /* Starts what @c holds. False: the chain has no room for a header and a status; c->wrong. */
 bool vub_request_start(struct vub_chain *c);
-
-/* ---- notify.c ---- */
-
-/* Takes the eventfd @fd, which has O_NONBLOCK; on any thread, as is its end, and neither waits.
- * NULL: no memory, and @fd is not taken. */
-struct vub_notifier *vub_notifier_new(int fd);
-void vub_notifier_free(struct vub_notifier *n);
-/* On the queue's loop. Never waits (V25). NULL is fine. */
-void vub_notifier_signal(struct vub_notifier *n);
 
 /* ---- queue.c ---- */
 
@@ -299,9 +292,8 @@ void vub_queue_halt_wait(struct vub_queue *q);
 /* Lets it run, if it is started and enabled and its memory is there. 0; -EFAULT: it is not;
  * -EINVAL: the queue is broken or not set up; or -ENOMEM. */
 int vub_queue_run_wait(struct vub_queue *q);
-/* Puts @n, or NULL, which is taken, in the place of *@which: q->call or q->err. */
-void vub_queue_set_notifier_wait(struct vub_queue *q, struct vub_notifier **which,
-				 struct vub_notifier *n);
+/* Puts the eventfd @fd, which is taken, or -1 in the place of *@which: q->call_fd or q->err_fd. */
+void vub_queue_set_notifier_wait(struct vub_queue *q, int *which, int fd);
 /* Halted: stopped; base is where it was. */
 void vub_queue_stop(struct vub_queue *q);
 /* Halted: as it was when it was made. */
@@ -358,6 +350,8 @@ struct vub {
 	struct fiber *stop_waiter;
 	struct task main_task;
 	struct task resize_task;        /* vub_resized()'s */
+	struct task turn_task;          /* vub_turn_wait()'s */
+	bool has_turned;
 	atomic_bool resize_is_posted;
 	_Atomic uint64_t sessions, sessions_total;
 	bool has_complained;            /* once a session */
@@ -381,5 +375,7 @@ void vub_session_wait(struct vub *v);
 /* Waits for one operation: its result, or -ECANCELED where the device stops. The control
  * fiber only. */
 int vub_io_wait(struct vub *v, int fd, enum io_op op, int events);
+/* Lets others have the loop for a turn. The control fiber only. */
+void vub_turn_wait(struct vub *v);
 
 #endif
