@@ -298,7 +298,7 @@ static void zeros_task(struct task *t)
 	finish_in_fiber(c, req, change_wait(c, req, true));
 }
 
-static void fiber(struct nbdc_conn *c, struct req *req, void (*fn)(struct task *t))
+static void start_fiber(struct nbdc_conn *c, struct req *req, void (*fn)(struct task *t))
 {
 	req->task.fn = fn;
 	fiber_gate_start(c->loop, &c->gate, &req->task);
@@ -308,7 +308,7 @@ void nbdc_write_zeros(struct nbdc_conn *c, struct req *req)
 {
 	if (nbdc_req(req)->is_write)
 		nbdc_write_end(c, req);
-	fiber(c, req, zeros_task);
+	start_fiber(c, req, zeros_task);
 }
 
 /* ---- what goes as it is ---- */
@@ -360,10 +360,10 @@ void nbdc_start(struct nbdc_conn *c, struct req *req)
 		return;
 	is_whole = req->kind == REQ_MAP || is_aligned(req->off | req->len, block);
 	if (req->kind == REQ_ZERO && !c->nn->info.can_zero) {
-		fiber(c, req, zeros_task);
+		start_fiber(c, req, zeros_task);
 	} else if (!is_whole || ((req->kind == REQ_READ || req->kind == REQ_WRITE) &&
 				 !has_large_pieces(req, block))) {
-		fiber(c, req, any_task);
+		start_fiber(c, req, any_task);
 	} else {
 		if (is_change && has_blocks(c)) {
 			nbdc_req(req)->is_write = true;

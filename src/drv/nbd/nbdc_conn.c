@@ -50,6 +50,12 @@ static void dequeue(struct nbdc_conn *c)
 		c->queue_tail = &c->queue;
 }
 
+/* What libnbd answers, as an errno that may be told. */
+static uint16_t known_error(int error)
+{
+	return error > 0 && error < 4096 ? (uint16_t)error : EIO;
+}
+
 static void restart(struct nbdc_req *nr)
 {
 	nr->rel = 0;
@@ -122,7 +128,7 @@ static int command_done(void *data, int *error)
 	nr->missing--;
 	/* What is lost goes again as a whole, whatever else was wrong. */
 	if (*error && (!nr->error || *error == LOST))
-		nr->error = *error > 0 && *error < 4096 ? (uint16_t)*error : EIO;
+		nr->error = known_error(*error);
 	if (!nr->error && req->kind == REQ_MAP && !req->map.len)
 		nr->error = EIO;                /* a reply without an extent */
 	if (!nr->missing && nr->is_sent)
@@ -264,9 +270,27 @@ static void give_up(struct timer *t)
 	struct nbdc_conn *c = container_of(t, struct nbdc_conn, timer);
 
 	c->has_given_up = true;
-	log_error("'%s' did not come back within %u s: requests fail until it does",
-		  c->nn->node.name, c->nn->server.reconnect_delay_s);
+	log_limited(&c->nn->log_limit, LOG_LEVEL_ERROR,
+		    "'%s' did not come back within %u s: requests fail until it does",
+		    c->nn->node.name, c->nn->server.reconnect_delay_s);
 	fail_queue(c);
+}
+
+static void unpoll(struct nbdc_conn *c)
+{
+	if (c->is_in)
+		loop_cancel(c->loop, &c->in);
+	if (c->is_out)
+		loop_cancel(c->loop, &c->out);
+}
+
+static void unpoll_wait(struct nbdc_conn *c)
+{
+	unpoll(c);
+	c->waiter = fiber_self();
+	while (c->is_in || c->is_out)
+		fiber_park();
+	c->waiter = NULL;
 }
 
 /* Nothing is under way any more: libnbd has answered it. */
@@ -275,10 +299,7 @@ static void lose(struct nbdc_conn *c)
 	const char *name = c->nn->node.name;
 	uint32_t delay_s = c->nn->server.reconnect_delay_s;
 
-	if (c->is_in)
-		loop_cancel(c->loop, &c->in);
-	if (c->is_out)
-		loop_cancel(c->loop, &c->out);
+	unpoll(c);
 	if (!delay_s) {
 		log_error("the connection to '%s' is lost: requests fail until it is opened again",
 			  name);
@@ -286,7 +307,8 @@ static void lose(struct nbdc_conn *c)
 		fail_queue(c);
 		return;
 	}
-	log_warn("the connection to '%s' is lost: looking for it", name);
+	log_limited(&c->nn->log_limit, LOG_LEVEL_WARN,
+		    "the connection to '%s' is lost: looking for it", name);
 	c->state = NBDC_DOWN;
 	/* A request that was sent in part. */
 	for (struct req *req = c->queue; req; req = req->next)
@@ -307,18 +329,6 @@ static bool is_same(const struct nbdc_node *nn, const struct nbdc_info *now)
 	       now->can_fua >= was->can_fua && now->can_trim >= was->can_trim &&
 	       now->can_zero >= was->can_zero && now->can_fast_zero >= was->can_fast_zero &&
 	       now->can_multi_conn >= was->can_multi_conn && now->can_map >= was->can_map;
-}
-
-static void unpoll_wait(struct nbdc_conn *c)
-{
-	if (c->is_in)
-		loop_cancel(c->loop, &c->in);
-	if (c->is_out)
-		loop_cancel(c->loop, &c->out);
-	c->waiter = fiber_self();
-	while (c->is_in || c->is_out)
-		fiber_park();
-	c->waiter = NULL;
 }
 
 static void nap_end(struct timer *t)
@@ -351,7 +361,8 @@ static bool come_back(struct nbdc_conn *c, struct nbd_handle *h, const struct nb
 		fail_queue(c);
 		return false;
 	}
-	log_info("'%s' is connected again", c->nn->node.name);
+	log_limited(&c->nn->log_limit, LOG_LEVEL_INFO, "'%s' is connected again",
+		    c->nn->node.name);
 	c->h = h;
 	c->has_given_up = false;
 	c->state = NBDC_UP;
@@ -378,8 +389,7 @@ static void reconnect(struct task *t)
 		nap_wait(c, nap_s * NS_PER_SEC);
 	}
 	c->is_reconnecting = false;
-	if (c->waiter)
-		fiber_wake(c->waiter);
+	fiber_queue_wake(&c->reconnected);
 }
 
 /* ---- the socket ---- */
@@ -389,7 +399,6 @@ static void send_next(struct nbdc_conn *c)
 {
 	struct req *req = c->queue;
 	struct nbdc_req *nr = nbdc_req(req);
-
 	unsigned in_flight = ++c->in_flight;
 
 	nr->missing++;
@@ -405,9 +414,7 @@ static void send_next(struct nbdc_conn *c)
 		nr->error = LOST;
 		lose(c);
 	} else if (!nr->error) {
-		int error = c->nn->lib->get_errno();
-
-		nr->error = error > 0 && error < 4096 ? (uint16_t)error : EIO;
+		nr->error = known_error(c->nn->lib->get_errno());
 	}
 	if (!nr->missing)
 		end(c, req);
@@ -532,12 +539,11 @@ void nbdc_conn_free_wait(struct nbdc_conn *c)
 		return;
 	assert(!c->queue && !c->in_flight);
 	c->is_closing = true;
-	while (c->is_reconnecting) {
-		nbdc_dial_cancel(&c->dial);
-		if (c->waiter)
-			fiber_wake(c->waiter);
-		fiber_sleep_wait(NS_PER_MS);
-	}
+	nbdc_dial_cancel(&c->dial);
+	if (c->waiter)
+		fiber_wake(c->waiter);  /* it naps */
+	while (c->is_reconnecting)
+		fiber_queue_wait(&c->reconnected);
 	timer_cancel(c->loop, &c->timer);
 	while (c->is_due)
 		fiber_yield_wait();

@@ -261,7 +261,7 @@ int nbdc_dial_wait(struct nbdc_node *nn, struct nbdc_dial *d, struct nbd_handle 
 	struct nbdc_info info;
 	int rc;
 
-	d->is_late = d->is_cancelled = false;
+	d->is_late = false;
 	loop_work_wait(d->loop, start, &s);
 	rc = s.rc;
 	if (!rc) {

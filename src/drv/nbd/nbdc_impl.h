@@ -33,6 +33,7 @@
 
 #include "base/bits.h"
 #include "base/list.h"
+#include "base/log.h"
 #include "blk/blk.h"
 #include "drv/nbd/nbdc.h"
 #include "drv/nbd/nbdc_lib.h"
@@ -70,6 +71,7 @@ struct nbdc_node {
 	struct nbd_handle *first;       /* the open's, until the home chan takes it */
 	atomic_bool has_enough;         /* the server gives no more connections. Set by any loop;
 					 * who sees it late only tries in vain */
+	struct log_limit log_limit;     /* any loop: of a server that goes and comes */
 };
 
 /* On its way to a handle. */
@@ -105,6 +107,7 @@ struct nbdc_conn {
 	struct fiber *waiter;           /* for the polls to end, or its sleep */
 	struct task reconnect;
 	bool is_reconnecting;
+	struct fiber_queue reconnected; /* who waits for the end of that */
 	struct nbdc_dial dial;
 	struct timer timer;             /* end of the wait for the server */
 	struct timer nap;
@@ -161,7 +164,7 @@ static inline struct nbdc_node *nbdc_node(const struct chan *ch)
 }
 
 /* nbdc_dial.c: in a fiber of @d->loop: a handle that is ready, and what the server says. The rest
- * of a zeroed @d is the callee's. -ECANCELED after nbdc_dial_cancel(). */
+ * of a zeroed @d is the callee's. -ECANCELED from nbdc_dial_cancel() on, for good. */
 int nbdc_dial_wait(struct nbdc_node *nn, struct nbdc_dial *d, struct nbd_handle **ret,
 		   struct nbdc_info *ret_info, struct err *err);
 void nbdc_dial_cancel(struct nbdc_dial *d);

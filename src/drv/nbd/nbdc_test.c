@@ -611,6 +611,38 @@ static void n11_with_a_delay_what_was_lost_is_sent_again(void **state)
 	}
 }
 
+static atomic_uint lines;
+
+static void count_line(enum log_level level, const char *line)
+{
+	atomic_fetch_add(&lines, 1);
+}
+
+static void lose_it_often(struct ctx *c)
+{
+	log_set_sink(count_line);
+	for (unsigned i = 0; i < LOG_LIMIT_BURST; i++) {        /* two lines each */
+		atomic_store(&c->server.wrong_after, 1);
+		for (unsigned k = 0; k < 2; k++)
+			assert_int_equal(one(c, REQ_READ, 0, 0, 4096), 0);
+	}
+	assert_true(c->server.connections > LOG_LIMIT_BURST / 2);
+	assert_in_range(atomic_load(&lines), LOG_LIMIT_BURST / 2, LOG_LIMIT_BURST + 2);
+}
+
+static void n11_the_log_of_losses_is_limited(void **state)
+{
+	struct ctx c;
+
+	begin(&c, SERVER_ALL);
+	c.to.reconnect_delay_s = 30;
+	c.server.wrong = WRONG_CLOSE;
+	test_server_start(&c.server);
+	assert_int_equal(run(&c, lose_it_often), 0);
+	test_server_stop(&c.server);
+	end(&c);
+}
+
 static void nobody_comes(struct ctx *c)
 {
 	test_server_stop(&c->server);
@@ -749,6 +781,7 @@ int main(void)
 		cmocka_unit_test(opening_says_what_is_wrong),
 		cmocka_unit_test(n11_what_was_lost_has_failed),
 		cmocka_unit_test(n11_with_a_delay_what_was_lost_is_sent_again),
+		cmocka_unit_test(n11_the_log_of_losses_is_limited),
 		cmocka_unit_test(n11_after_the_delay_requests_fail_until_it_is_back),
 		cmocka_unit_test(n14_another_disk_is_not_taken),
 		cmocka_unit_test(an_open_may_wait_for_its_server),

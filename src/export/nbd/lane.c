@@ -229,9 +229,10 @@ static void stall_check(struct timer *t)
 		struct nbd_conn *c = list_entry(n, struct nbd_conn, link);
 
 		if (holds_for_peer(c) && now - c->moved_ns >= stall_ns) {
-			log_warn("nbd: cut a client that held memory which others wait for: "
-				 "it did not read or send for %.1f s",
-				 (double)stall_ns / NS_PER_SEC);
+			log_limited(&lane->server->log_limit, LOG_LEVEL_WARN,
+				    "nbd: cut a client that held memory which others wait for: it "
+				    "did not read or send for %.1f s",
+				    (double)stall_ns / NS_PER_SEC);
 			nbd_count(&lane->counters.cut, 1);
 			nbd_conn_kill(c);
 		}

@@ -44,6 +44,7 @@
 
 #include "base/bits.h"
 #include "base/list.h"
+#include "base/log.h"
 #include "blk/port.h"
 #include "export/nbd/nbd.h"
 #include "export/nbd/proto.h"
@@ -297,6 +298,7 @@ struct nbd_server {
 	bool is_stopping;
 	struct fiber *stop_waiter;
 	_Atomic uint64_t connections_total, refused;    /* read by any thread */
+	struct log_limit log_limit;     /* any thread: of what clients can bring about */
 };
 
 /* The export of that name, "" being the default one; or NULL. */

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "base/log.h"
 
 static enum loop_backend backend;
 static struct peer peer;
@@ -222,6 +223,51 @@ static void n5_a_stalled_peer_is_cut_when_others_wait(void **state)
 	free(data);
 }
 
+static atomic_uint lines;
+
+static void count_line(enum log_level level, const char *line)
+{
+	atomic_fetch_add(&lines, 1);
+}
+
+/* Who brings a line of the log about by each connection fills no disk with them. */
+static void n5_the_log_of_cuts_is_limited(void **state)
+{
+	enum { LEN = 64 << 10, MUTE = LOG_LIMIT_BURST + 10 };
+	const struct nbd_server_opts opts = {
+		.loop_memory = MUTE * LEN + 4096, .connection_share = 1,
+		.stall_ns = 200 * NS_PER_MS,
+	};
+	struct nbd_server_stats stats;
+	uint8_t *data = malloc(LEN);
+	int mute[MUTE], good;
+	struct peer p;
+
+	log_set_sink(count_line);
+	peer_start(&p, backend, 1, &opts);
+	for (unsigned i = 0; i < MUTE; i++) {
+		mute[i] = client_open(&p, "disk", 0);
+		client_ask(mute[i], NBD_CMD_WRITE, 0, 1, 0, LEN);
+	}
+	good = client_open(&p, "disk", 0);
+	while (peer_memory_used(&p) < MUTE * LEN)
+		pause_ms(1);
+	client_ask(good, NBD_CMD_READ, 0, 3, 0, LEN);
+	client_expect_simple(good, 3, NBD_OK);
+	client_receive(good, data, LEN);
+	for (unsigned i = 0; i < MUTE; i++) {
+		client_expect_end(mute[i]);
+		close(mute[i]);
+	}
+	nbd_server_get_stats(p.server, &stats);
+	assert_int_equal(stats.cut, MUTE);
+	assert_in_range(atomic_load(&lines), 1, LOG_LIMIT_BURST + 2);
+	client_disconnect(good);
+	peer_end(&p);
+	log_set_sink(NULL);
+	free(data);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -232,6 +278,7 @@ int main(void)
 						teardown),
 		cmocka_unit_test(n5_slow_readers_do_not_starve_small_requests),
 		cmocka_unit_test(n5_a_stalled_peer_is_cut_when_others_wait),
+		cmocka_unit_test(n5_the_log_of_cuts_is_limited),
 	};
 	const char *name = getenv("BYRE_LOOP");
 

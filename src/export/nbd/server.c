@@ -197,7 +197,8 @@ static void accepted(struct io *io, int res)
 	}
 	/* No descriptors or no memory, for instance: some may be free again soon. */
 	if (!li->is_failing)
-		log_warn("nbd: cannot accept connections: %s", strerrordesc_np(-res));
+		log_limited(&s->log_limit, LOG_LEVEL_WARN, "nbd: cannot accept connections: %s",
+			    strerrordesc_np(-res));
 	li->is_failing = true;
 	timer_set(l, &li->timer, loop_now(l) + ACCEPT_RETRY_MS * NS_PER_MS);
 }
