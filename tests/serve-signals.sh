@@ -51,9 +51,7 @@ is_free()
 
 # A socket that a killed server left is taken over; one that is alive is not.
 start_byre killed -f raw "$W/disk"
-kill -KILL "${byres[killed]}"
-end_within "${byres[killed]}" 5
-unset "byres[killed]"
+kill_byre killed
 wait_for 5 is_free "$W/killed.sock"             # the kernel ends a ring a little after its process
 start_byre killed -f raw "$W/disk"
 truncate -s 1M "$W/second"

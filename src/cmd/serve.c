@@ -349,6 +349,9 @@ int serve_stop(struct serve *s, struct err *err)
 {
 	int rc;
 
+	/* Who is cut off and comes back at once is to find nobody: some, QEMU 7.2 among them, never
+	 * try again if a second connection ends in the middle of the handshake. */
+	serve_listen_withdraw(&s->listen);
 	if (s->is_serving)
 		loop_call(s->loops[0].loop, stop_server_wait, s->server);
 	nbd_server_free(s->server);

@@ -164,35 +164,36 @@ int serve_listen_open(const struct serve_opts *opts, struct serve_listen *ret, s
 	return rc;
 }
 
-/* Is the file of Unix socket @fd not the one that was made here any more? */
-static bool is_replaced(int fd, const struct listen_file *file)
+/* Removes the file of Unix socket @fd, if it was made here and is still the same. */
+static void withdraw(int fd, const struct listen_file *file)
 {
 	struct sockaddr_un un = { 0 };
 	socklen_t len = sizeof(un) - 1;
 	struct stat st;
 
-	if (getsockname(fd, (struct sockaddr *)&un, &len) || un.sun_family != AF_UNIX)
-		return false;
-	return lstat(un.sun_path, &st) || st.st_dev != file->dev || st.st_ino != file->ino;
+	if (fd < 0 || file->is_inherited || getsockname(fd, (struct sockaddr *)&un, &len) ||
+	    un.sun_family != AF_UNIX)
+		return;
+	if (!lstat(un.sun_path, &st) && st.st_dev == file->dev && st.st_ino == file->ino)
+		unlink(un.sun_path);
 }
 
-static void close_socket(int fd, const struct listen_file *file)
+void serve_listen_withdraw(const struct serve_listen *l)
 {
-	if (fd < 0)
-		return;
-	/* An inherited one's file is the service manager's. */
-	if (file->is_inherited || is_replaced(fd, file))
-		close(fd);
-	else
-		nbd_listen_close(fd);
+	for (unsigned i = 0; i < l->n; i++)
+		withdraw(l->fds[i], &l->files[i]);
+	for (unsigned i = 0; i < l->nvub; i++)
+		withdraw(l->vub_fds[i], &l->vub_files[i]);
 }
 
 void serve_listen_close(struct serve_listen *l)
 {
+	serve_listen_withdraw(l);
 	for (unsigned i = 0; i < l->n; i++)
-		close_socket(l->fds[i], &l->files[i]);
+		close(l->fds[i]);
 	for (unsigned i = 0; i < l->nvub; i++)
-		close_socket(l->vub_fds[i], &l->vub_files[i]);
+		if (l->vub_fds[i] >= 0)
+			close(l->vub_fds[i]);
 	l->n = l->nvub = 0;
 }
 

@@ -49,8 +49,11 @@ int listen_address_parse(const char *text, struct listen_address *ret, struct er
  * handed over and lies at the path of a --vhost-user is for that; the rest is for NBD. 0 or -errno
  * with nothing left open; -EDESTADDRREQ where images to be served over NBD have no socket. */
 int serve_listen_open(const struct serve_opts *opts, struct serve_listen *ret, struct err *err);
-/* Closes all; removes the files of the Unix sockets that were made here, unless another server has
- * put its own in their place. */
+/* Removes the files of the Unix sockets that were made here, unless another server has put its own
+ * in their place: nobody connects any more. Sockets that were handed over stay, and who connects to
+ * them waits for the next server. */
+void serve_listen_withdraw(const struct serve_listen *l);
+/* Withdraws and closes all. */
 void serve_listen_close(struct serve_listen *l);
 
 /* The NBD URI of the export @name at the listening socket @fd. Returns @buf. */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -82,14 +83,21 @@ static unsigned entries(const char *path)
 	return n;
 }
 
-static void greet(void)
+static int connect_to_it(void)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	char magic[9] = "";
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 
 	strcpy(sa.sun_path, address + 5);
 	assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	return fd;
+}
+
+static void greet(void)
+{
+	char magic[9] = "";
+	int fd = connect_to_it();
+
 	assert_int_equal(recv(fd, magic, 8, MSG_WAITALL), 8);
 	assert_string_equal(magic, "NBDMAGIC");
 	close(fd);
@@ -117,6 +125,42 @@ static void a_start_and_an_end_leave_nothing(void **state)
 		assert_int_equal(serve_stop(&s, &err), 0);
 		serve_opts_fini(&o);
 		assert_int_equal(entries("/proc/self/fd"), before);
+	}
+}
+
+/* A client that sees its end finds no file to connect to. */
+static void *look_for_the_socket(void *arg)
+{
+	int *fd = arg, found = 0;
+	char byte;
+
+	while (recv(*fd, &byte, 1, 0) > 0)
+		;
+	found = !access(address + 5, F_OK);
+	close(*fd);
+	*fd = found;
+	return NULL;
+}
+
+static void who_is_cut_off_finds_nobody(void **state)
+{
+	const char *const nbd[] = { "--nbd", address, first, second, NULL };
+	const char *const vub[] = { "--vhost-user", address + 5, first, NULL };
+
+	for (unsigned i = 0; i < 32; i++) {
+		struct serve_opts o;
+		struct serve s = { 0 };
+		pthread_t client;
+		int fd;
+
+		options(LOOP_AUTO, i % 2 ? nbd : vub, &o);
+		assert_int_equal(serve_start(&s, &o, &err), 0);
+		fd = connect_to_it();
+		assert_int_equal(pthread_create(&client, NULL, look_for_the_socket, &fd), 0);
+		assert_int_equal(serve_stop(&s, &err), 0);
+		pthread_join(client, NULL);
+		assert_int_equal(fd, 0);
+		serve_opts_fini(&o);
 	}
 }
 
@@ -153,6 +197,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_start_and_an_end_leave_nothing),
+		cmocka_unit_test(who_is_cut_off_finds_nobody),
 		cmocka_unit_test(a_failed_start_leaves_nothing),
 	};
 

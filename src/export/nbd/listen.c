@@ -189,14 +189,3 @@ int nbd_listen_tcp(const char *host, const char *port, int *fds, unsigned max, s
 				     is_any ? "*" : host, port);
 	return (int)n;
 }
-
-void nbd_listen_close(int fd)
-{
-	struct sockaddr_un sa;
-	socklen_t len = sizeof(sa);
-
-	if (!getsockname(fd, (struct sockaddr *)&sa, &len) && sa.sun_family == AF_UNIX &&
-	    len > offsetof(struct sockaddr_un, sun_path) && len <= sizeof(sa) && sa.sun_path[0])
-		unlink(sa.sun_path);
-	close(fd);
-}

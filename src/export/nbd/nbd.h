@@ -96,7 +96,4 @@ int nbd_listen_unix(const char *path, unsigned mode, struct err *err);
  * allowed) at @port (NULL: 10809). Fills @fds, at most @max; returns how many or -errno. */
 int nbd_listen_tcp(const char *host, const char *port, int *fds, unsigned max, struct err *err);
 
-/* Closes what nbd_listen_*() opened and removes the file of a Unix socket. */
-void nbd_listen_close(int fd);
-
 #endif
