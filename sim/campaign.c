@@ -106,7 +106,7 @@ static void run_one(struct campaign *c, struct oracle *o, uint64_t seed)
 	if (c->change)
 		c->change(&to, seed);
 	if (!trace_run(t, &to))
-		note(c, t, t->log.nevents, 0, t->why);
+		note(c, t, t->log.nevents, 0, t->why.text);
 	else if (t->is_closed && !t->o.fault.struck && !oracle_judge_closed(o, t))
 		note(c, t, t->log.nevents, 0, o->why);
 	else
@@ -151,8 +151,8 @@ void campaign_show(const struct campaign *c, uint64_t seed, uint32_t k, uint64_t
 	trace_run(t, &to);
 	k = MIN(k, t->log.nevents);
 	dump_trace(stderr, t, k);
-	if (t->why[0]) {
-		fprintf(stderr, "the trace itself: %s\n", t->why);
+	if (t->why.text[0]) {
+		fprintf(stderr, "the trace itself: %s\n", t->why.text);
 	} else {
 		if (k == t->log.nevents && t->is_closed && !oracle_judge_closed(&o, t))
 			fprintf(stderr, "closed: %s\n", o.why);

@@ -32,9 +32,10 @@
 #include "job/copy.h"
 #include "sim/crash.h"
 #include "sim/crash_main.h"
+#include "sim/why.h"
 #include "sim/world.h"
 
-enum { BLOCK = 4096, SOURCES_MAX = 2, FAULTY_EVERY = 4, BROKEN_TRACES = 40, WHY_MAX = 512,
+enum { BLOCK = 4096, SOURCES_MAX = 2, FAULTY_EVERY = 4, BROKEN_TRACES = 40,
        TOLD_MAX = WHY_MAX + 64, AT_ONCE = 4, FATES_AT_END = 12 };
 
 /* One copy, and what became of it. */
@@ -55,20 +56,8 @@ struct copy_case {
 	int rc;                         /* what whoever converts is told */
 	unsigned under_way;             /* requests at a time, at most */
 	uint64_t naccepted, nrefused;
-	char why[WHY_MAX];
+	struct why why;
 };
-
-__attribute__((format(printf, 2, 3)))
-static void say(struct copy_case *c, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (c->why[0])
-		return;
-	va_start(ap, fmt);
-	vsnprintf(c->why, sizeof(c->why), fmt, ap);
-	va_end(ap);
-}
 
 static void call(struct copy_case *c, int (*fn)(void *arg), void *arg)
 {
@@ -209,13 +198,13 @@ static void judge_content_wait(struct look *l, struct node *n)
 
 	assert_non_null(buf);
 	if (size != c->total)
-		say(c, "it is accepted, and has %llu bytes of %llu", (unsigned long long)size,
-		    (unsigned long long)c->total);
+		why_say(&c->why, "it is accepted, and has %llu bytes of %llu",
+			(unsigned long long)size, (unsigned long long)c->total);
 	rc = chan_read_wait(n->home_chan, 0, buf, MIN(size, c->total));
 	if (rc)
-		say(c, "it is accepted, and reading fails: %s", strerror(-rc));
+		why_say(&c->why, "it is accepted, and reading fails: %s", strerror(-rc));
 	else if (memcmp(buf, c->content, MIN(size, c->total)))
-		say(c, "it is accepted, and differs from its sources");
+		why_say(&c->why, "it is accepted, and differs from its sources");
 	free(buf);
 }
 
@@ -228,9 +217,9 @@ static void judge_open_wait(struct look *l, struct node *n)
 	judge_content_wait(l, n);
 	rc = qcow2_check_wait(n, NULL, &res, NULL);
 	if (rc || res.corruptions || res.check_errors || res.leaks)
-		say(l->c, "it is accepted, and a check finds %llu errors, %llu leaks (%s)",
-		    (unsigned long long)(res.corruptions + res.check_errors),
-		    (unsigned long long)res.leaks, rc ? strerror(-rc) : "to its end");
+		why_say(&l->c->why, "it is accepted, and has %llu errors, %llu leaks (checked %s)",
+			(unsigned long long)(res.corruptions + res.check_errors),
+			(unsigned long long)res.leaks, rc ? strerror(-rc) : "to its end");
 }
 
 static int judge_wait(void *arg)
@@ -248,7 +237,7 @@ static int judge_wait(void *arg)
 	if (qcow2_open_wait(file, &qo, &n, &err)) {
 		c->nrefused++;
 		if (l->must_be_whole)
-			say(c, "it was told to be whole, and is refused: %s", err.text);
+			why_say(&c->why, "it was told to be whole, and is refused: %s", err.text);
 		node_put_wait(file);
 	} else {
 		c->naccepted++;
@@ -267,10 +256,9 @@ static void judge(struct copy_case *c, struct crash *cr, uint32_t k, uint64_t fa
 	crash_make(cr, fate);
 	l.size = cr->size;
 	call(c, judge_wait, &l);
-	if (c->why[0])
-		snprintf(c->why + strlen(c->why), sizeof(c->why) - strlen(c->why),
-			 " (event %u of %u, fate %llu)", k, c->log.nevents,
-			 (unsigned long long)fate);
+	if (c->why.text[0])
+		why_add(&c->why, " (event %u of %u, fate %llu)", k, c->log.nevents,
+			(unsigned long long)fate);
 }
 
 /* Where the version is written for the last time: before that all is refused but for a mistake. */
@@ -291,11 +279,11 @@ static void cut_everywhere(struct copy_case *c, unsigned images)
 	struct crash cr;
 
 	crash_init(&cr, &c->log, &c->start, 0, false);
-	for (uint32_t k = 0; k <= c->log.nevents && !c->why[0]; k++) {
+	for (uint32_t k = 0; k <= c->log.nevents && !c->why.text[0]; k++) {
 		unsigned n = k > finish ? FATES_AT_END : images;
 
 		crash_advance(&cr, k);
-		for (unsigned i = 0; i < n && !c->why[0]; i++) {
+		for (unsigned i = 0; i < n && !c->why.text[0]; i++) {
 			uint64_t fate = prng_below(&p, 2) ? prng_below(&p, FATES_NAMED) :
 					FATES_NAMED + prng_below(&p, 1 << 20);
 
@@ -408,7 +396,7 @@ static void case_init(struct copy_case *c, uint64_t seed, uint64_t broken)
 	call(c, convert, c);
 	c->under_way = most_at_once(&c->log);
 	if (c->rc && !c->fault.struck)
-		say(c, "the copy ends with '%s'", strerror(-c->rc));
+		why_say(&c->why, "the copy ends with '%s'", strerror(-c->rc));
 }
 
 static void case_fini(struct copy_case *c)
@@ -436,12 +424,12 @@ static bool run(struct totals *t, uint64_t first, unsigned n, unsigned images, u
 		struct copy_case c;
 
 		case_init(&c, seed, broken);
-		if (!c.why[0])
+		if (!c.why.text[0])
 			cut_everywhere(&c, images);
-		if (c.why[0])
+		if (c.why.text[0])
 			snprintf(t->why, sizeof(t->why), "seed %llu, %s: %s",
 				 (unsigned long long)seed,
-				 c.copy.cluster ? "compressed" : "not compressed", c.why);
+				 c.copy.cluster ? "compressed" : "not compressed", c.why.text);
 		t->events += c.log.nevents;
 		t->accepted += c.naccepted;
 		t->refused += c.nrefused;

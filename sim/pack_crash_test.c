@@ -123,7 +123,7 @@ static void z9_host_clusters_without_a_hold_are_caught(void **state)
 
 static void change_one(struct trace_opts *o, uint64_t seed)
 {
-	broken = (unsigned)crash_number("BYRE_SIM_BROKEN", 0);
+	broken = crash_number("BYRE_SIM_BROKEN", 0);
 	if (crash_number("BYRE_SIM_FAULTS", 0))
 		packed_with_faults(o, seed);
 	else if (crash_number("BYRE_SIM_RACES", 0))

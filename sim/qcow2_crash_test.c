@@ -4,7 +4,8 @@
  * How much, and which case, as sim/crash_main.h has it; a case also with
  *
  *	BYRE_SIM_BROKEN=0x4                                     a rule left out
- *	BYRE_SIM_FAULTS=1                                       faults */
+ *	BYRE_SIM_FAULTS=1                                       faults
+ *	BYRE_SIM_COPIES=1                                       half of the writes are a COPY */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -355,15 +356,22 @@ static void q12_a_file_that_ends_early_is_caught(void **state)
 	expect_caught(BREAK_Q12_SHORT, TRACE_KINDS);
 }
 
+static void i3_a_late_cut_is_caught(void **state)
+{
+	expect_caught(BREAK_I3_LATE, TRACE_KINDS);
+}
+
 /* ---- one case ---- */
 
 static void change_one(struct trace_opts *o, uint64_t seed)
 {
 	if (crash_number("BYRE_SIM_FAULTS", 0))
 		add_fault(o, seed);
+	if (crash_number("BYRE_SIM_COPIES", 0))
+		copy_half(o, seed);
 	if (crash_number("BYRE_SIM_BROKEN", 0) == BREAK_Q9_IGNORE)
 		leave_out_with_faults(o, seed);
-	o->broken = (unsigned)crash_number("BYRE_SIM_BROKEN", 0);
+	o->broken = crash_number("BYRE_SIM_BROKEN", 0);
 }
 
 int main(void)
@@ -397,6 +405,7 @@ int main(void)
 		cmocka_unit_test(q12_a_file_that_ends_early_is_caught),
 		cmocka_unit_test(t31_bitmaps_without_a_mark_are_caught),
 		cmocka_unit_test(t31_marks_that_go_early_are_caught),
+		cmocka_unit_test(i3_a_late_cut_is_caught),
 		cmocka_unit_test(t34_tables_before_refcounts_are_caught),
 	};
 	int shown = crash_main_show(change_one);

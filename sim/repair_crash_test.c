@@ -31,10 +31,11 @@
 #include "sim/crash_main.h"
 #include "sim/damage.h"
 #include "sim/image.h"
+#include "sim/why.h"
 #include "sim/world.h"
 
 enum { HEADER_READ = 4096, REDO_EVERY = 3, FAULTY_EVERY = 4, BROKEN_TRACES = 600,
-       WHY_MAX = 512, TOLD_MAX = WHY_MAX + 32 };
+       TOLD_MAX = WHY_MAX + 32 };
 
 enum mender { BY_REPAIR, BY_WALK };
 
@@ -55,7 +56,7 @@ struct repair_case {
 	struct sim_fault fault;         /* of the first repair */
 	uint8_t *content;               /* the guest's, then the snapshot's; owned */
 	struct world w;
-	char why[WHY_MAX];
+	struct why why;
 };
 
 /* What is looked at: a medium, and on the way to it the world, or none. */
@@ -72,18 +73,6 @@ struct look {
 	uint8_t *content;
 	bool is_repaired;               /* all can be read */
 };
-
-__attribute__((format(printf, 2, 3)))
-static void say(struct repair_case *c, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (c->why[0])
-		return;
-	va_start(ap, fmt);
-	vsnprintf(c->why, sizeof(c->why), fmt, ap);
-	va_end(ap);
-}
 
 /* ---- opening ---- */
 
@@ -166,7 +155,7 @@ static int look_wait(struct look *l, const char *snapshot, uint8_t *to)
 	int rc = qcow2_open_wait(file, &qo, &n, &err);
 
 	if (rc) {
-		say(l->c, "it cannot be opened: %s", err.text);
+		why_say(&l->c->why, "it cannot be opened: %s", err.text);
 		node_put_wait(file);
 		qcow2_cache_free(qo.cache);
 		return rc;
@@ -174,11 +163,11 @@ static int look_wait(struct look *l, const char *snapshot, uint8_t *to)
 	if (!snapshot)
 		rc = qcow2_check_wait(n, NULL, &l->res, &err);
 	if (rc)
-		say(l->c, "the check ends with '%s'", err.text);
+		why_say(&l->c->why, "the check ends with '%s'", err.text);
 	if (!rc) {
 		rc = read_wait(l, n, to);
 		if (rc)
-			say(l->c, "reading: %s", strerror(-rc));
+			why_say(&l->c->why, "reading: %s", strerror(-rc));
 	}
 	node_put_wait(n);
 	qcow2_cache_free(qo.cache);
@@ -219,9 +208,9 @@ static void judge_refcounts(struct repair_case *c, const struct flat *f)
 		uint64_t was = flat_refcount(&c->before, k), is = flat_refcount(f, k);
 
 		if (is < MIN(was, (uint64_t)counts[k]))
-			say(c, "Y11: cluster %llu has %u names, and its refcount went from %llu "
-			    "to %llu", (unsigned long long)k, counts[k], (unsigned long long)was,
-			    (unsigned long long)is);
+			why_say(&c->why, "Y11: cluster %llu has %u names, and its refcount "
+				"went from %llu to %llu", (unsigned long long)k, counts[k],
+				(unsigned long long)was, (unsigned long long)is);
 	}
 	free(counts);
 }
@@ -240,9 +229,9 @@ static void judge_flag(void *arg, uint64_t where, uint64_t entry)
 	if (!k || !(entry & QCOW2_COPIED) || where + 8 > b->size ||
 	    (be64_load(b->b + where) & QCOW2_COPIED) || flat_refcount(a->f, k) == 1)
 		return;
-	say(a->c, "Y12: entry %#llx at %#llx has the flag now, and a refcount of %llu",
-	    (unsigned long long)entry, (unsigned long long)where,
-	    (unsigned long long)flat_refcount(a->f, k));
+	why_say(&a->c->why, "Y12: entry %#llx at %#llx has the flag now, and a refcount of %llu",
+		(unsigned long long)entry, (unsigned long long)where,
+		(unsigned long long)flat_refcount(a->f, k));
 }
 
 static void judge_content(struct repair_case *c, struct look *l)
@@ -253,9 +242,9 @@ static void judge_content(struct repair_case *c, struct look *l)
 	assert_non_null(l->content);
 	call(c, look_all_wait, l);
 	if (!l->rc && memcmp(l->content, c->content, n))
-		say(c, "Y14: the guest's content has changed");
+		why_say(&c->why, "Y14: the guest's content has changed");
 	if (!l->rc && c->has_snapshot && memcmp(l->content + n, c->content + n, n))
-		say(c, "Y14: the snapshot has changed");
+		why_say(&c->why, "Y14: the snapshot has changed");
 	free(l->content);
 }
 
@@ -263,8 +252,8 @@ static void judge_bits(struct repair_case *c, const struct flat *f, const struct
 {
 	if ((c->before.incompatible & ~f->incompatible) &&
 	    (res->corruptions || res->check_errors))
-		say(c, "Y15: bits went, and there are %llu errors",
-		    (unsigned long long)res->corruptions);
+		why_say(&c->why, "Y15: bits went, and there are %llu errors",
+			(unsigned long long)res->corruptions);
 }
 
 static void judge(struct repair_case *c, struct sim_pages *pages, uint64_t size)
@@ -288,11 +277,11 @@ static void redo(struct repair_case *c, struct sim_pages *pages, uint64_t size)
 	mend(c, &l);
 	l.is_repaired = c->is_mendable;
 	if (c->is_mendable && l.rc)
-		say(c, "a second repair ends with '%s'", strerror(-l.rc));
+		why_say(&c->why, "a second repair ends with '%s'", strerror(-l.rc));
 	judge_content(c, &l);
 	if (c->is_mendable && (l.res.corruptions || l.res.leaks || l.res.check_errors))
-		say(c, "after a second repair there are %llu errors, %llu leaks",
-		    (unsigned long long)l.res.corruptions, (unsigned long long)l.res.leaks);
+		why_say(&c->why, "after a second repair there are %llu errors, %llu leaks",
+			(unsigned long long)l.res.corruptions, (unsigned long long)l.res.leaks);
 }
 
 /* ---- a case ---- */
@@ -410,10 +399,10 @@ static void case_init(struct repair_case *c, uint64_t seed, enum mender mender, 
 		judge_content(c, &r);
 	}
 	if (c->is_mendable && r.rc)
-		say(c, "the repair ends with '%s'", strerror(-r.rc));
+		why_say(&c->why, "the repair ends with '%s'", strerror(-r.rc));
 	if (c->is_mendable && (r.res.corruptions || r.res.leaks || r.res.check_errors))
-		say(c, "the repair leaves %llu errors, %llu leaks",
-		    (unsigned long long)r.res.corruptions, (unsigned long long)r.res.leaks);
+		why_say(&c->why, "the repair leaves %llu errors, %llu leaks",
+			(unsigned long long)r.res.corruptions, (unsigned long long)r.res.leaks);
 }
 
 static void case_fini(struct repair_case *c)
@@ -434,7 +423,7 @@ static void cut(struct repair_case *c, unsigned images)
 
 	crash_init(&cr, &c->log, &c->start, c->start_size, false);
 	/* Every event where there are few. */
-	for (unsigned i = 0; i <= images && !c->why[0]; i++) {
+	for (unsigned i = 0; i <= images && !c->why.text[0]; i++) {
 		uint32_t k = (uint32_t)((uint64_t)c->log.nevents * i / images);
 		uint64_t fate = prng_below(&p, 2) ? prng_below(&p, FATES_NAMED) :
 				FATES_NAMED + prng_below(&p, 1 << 20);
@@ -442,12 +431,11 @@ static void cut(struct repair_case *c, unsigned images)
 		crash_advance(&cr, k);
 		crash_make(&cr, fate);
 		judge(c, &cr.image, cr.size);
-		if (!c->why[0] && i % REDO_EVERY == 0)
+		if (!c->why.text[0] && i % REDO_EVERY == 0)
 			redo(c, &cr.image, cr.size);
-		if (c->why[0])
-			snprintf(c->why + strlen(c->why), sizeof(c->why) - strlen(c->why),
-				 " (event %u of %u, fate %llu)", k, c->log.nevents,
-				 (unsigned long long)fate);
+		if (c->why.text[0])
+			why_add(&c->why, " (event %u of %u, fate %llu)", k, c->log.nevents,
+				(unsigned long long)fate);
 	}
 	crash_fini(&cr);
 }
@@ -464,14 +452,14 @@ static uint64_t run(uint64_t first, unsigned n, unsigned images, enum mender men
 		struct repair_case c;
 
 		case_init(&c, seed, mender, broken);
-		if (!c.why[0])
+		if (!c.why.text[0])
 			judge(&c, &c.medium, c.size);
-		if (!c.why[0])
+		if (!c.why.text[0])
 			cut(&c, images);
-		if (c.why[0]) {
+		if (c.why.text[0]) {
 			failed = seed + 1;
 			snprintf(why, TOLD_MAX, "seed %llu: %s", (unsigned long long)seed,
-				 c.why);
+				 c.why.text);
 		}
 		case_fini(&c);
 	}

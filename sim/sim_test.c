@@ -510,7 +510,7 @@ static void still_trace(struct trace *t, uint64_t seed, bool is_full)
 	o.nops = 0;
 	o.reopen_after = 0;
 	if (!trace_run(t, &o))
-		fail_msg("seed %llu: %s", (unsigned long long)seed, t->why);
+		fail_msg("seed %llu: %s", (unsigned long long)seed, t->why.text);
 }
 
 static void the_judge_finds_nothing_in_images_as_made(void **state)

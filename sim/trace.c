@@ -2,7 +2,6 @@
 #include "sim/trace.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,19 +42,7 @@ struct run {
 
 static bool is_lost(const struct trace *t)
 {
-	return t->why[0];
-}
-
-__attribute__((format(printf, 2, 3)))
-static void say(struct trace *t, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (is_lost(t))
-		return;
-	va_start(ap, fmt);
-	vsnprintf(t->why, sizeof(t->why), fmt, ap);
-	va_end(ap);
+	return t->why.text[0];
 }
 
 static uint32_t now(const struct run *r)
@@ -195,10 +182,10 @@ static void read_wait(struct hand *h, uint64_t off, uint64_t len)
 	int rc = request_wait(h, REQ_READ, 0, off, len, h->buf);
 
 	if (rc && !t->o.fault.struck)
-		say(t, "reading %llu bytes at %#llx: %s", (unsigned long long)len,
+		why_say(&t->why, "reading %llu bytes at %#llx: %s", (unsigned long long)len,
 		    (unsigned long long)off, strerror(-rc));
 	else if (!rc && !model_check_read(&t->model, off, h->buf, len, begun))
-		say(t, "reading: %s", t->model.why);
+		why_say(&t->why, "reading: %s", t->model.why);
 }
 
 static void change_wait(struct hand *h, enum model_kind what)
@@ -221,7 +208,7 @@ static void change_wait(struct hand *h, enum model_kind what)
 		stamp_fill(op, h->off, h->buf, h->len);
 	rc = request_wait(h, kinds[what], flags, h->off, h->len, h->buf);
 	if (rc && !t->o.fault.struck)
-		say(t, "operation %u fails: %s", op, strerror(-rc));
+		why_say(&t->why, "operation %u fails: %s", op, strerror(-rc));
 	model_end(&t->model, op, rc, is_durable, now(h->run));
 	if (model_is_open(&t->model, op) || !prng_below(&h->prng, 3))
 		read_wait(h, align_down(h->off, SIM_SECTOR), align_up(h->off + h->len, SIM_SECTOR) -
@@ -235,7 +222,7 @@ static void flush_wait(struct hand *h)
 	int rc = request_wait(h, REQ_FLUSH, 0, 0, 0, h->buf);
 
 	if (rc && !t->o.fault.struck)
-		say(t, "flush: %s", strerror(-rc));
+		why_say(&t->why, "flush: %s", strerror(-rc));
 	if (!rc)
 		model_flushed(&t->model, begun, now(h->run));
 }
@@ -346,7 +333,7 @@ static int open_home(void *arg)
 	if (!rc)
 		rc = port_open_wait(r->port, &err);
 	if (rc && !t->o.fault.struck)
-		say(t, "opening: %s", err.text);
+		why_say(&t->why, "opening: %s", err.text);
 	return rc;
 }
 
@@ -377,7 +364,7 @@ static int close_home(void *arg)
 	port_free(r->port);
 	t->close_res = node_settle_wait(n, &err);
 	if (t->close_res && !t->o.fault.struck)
-		say(t, "closing: %s", err.text);
+		why_say(&t->why, "closing: %s", err.text);
 	if (!t->close_res)
 		model_flushed(&t->model, begun, now(r));
 	t->size = atomic_load(&file->size);
@@ -497,7 +484,7 @@ bool trace_run(struct trace *t, const struct trace_opts *o)
 	if (!rc && !is_lost(t) && !t->close_res)
 		rc = session(r, o->nops);
 	if (rc == -EDEADLK)
-		say(t, "somebody waits for ever");
+		why_say(&t->why, "somebody waits for ever");
 	t->is_closed = !rc && !t->close_res;
 	t->log.probe = NULL;
 	if (rc == -EDEADLK)

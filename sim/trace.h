@@ -15,6 +15,7 @@
 #include "sim/image.h"
 #include "sim/model.h"
 #include "sim/pages.h"
+#include "sim/why.h"
 
 enum trace_kind {
 	TRACE_FRESH,
@@ -82,7 +83,7 @@ struct trace {
 	uint32_t first_change;          /* the first event of what is not the header's */
 	bool is_closed;                 /* cleanly: nothing may be left of the writer's use */
 	int close_res;
-	char why[512];                  /* empty: all that was read was right */
+	struct why why;                 /* empty: all that was read was right */
 };
 
 void trace_opts_init(struct trace_opts *o, uint64_t seed);

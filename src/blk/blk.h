@@ -198,6 +198,7 @@ struct node {
 	bool holes_read_zero;           /* [const] what was never written reads as zeros, behind the
 					 * end too, whatever a crash does: a regular file */
 	_Atomic int refs;
+	bool is_settled;                /* home loop: for node_close_wait() */
 	struct chan *chans[LOOPS_MAX];  /* by loop_id(); each touched by its own loop only */
 };
 
@@ -212,6 +213,8 @@ int node_open_home_wait(struct node *n, struct err *err);
 void node_put_wait(struct node *n);
 /* In a fiber of the home loop. The first error of the whole chain below, after settling all. */
 int node_settle_wait(struct node *n, struct err *err);
+/* Both: what nobody else has a reference to is settled once. NULL is fine. */
+int node_close_wait(struct node *n, struct err *err);
 
 /* As node_ops says; -ENOTSUP where the node cannot. */
 int node_truncate_wait(struct node *n, uint64_t size);

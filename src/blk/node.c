@@ -191,8 +191,11 @@ int node_settle_wait(struct node *n, struct err *err)
 	int first = 0;
 
 	for (; n; n = n->child[CHILD_BACKING]) {
+		/* Whose it is alone knows that nothing is written behind that. */
+		bool is_alone = atomic_load_explicit(&n->refs, memory_order_acquire) == 1;
 		int rc = n->ops->settle_wait ? n->ops->settle_wait(n, first ? NULL : err) : 0;
 
+		n->is_settled = !rc && is_alone;
 		if (rc && !first)
 			first = rc;
 		for (unsigned i = 0; i < CHILD_BACKING; i++) {
@@ -224,14 +227,15 @@ uint32_t node_share_align_wait(struct node *n, const struct node *from)
 	return n->ops->share_align_wait ? n->ops->share_align_wait(n, from) : 0;
 }
 
-void node_put_wait(struct node *n)
+/* @is_closed: node_settle_wait() has just been done. */
+static void drop_wait(struct node *n, bool is_closed)
 {
 	while (n && atomic_fetch_sub_explicit(&n->refs, 1, memory_order_acq_rel) == 1) {
 		struct node *file = n->child[CHILD_FILE];
 		struct node *data = n->child[CHILD_DATA];
 		struct node *backing = n->child[CHILD_BACKING];
 
-		if (n->ops->settle_wait)
+		if (n->ops->settle_wait && !(is_closed && n->is_settled))
 			n->ops->settle_wait(n, NULL);
 		if (n->home_chan)
 			chan_put_wait(n->home_chan);
@@ -240,10 +244,23 @@ void node_put_wait(struct node *n)
 			n->ops->free(n);
 		else
 			free(n);
-		node_put_wait(file);
-		node_put_wait(data);
+		drop_wait(file, is_closed);
+		drop_wait(data, is_closed);
 		n = backing;
 	}
+}
+
+void node_put_wait(struct node *n)
+{
+	drop_wait(n, false);
+}
+
+int node_close_wait(struct node *n, struct err *err)
+{
+	int rc = node_settle_wait(n, err);
+
+	drop_wait(n, true);
+	return rc;
 }
 
 struct waiter {

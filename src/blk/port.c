@@ -62,7 +62,6 @@ int port_open_wait(struct port *p, struct err *err)
 	pc->port = p;
 	pc->loop = l;
 	pc->epochs = epoch_open();
-	pc->held_tail = &pc->held;
 	__atomic_store_n(&p->pcs[loop_id(l)], pc, __ATOMIC_RELEASE);
 	return 0;
 }
@@ -71,8 +70,10 @@ void port_close_wait(struct port *p)
 {
 	struct port_chan *pc = port_here(p);
 
-	port_pause_wait(pc);
-	assert(!pc->held);
+	assert(!pc->closer);
+	pc->closer = fiber_self();
+	while (pc->in_flight)
+		fiber_park();
 	epoch_close_wait(pc->epochs);
 	chan_put_wait(pc->ch);
 	__atomic_store_n(&p->pcs[loop_id(pc->loop)], NULL, __ATOMIC_RELEASE);
@@ -128,19 +129,14 @@ static void start(struct port_chan *pc, struct req *req)
 void port_submit(struct port_chan *pc, struct req *req)
 {
 	loop_assert(pc->loop);
+	assert(!pc->closer);            /* P3 */
 	req->pc = pc;
-	req->next = NULL;
 	req->start_ns = loop_now(pc->loop);
 	/* The drivers may change these (B3): what the statistics need is noted now. */
 	req->asked_kind = req->kind;
 	if (req->kind < REQ_KINDS && req->kind != REQ_FLUSH)
 		stat_add(&pc->stats.bytes[req->kind], req->len);
-	if (!pc->is_paused) {
-		start(pc, req);
-		return;
-	}
-	*pc->held_tail = req;
-	pc->held_tail = &req->next;
+	start(pc, req);
 }
 
 struct port_call {
@@ -183,35 +179,8 @@ void port_req_end(struct req *req, int res)
 	if (res)
 		stat_add(&pc->stats.errors, 1);
 	stat_add(&pc->stats.latency_ns, loop_now(pc->loop) - req->start_ns);
-	if (pc->drain_waiter && !pc->in_flight)
-		fiber_wake(pc->drain_waiter);
-}
-
-void port_pause_wait(struct port_chan *pc)
-{
-	loop_assert(pc->loop);
-	assert(!pc->drain_waiter);
-	pc->is_paused = true;
-	pc->drain_waiter = fiber_self();
-	while (pc->in_flight)
-		fiber_park();
-	pc->drain_waiter = NULL;
-}
-
-void port_resume(struct port_chan *pc)
-{
-	struct req *req = pc->held;
-
-	loop_assert(pc->loop);
-	pc->is_paused = false;
-	pc->held = NULL;
-	pc->held_tail = &pc->held;
-	while (req) {
-		struct req *next = req->next;
-
-		start(pc, req);
-		req = next;
-	}
+	if (pc->closer && !pc->in_flight)
+		fiber_wake(pc->closer);
 }
 
 static void stats_sum(const struct port_stats *from, struct port_stats *to)

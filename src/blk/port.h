@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* blk/port.h - where an export or a job holds the graph.
  *
- * A port is one user's view of a disk: rights, statistics and pause. What enters is counted by loop
- * and epoch (epoch.h). It has a port_chan a loop; requests enter through port_submit() and nowhere
+ * A port is one user's view of a disk: rights and statistics. What enters is counted by loop and
+ * epoch (epoch.h). It has a port_chan a loop; requests enter through port_submit() and nowhere
  * else.
  *
  * Invariants:
  *	P1  a request is counted in (loop, epoch) when it enters and counted out there when it
  *	    completes, before its done() runs;
  *	P2  only a port checks ranges and rights (B1): what enters is within the disk;
- *	P3  a paused port lets nothing in; what comes meanwhile queues and enters in order. */
+ *	P3  a port that closes lets nothing in, and waits for what is in flight. */
 #ifndef BLK_PORT_H
 #define BLK_PORT_H
 
@@ -30,9 +30,7 @@ struct port_chan {
 	struct loop *loop;
 	struct epoch_loop *epochs;      /* borrowed: the loop's counts (P1) */
 	unsigned in_flight;             /* this port's on this loop, in either epoch */
-	bool is_paused;
-	struct req *held, **held_tail;  /* queued while paused */
-	struct fiber *drain_waiter;
+	struct fiber *closer;           /* waits until nothing is in flight; or NULL */
 	struct port_stats stats;
 };
 
@@ -50,7 +48,7 @@ void port_free(struct port *p);
 
 /* In a fiber of @p's future user's loop: opens the port there. Once a loop. */
 int port_open_wait(struct port *p, struct err *err);
-/* In a fiber of that loop: waits for what is in flight and closes. */
+/* In a fiber of that loop; nobody submits any more. Waits for what is in flight and closes. */
 void port_close_wait(struct port *p);
 
 /* The port on the current loop; port_open_wait() has run there. */
@@ -62,10 +60,6 @@ void port_submit(struct port_chan *pc, struct req *req);
 
 /* In a fiber of pc->loop: sends a request like @req (but for done) and waits for its answer. */
 int port_submit_wait(struct port_chan *pc, const struct req *req);
-
-/* In a fiber of pc->loop: lets nothing in and waits until nothing is in flight. */
-void port_pause_wait(struct port_chan *pc);
-void port_resume(struct port_chan *pc);
 
 uint64_t port_size(const struct port *p);
 void port_get_stats(const struct port *p, struct port_stats *ret);

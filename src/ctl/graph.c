@@ -270,18 +270,34 @@ static int find_backing(struct opening *o, struct node *n, const char *asker,
 	return understand_named(o, "backing file", asker, name, ret, err);
 }
 
+/* What @b is opened as, which @n has as its backing file: what options say; else what the image
+ * says, whatever driver a "json:" name of its own has; else that. NULL: it is probed. */
+static const char *backing_format(const struct node *n, const struct below *b)
+{
+	const char *said = qcow2_backing_format(n);
+
+	if (b->image && b->image->format && (b->image != &b->parsed || !said))
+		return b->image->format;
+	return said;
+}
+
 /* Opens @b, which @n, called @asker, has as its backing file, as a layer of its own. */
 static int open_backing_wait(struct opening *o, struct node *n, const char *asker,
 			     const struct below *b, struct node **ret, struct err *err)
 {
 	struct layer l = { .path = b->path, .image = b->image };
 	struct node *file;
-	int rc = graph_open_named_wait(o, "backing file", asker, b->path, b->image, false, true,
-				       &file, err);
+	int rc;
 
+	/* Its description would be a format's, which lies in a file and has no name of its own. */
+	if (b->image == &b->parsed && qcow2_backing_format(n) && b->image->format &&
+	    image_name_is_bare(b->image->format))
+		return err_set(err, EINVAL, "A block device must be specified for \"file\"");
+	rc = graph_open_named_wait(o, "backing file", asker, b->path, b->image, false, true,
+				   &file, err);
 	if (rc)
 		return rc;
-	l.format = b->image && b->image->format ? b->image->format : qcow2_backing_format(n);
+	l.format = backing_format(n, b);
 	rc = open_layer_wait(o, &l, file, ret, err);
 	if (rc) {
 		node_put_wait(file);
@@ -355,12 +371,21 @@ static int open_chain_wait(struct opening *o, struct err *err)
 
 /* ---- the top ---- */
 
+static bool is_direct(enum file_cache cache)
+{
+	return cache == FILE_CACHE_NONE || cache == FILE_CACHE_DIRECTSYNC;
+}
+
 static int open_top_file_wait(struct opening *o, const struct layer *l, struct node **ret,
 			      struct err *err)
 {
 	struct file_opts fo = graph_file_opts(o, o->opts->path, -1, l->writable, o->opts->image);
 	int rc;
 
+	/* Nothing here needs it, but scripts find out what is refused. */
+	if (l->image && l->image->wants_direct && !is_direct(fo.cache))
+		return err_set(err, EINVAL, "aio=native was specified, but it requires "
+			       "cache.direct=on, which was not specified.");
 	if (l->writable && !strcmp(l->format, "qcow2"))
 		fo.cache = graph_without_sync(fo.cache);
 	if (l->image && l->image->nbd)
@@ -544,8 +569,7 @@ int graph_close_wait(struct graph *g, struct err *err)
 	int rc;
 
 	node_put_wait(g->filter);
-	rc = g->top ? node_settle_wait(g->top, err) : 0;
-	node_put_wait(g->top);
+	rc = node_close_wait(g->top, err);
 	qcow2_cache_free(g->cache);
 	*g = (struct graph) { 0 };
 	return rc;

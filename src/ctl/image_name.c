@@ -186,11 +186,6 @@ static int take_common(struct describing *d)
 	return 0;
 }
 
-static bool is_direct(const struct image_name *n)
-{
-	return n->has_cache && (n->cache == FILE_CACHE_NONE || n->cache == FILE_CACHE_DIRECTSYNC);
-}
-
 /* What @n calls its server from now on. */
 static int set_nbd(struct image_name *n, const struct nbdc_server *server, struct err *err)
 {
@@ -262,9 +257,8 @@ static int take_file(struct describing *d)
 		rc = take_common(d);
 	if (rc)
 		return rc;
-	if (aio && !strcmp(aio->value, "native") && !is_direct(d->name))
-		return err_set(d->err, EINVAL, "aio=native was specified, but it requires "
-			       "cache.direct=on, which was not specified.");
+	if (aio && !strcmp(aio->value, "native"))
+		d->name->wants_direct = true;
 	d->name->no_lock = locking && !strcmp(locking->value, "off");
 	return refuse_unused(d, "file");
 }

@@ -40,6 +40,7 @@ struct image_name {
 	bool is_read_only;
 	bool is_share_forced;
 	bool no_lock;
+	bool wants_direct;              /* aio=native: refused where the cache mode is another */
 	bool has_cache;                 /* @cache was said */
 	enum file_cache cache;
 };

@@ -342,6 +342,15 @@ static int fill_run_wait(struct alloc *a, uint64_t want)
 	return 0;
 }
 
+/* There is no room for so many clusters. What was freed is wanted now, whatever the order (X5). */
+static void fall_short(struct alloc *a)
+{
+	if (!a->quarantine.is_held)
+		return;
+	quarantine_let_go(&a->quarantine);
+	commit_kick(&a->w->commit);
+}
+
 static int fill_wait(struct alloc *a)
 {
 	struct writer *w = a->w;
@@ -354,6 +363,8 @@ static int fill_wait(struct alloc *a)
 
 		want = MIN(want, most);
 		rc = fill_run_wait(a, want);
+		if (rc == -ENOSPC)
+			fall_short(a);
 		/* Where there is no room for so many, there may be for fewer. */
 		if (rc == -ENOSPC && want > 1 && !w->dead) {
 			most = want / 2;
@@ -387,12 +398,14 @@ int alloc_fill_wait(struct alloc *a)
 	a->nasking++;
 	do
 		rc = fill_or_join_wait(a);
-	while (rc == -EAGAIN && !a->reserved);  /* a filling that nobody had asked for */
+	while ((rc == -EAGAIN && !a->reserved) ||       /* a filling that nobody had asked for */
+	       (rc == -ENOSPC && reclaim_room_wait(&a->w->reclaim)));
 	a->nasking--;
 	return rc == -EAGAIN ? 0 : rc;
 }
 
-int alloc_close_wait(struct alloc *a)
+/* Gives the reserve back: REF- in the pages. */
+static int give_back_wait(struct alloc *a)
 {
 	int first = 0;
 
@@ -407,8 +420,32 @@ int alloc_close_wait(struct alloc *a)
 			rc = refs_add_wait(&a->w->refs, run.first, run.n, -1);
 		first = first ? first : rc;
 	}
-	a->target = ALLOC_RESERVE_MIN;
 	return first;
+}
+
+int alloc_close_wait(struct alloc *a)
+{
+	a->target = ALLOC_RESERVE_MIN;
+	return give_back_wait(a);
+}
+
+int alloc_reuse_wait(struct alloc *a)
+{
+	struct writer *w = a->w;
+	int rc = pendings_close_all_wait(&w->pendings, true);
+
+	if (rc || !a->quarantine.clusters)
+		return rc;
+	a->is_reusing = true;
+	rc = pack_leave_wait(&w->pack);
+	if (!rc)
+		rc = give_back_wait(a);
+	if (!rc)
+		rc = commit_wait(&w->commit);
+	if (!rc)
+		alloc_settle_wait(a);
+	a->is_reusing = false;
+	return rc;
 }
 
 void alloc_cut_file_wait(struct alloc *a)
@@ -437,8 +474,8 @@ void alloc_free(struct alloc *a, uint64_t first, uint64_t n)
 
 void alloc_topup_wait(struct alloc *a)
 {
-	if (!a->nfilled || a->w->dead)
-		return;                 /* nobody has written yet, or nobody ever will */
+	if (!a->nfilled || a->w->dead || a->w->commit.is_last || a->is_reusing)
+		return;                 /* nobody has written yet, or nobody ever will, or now */
 	if (a->ran_out || a->taken >= a->target)
 		a->target = MIN(2 * a->target, target_max(a));
 	else if (a->taken < a->target / 8)

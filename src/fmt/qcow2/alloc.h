@@ -7,7 +7,8 @@
  * was hardly touched, within ALLOC_RESERVE_MIN clusters and ALLOC_RESERVE_BYTES. It is filled
  * with the lowest free clusters. What is left goes back at close. How far ahead it is filled
  * depends on when commits come; so where writes are in order (X5) refcount blocks are not made for
- * it, but when a cluster is asked for and there is none.
+ * it, but when a cluster is asked for and there is none, and nothing becomes free but when it is
+ * empty (alloc_reuse_wait()).
  *
  * A cluster that is freed goes into *quarantine*: the commit that makes durable that nothing names
  * it any more must end, and every request of any loop that had begun before then (blk/epoch.h).
@@ -56,6 +57,7 @@ struct alloc {
 	uint64_t cut_floor;             /* bytes: the file is not cut below (Q10) */
 	bool is_dense;                  /* who asked last writes all of what it gets */
 	bool is_in_order;               /* X5: so were requests */
+	bool is_reusing;                /* X5: the reserve stays empty */
 	unsigned nasking;               /* fibers that wait for clusters */
 	bool is_filling;
 	int fill_rc;                    /* how the last filling ended */
@@ -119,6 +121,9 @@ void alloc_cut_end(struct alloc *a, int res);
 void alloc_settle_wait(struct alloc *a);
 /* At close, after a commit: gives the reserve back: REF- in the pages. */
 int alloc_close_wait(struct alloc *a);
+/* X5. In a fiber, with no request in flight that changes the image: what was freed may be used
+ * again, the lowest cluster first. */
+int alloc_reuse_wait(struct alloc *a);
 /* After the last one: gives back what the file holds behind the last cluster in use (Q10). If that
  * fails, the file is longer than it has to be. */
 void alloc_cut_file_wait(struct alloc *a);

@@ -101,9 +101,10 @@ bool cache_store(struct qcow2_cache *c, uint64_t key, unsigned word, unsigned n,
  * set? Slow. Home loop. */
 bool cache_has_word(const struct qcow2_cache *c, unsigned layer, unsigned step, uint64_t mask,
 		    uint64_t value);
-/* Empties the cache. Home loop; nobody reads. */
+/* For tests: empties the cache. Home loop; nobody reads. */
 void cache_clear(struct qcow2_cache *c);
-bool cache_valid(const struct qcow2_cache *c);  /* C2; slow */
+/* For tests: does C2 hold? Slow. */
+bool cache_valid(const struct qcow2_cache *c);
 
 static inline uint64_t cache_key(unsigned layer, uint64_t slice)
 {

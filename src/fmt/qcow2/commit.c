@@ -19,6 +19,7 @@ struct cut {
 	struct list_node waiters;
 	struct meta_cut *phase[META_PHASES];
 	bool needs_a;
+	bool is_file_written;
 	bool a_is_durable;
 };
 
@@ -104,6 +105,8 @@ static int cut_take(struct commit *c, struct cut *cut)
 	if (alloc_cut(&w->alloc))
 		cut->needs_a = true;
 	c->needs_a = false;
+	cut->is_file_written = c->is_file_written;
+	c->is_file_written = false;
 	c->is_noted = false;
 	for (unsigned i = 0; i < META_PHASES && !rc; i++)
 		if (i != META_PHASE_A_REFS || !keeps_refs(c))
@@ -127,7 +130,7 @@ static int write_wait(struct commit *c, struct cut *cut)
 
 	/* Then all that a flush is about was in the data file. */
 	if (writer_of(c)->q->has_data_file && !has_b && !cut->phase[META_PHASE_A_REFS] &&
-	    !cut->phase[META_PHASE_A_L2])
+	    !cut->phase[META_PHASE_A_L2] && !cut->is_file_written)
 		return rc;
 	if (!rc && !(broken & BREAK_Q1_NO_REFS))
 		rc = phase_write_wait(c, cut->phase[META_PHASE_A_REFS]);
@@ -159,6 +162,7 @@ static void cut_end(struct commit *c, struct cut *cut, int res)
 	alloc_cut_end(&w->alloc, res);
 	if (res) {
 		c->needs_a = true;
+		c->is_file_written |= cut->is_file_written;
 		c->is_noted = true;
 	}
 	c->stats.commits++;

@@ -54,7 +54,9 @@ struct commit {
 	bool is_flush;                  /* the next cut is to have what is packed (pack.h), too */
 	bool is_noted;                  /* something changed since the last cut */
 	bool needs_a;                   /* and B must wait for A's sync */
-	bool is_last;                   /* at close: even lazy refcounts are written */
+	bool is_last;                   /* at close: even lazy refcounts are written, and no more
+					 * clusters are reserved */
+	bool is_file_written;           /* since the last cut, beside the pages: it must sync */
 	struct list_node next;          /* struct commit_waiter: of the next cut */
 	struct fiber *stopper;
 	struct commit_stats stats;

@@ -68,11 +68,16 @@ static int place_table(struct writer *w, const struct alloc_run *run, const uint
 }
 
 /* Nothing of the active disk names @table any more: it is the snapshots' alone, and their
- * references keep it. One that L1 names twice stays, and leaks at worst. */
+ * references keep it. One that L1 names twice stays, and leaks at worst, as does one that the walk
+ * after a crash cannot be told of (R8). */
 static void leave_table(struct writer *w, uint64_t table)
 {
 	if (alloc_is_shared_table(&w->alloc, table / w->cluster))
 		return;
+	if (reclaim_table_left(&w->reclaim, table / w->cluster)) {
+		w->has_leaked = true;
+		return;
+	}
 	alloc_metadata_del(&w->alloc, table / w->cluster, 1);
 	alloc_free(&w->alloc, table / w->cluster, 1);
 }

@@ -263,8 +263,8 @@ static void close_fiber(struct task *t)
 	struct wish *w = container_of(t, struct wish, task);
 	uint64_t slice_end = (w->off | ((1ULL << w->q->slice_shift) - 1)) + 1;
 
-	w->is_stuck = pendings_close_wait(&w->q->writer->pendings, w->off,
-					  MIN(w->len, slice_end - w->off));
+	w->is_stuck = pendings_close_to_read_wait(&w->q->writer->pendings, w->off,
+						  MIN(w->len, slice_end - w->off));
 	wish_start(t);
 }
 

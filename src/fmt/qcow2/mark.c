@@ -34,6 +34,11 @@ static bool find_end(const struct qcow2_header *h, const uint8_t *buf, uint64_t 
 	       header_find_extension(h, buf, len, QCOW2_EXT_END, ret);
 }
 
+static int write_wait(struct writer *w, uint64_t off, const void *buf, uint64_t len)
+{
+	return chan_write_wait(w->file, off, buf, len);
+}
+
 static int write_sync_wait(struct writer *w, uint64_t off, const void *buf, uint64_t len)
 {
 	w->commit.stats.syncs++;
@@ -155,13 +160,13 @@ static int dirty_write_wait(struct writer *w, bool is_dirty)
 {
 	struct qcow2_header *h = &w->q->header;
 	uint64_t others = h->incompatible & ~(uint64_t)QCOW2_INCOMPAT_DIRTY;
+	uint64_t at = offsetof(struct qcow2_header_disk, incompatible_features);
 	be64_t field = be64_make(others | (is_dirty ? QCOW2_INCOMPAT_DIRTY : 0));
 	int rc;
 
 	if (!w->is_lazy || (w->broken & BREAK_Q1_NOT_DIRTY))
 		return 0;
-	rc = write_sync_wait(w, offsetof(struct qcow2_header_disk, incompatible_features), &field,
-			     sizeof(field));
+	rc = (is_dirty ? write_sync_wait : write_wait)(w, at, &field, sizeof(field));
 	if (!rc)
 		h->incompatible = be64_get(field);
 	return rc;
@@ -217,7 +222,7 @@ int mark_clear_wait(struct writer *w)
 	if (w->mark.is_set)
 		rc = dirty_write_wait(w, false);
 	if (!rc && w->mark.is_set && w->mark.off)
-		rc = write_sync_wait(w, w->mark.off, &none, sizeof(none));
+		rc = write_wait(w, w->mark.off, &none, sizeof(none));
 	if (!rc) {
 		w->mark.is_set = false;
 		w->q->header.is_in_use = false;

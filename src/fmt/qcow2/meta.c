@@ -10,8 +10,14 @@
 #include "base/prng.h"
 #include "blk/blk.h"
 #include "fmt/qcow2/commit.h"
+#include "fmt/qcow2/writer.h"
 
 enum { WRITES_MAX = 8, RUN_BYTES_MAX = 1 << 20 };
+
+static bool is_broken(struct meta *m, enum writer_break rule)
+{
+	return container_of(m, struct writer, meta)->broken & rule;
+}
 
 void meta_init(struct meta *m, struct chan *file, struct commit *commit, unsigned page_bytes)
 {
@@ -330,7 +336,7 @@ int meta_read_wait(struct meta *m, uint64_t off, void *buf, uint64_t len)
 	for (uint64_t at = 0; at < len; at += m->page_bytes) {
 		const struct meta_page *p = find(m, off + at);
 
-		if (p && !p->is_loading)
+		if (p && !p->is_loading && !is_broken(m, BREAK_I2_STALE))
 			memcpy((uint8_t *)buf + at, p->bytes, m->page_bytes);
 	}
 	return 0;
@@ -393,6 +399,15 @@ unsigned meta_ndirty(const struct meta *m, enum meta_phase phase)
 	return n;
 }
 
+/* I3: its pages as they are now. */
+static void cut_copy(struct meta_cut *c)
+{
+	size_t page = c->m->page_bytes;
+
+	for (unsigned i = 0; i < c->n; i++)
+		memcpy(c->bytes + i * page, c->pages[i]->bytes, page);
+}
+
 int meta_cut(struct meta *m, enum meta_phase phase, struct meta_cut **ret)
 {
 	struct meta_cut *c;
@@ -417,8 +432,7 @@ int meta_cut(struct meta *m, enum meta_phase phase, struct meta_cut **ret)
 		c->pages[c->n++] = p;
 	}
 	qsort(c->pages, n, sizeof(c->pages[0]), by_offset);
-	for (unsigned i = 0; i < n; i++)
-		memcpy(c->bytes + (size_t)i * m->page_bytes, c->pages[i]->bytes, m->page_bytes);
+	cut_copy(c);
 	*ret = c;
 	return 0;
 }
@@ -477,6 +491,8 @@ int meta_cut_write_wait(struct meta_cut *c, uint64_t *ret_bytes, uint64_t *ret_w
 	if (!c)
 		return 0;
 	page = c->m->page_bytes;
+	if (is_broken(c->m, BREAK_I3_LATE))
+		cut_copy(c);
 	for (unsigned i = 0; i < c->n && !all.res; i += n) {
 		struct cut_write *cw = cut_write_get_wait(&all);
 

@@ -26,6 +26,8 @@ struct world {
 	uint8_t snapshot[FILE_BYTES];   /* at the last cut */
 	unsigned running;
 	bool fails;
+	/* Where a rule is broken: reads that missed a change; cuts that the file is not as. */
+	unsigned nstale, ndiffer;
 };
 
 static enum meta_kind kind_of(uint64_t off)
@@ -75,6 +77,8 @@ static void read_wait(struct world *wd)
 
 	if (rc)
 		assert_true(wd->fails && rc == -EIO);
+	else if (wd->w.broken)
+		wd->nstale += memcmp(buf, wd->model + off, n * PAGE) != 0;
 	else
 		assert_memory_equal(buf, wd->model + off, n * PAGE);
 	free(buf);
@@ -123,10 +127,12 @@ static void cut_wait(struct world *wd)
 		meta_cut_end(cut[i], one);
 	}
 	assert_true(bytes % PAGE == 0 && writes <= bytes / PAGE);
-	if (!rc)
-		assert_memory_equal(wd->mem->bytes, wd->snapshot, FILE_BYTES);
-	else
+	if (rc)
 		assert_true(wd->fails);
+	else if (wd->w.broken)
+		wd->ndiffer += memcmp(wd->mem->bytes, wd->snapshot, FILE_BYTES) != 0;
+	else
+		assert_memory_equal(wd->mem->bytes, wd->snapshot, FILE_BYTES);
 }
 
 static int body(void *arg)
@@ -164,29 +170,40 @@ static int body(void *arg)
 	return 0;
 }
 
-static void run(uint64_t seed, bool fails)
+/* How often something was wrong, where a rule is broken. */
+static unsigned run(uint64_t seed, bool fails, uint64_t broken)
 {
 	struct world *wd = calloc(1, sizeof(*wd));
 	struct loop_opts o = { .backend = LOOP_SIM, .sim_seed = seed };
+	unsigned nwrong;
 
 	wd->prng.state = seed;
 	wd->fails = fails;
+	wd->w.broken = broken;
 	assert_int_equal(loop_new(&o, &wd->loop, NULL), 0);
 	loop_call(wd->loop, body, wd);
 	loop_free(wd->loop);
+	nwrong = broken & BREAK_I2_STALE ? wd->nstale : wd->ndiffer;
 	free(wd);
+	return nwrong;
 }
 
 static void i1_i2_i3_changes_reads_and_cuts(void **state)
 {
 	for (uint64_t seed = 1; seed < 20; seed++)
-		run(seed, false);
+		run(seed, false, 0);
+}
+
+static void i2_i3_stale_reads_and_late_cuts_are_caught(void **state)
+{
+	assert_true(run(1, false, BREAK_I2_STALE) > 0);
+	assert_true(run(1, false, BREAK_I3_LATE) > 0);
 }
 
 static void i4_failed_writes_leave_pages_dirty(void **state)
 {
 	for (uint64_t seed = 100; seed < 108; seed++)
-		run(seed, true);
+		run(seed, true, 0);
 }
 
 static int forget_body(void *arg)
@@ -248,6 +265,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(i1_i2_i3_changes_reads_and_cuts),
+		cmocka_unit_test(i2_i3_stale_reads_and_late_cuts_are_caught),
 		cmocka_unit_test(i4_failed_writes_leave_pages_dirty),
 		cmocka_unit_test(new_and_forgotten_pages),
 	};

@@ -75,6 +75,14 @@ void qcow2_finish(struct node *n)
 	q->is_whole = q->header.is_unfinished;
 }
 
+int qcow2_reuse_wait(struct node *n)
+{
+	struct writer *w = qcow2_of(n)->writer;
+
+	assert(w);
+	return alloc_reuse_wait(&w->alloc);
+}
+
 static void node_free(struct node *n)
 {
 	struct qcow2 *q = qcow2_of(n);

@@ -46,6 +46,14 @@ static struct pack_buf *buf_in(struct pack *pk, enum pack_buf_state state)
 	return NULL;
 }
 
+int pack_failure(const struct pack *pk)
+{
+	for (unsigned i = 0; i < PACK_BUFS; i++)
+		if (pk->bufs[i].state == PACK_FAILED)
+			return pk->bufs[i].res;
+	return 0;
+}
+
 static void written(struct req *req, int res)
 {
 	struct pack_buf *b = container_of(req, struct pack_buf, req);
@@ -195,15 +203,12 @@ int pack_read_wait(const struct pack *pk, uint64_t off, uint8_t *buf, uint64_t l
 /* Waits until what was sent again has ended. */
 int pack_retry_wait(struct pack *pk)
 {
-	const struct pack_buf *b;
-
 	if (!buf_in(pk, PACK_FAILED))
 		return 0;
 	resend(pk);
 	while (buf_in(pk, PACK_WRITING))
 		fiber_queue_wait(&pk->room);
-	b = buf_in(pk, PACK_FAILED);
-	return b ? b->res : 0;
+	return pack_failure(pk);
 }
 
 /* Buffers for @len bytes more; what is open stays so. */
@@ -428,6 +433,15 @@ int pack_place_wait(struct pack *pk, struct pending *p, const uint8_t *bytes, si
 		pk->is_pushed = false;
 		pack_push(pk);
 	}
+	return rc;
+}
+
+int pack_leave_wait(struct pack *pk)
+{
+	int rc = pk->end ? pack_retry_wait(pk) : 0;
+
+	if (!rc && pk->end)
+		span_leave(pk);
 	return rc;
 }
 

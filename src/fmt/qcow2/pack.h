@@ -65,7 +65,7 @@ enum {
 					 * and stays in the file as a hole */
 	PACK_ALIGN = 4096,              /* or a cluster, where that is less */
 	PACK_JOBS_MAX = 64,
-	PACK_JOBS_BYTES = 32 << 20,     /* bounds the memory of jobs under way */
+	PACK_JOBS_BYTES = 4 << 20,      /* bounds the memory of jobs under way */
 	PACK_GATHERED_MAX = 64,         /* clusters that gather before the oldest is closed, */
 	PACK_GATHERED_BYTES = 4 << 20,  /* and their memory; while some are closed, twice that */
 };
@@ -125,8 +125,13 @@ int pack_write_wait(struct pack *pk, const struct req *req);
 void pack_push(struct pack *pk);
 /* Reads bytes of the file: what is in buffers from there. */
 int pack_read_wait(const struct pack *pk, uint64_t off, uint8_t *buf, uint64_t len);
+/* Why a buffer could not be written, or 0. */
+int pack_failure(const struct pack *pk);
 /* The content of a cluster that gathers, or NULL. */
 const uint8_t *pack_gathered_bytes(const struct pending *p);
+/* Leaves the span, with nothing to be placed: what comes next goes to the lowest clusters. 0, or
+ * why what is packed could not be written. */
+int pack_leave_wait(struct pack *pk);
 /* At close, when all is written: gives back what is left of the span. */
 int pack_close_wait(struct pack *pk);
 /* Behind that, and behind all that may take clusters: how much of host cluster @cluster has ever

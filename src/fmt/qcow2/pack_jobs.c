@@ -9,7 +9,7 @@
 #include "fmt/qcow2/writer.h"
 #include "loop/work.h"
 
-enum { PARTS = 8, JOBS_MIN = 4, INLINE_BYTES_MAX = 4 << 10 };
+enum { PARTS = 8, JOBS_MIN = 4, GATHERED_MIN = 2, INLINE_BYTES_MAX = 4 << 10 };
 
 struct parent;
 
@@ -40,17 +40,19 @@ struct parent {
 	struct job jobs[PARTS];
 };
 
+/* How many clusters, each in two forms, have room in @bytes; from @min to @max. */
+static unsigned clusters_in(const struct writer *w, uint64_t bytes, uint64_t min, uint64_t max)
+{
+	return (unsigned)MAX(min, MIN(bytes / (2 * w->cluster), max));
+}
+
 void pack_init(struct pack *pk, struct writer *w)
 {
-	uint64_t n = PACK_JOBS_BYTES / (2 * w->cluster);
-
 	pk->w = w;
 	list_init(&pk->jobs);
 	list_init(&pk->gathered);
-	n = PACK_GATHERED_BYTES / (2 * w->cluster);
-	pk->gathered_max = (unsigned)MAX(2ULL, MIN(n, (uint64_t)PACK_GATHERED_MAX));
-	fiber_gate_init(&pk->gate, (unsigned)MAX((uint64_t)JOBS_MIN,
-						 MIN(n, (uint64_t)PACK_JOBS_MAX)));
+	pk->gathered_max = clusters_in(w, PACK_GATHERED_BYTES, GATHERED_MIN, PACK_GATHERED_MAX);
+	fiber_gate_init(&pk->gate, clusters_in(w, PACK_JOBS_BYTES, JOBS_MIN, PACK_JOBS_MAX));
 }
 
 bool pack_wants(const struct pack *pk, const struct req *req)

@@ -408,11 +408,12 @@ static int fill_range_wait(struct pending *p, uint64_t lo, uint64_t hi)
 /* Fills what no write has covered with the old content. */
 static int fill_wait(struct pending *p)
 {
+	const struct writer *w = p->ps->w;
 	int rc = fill_range_wait(p, 0, p->covered.lo);
 
 	if (!rc)
 		rc = fill_range_wait(p, p->covered.hi, end_of(p));
-	for (unsigned i = 0; i < p->nfailed && !rc; i++)
+	for (unsigned i = 0; i < p->nfailed && !rc && !(w->broken & BREAK_W7_NO_FILL); i++)
 		rc = fill_range_wait(p, p->failed[i].lo, p->failed[i].hi);
 	return rc;
 }
@@ -443,10 +444,10 @@ static void close_failed(struct pending *p, int res)
 
 void pending_pack_failed(struct pending *p, int res)
 {
+	p->close_res = res;
 	if (!p->is_closing)
 		return;
 	p->is_closing = false;
-	p->close_res = res;
 	fiber_queue_wake(&p->waiting);
 	commit_note(&p->ps->w->commit);
 }
@@ -549,9 +550,20 @@ void pendings_zero(struct pendings *ps, uint64_t guest, bool keep)
 	pending_end(p);
 }
 
-int pendings_close_wait(struct pendings *ps, uint64_t guest_off, uint64_t len)
+/* Why it could not be closed the last time, as is known without another try, or 0. */
+static int stuck_res(const struct pending *p)
 {
-	uint64_t seq = ps->seq, end = guest_off + len;
+	if (p->is_closing)
+		return 0;
+	if (!p->close_res && (p->gathered || p->parts))
+		return pack_failure(&p->ps->w->pack);   /* it would be no better */
+	return p->close_res;
+}
+
+/* @is_read: W9. */
+static int close_range_wait(struct pendings *ps, uint64_t guest_off, uint64_t len, bool is_read)
+{
+	uint64_t seq = ps->seq;
 	struct pending *p;
 	int rc = 0;
 
@@ -559,12 +571,26 @@ int pendings_close_wait(struct pendings *ps, uint64_t guest_off, uint64_t len)
 		return 0;
 	list_for_each(n, &ps->all) {
 		p = list_entry(n, struct pending, link);
-		if (ranges_overlap(p->guest, ps->w->cluster, guest_off, end - guest_off))
+		if (ranges_overlap(p->guest, ps->w->cluster, guest_off, len) &&
+		    !(is_read && stuck_res(p)))
 			close_start(p);
 	}
-	while (!rc && (p = first_in(ps, guest_off, len, seq)))
-		rc = close_one_wait(p);
+	while (!rc && (p = first_in(ps, guest_off, len, seq))) {
+		rc = is_read ? stuck_res(p) : 0;
+		if (!rc)
+			rc = close_one_wait(p);
+	}
 	return rc;
+}
+
+int pendings_close_wait(struct pendings *ps, uint64_t guest_off, uint64_t len)
+{
+	return close_range_wait(ps, guest_off, len, false);
+}
+
+int pendings_close_to_read_wait(struct pendings *ps, uint64_t guest_off, uint64_t len)
+{
+	return close_range_wait(ps, guest_off, len, !(ps->w->broken & BREAK_W9_RETRY));
 }
 
 /* The oldest that holds what was answered, and is not younger than @seq. */

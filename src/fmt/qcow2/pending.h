@@ -35,7 +35,9 @@
  *	    cover is filled with the old content before the cluster is mapped. Where filling
  *	    fails the cluster stays pending and flushes fail, until it works (Q9);
  *	W8  whoever reads a pending cluster waits until it is closed. Where it cannot be, as on a
- *	    full disk, it is read as it would be closed (pending_read.c). */
+ *	    full disk, it is read as it would be closed (pending_read.c);
+ *	W9  what could not be closed is tried again by commits, flushes and writes, each of which
+ *	    has to write it; a read does not begin another try. */
 #ifndef FMT_QCOW2_PENDING_H
 #define FMT_QCOW2_PENDING_H
 
@@ -135,6 +137,8 @@ void pendings_fini(struct pendings *ps);
 
 /* Closes those of [@guest_off, @guest_off + @len) and waits until they are mapped. In a fiber. */
 int pendings_close_wait(struct pendings *ps, uint64_t guest_off, uint64_t len);
+/* The same for who wants to read them (W9). */
+int pendings_close_to_read_wait(struct pendings *ps, uint64_t guest_off, uint64_t len);
 /* All that there are now and hold what was answered, packed ones only with @is_flush; for a commit.
  * 0 or an error that the commit must report. */
 int pendings_close_all_wait(struct pendings *ps, bool is_flush);

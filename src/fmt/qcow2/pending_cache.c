@@ -27,6 +27,8 @@ void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *wor
 	for (size_t at = 0; at < ps->w->q->slice_bytes; at += 8 * ps->w->q->entry_words)
 		if (be64_load(words + at) == CACHE_PENDING)
 			be64_store(words + at, CACHE_PENDING ^ 1ULL << 61);
+	if (ps->w->broken & BREAK_W8_UNSEEN)
+		return;
 	list_for_each(n, &ps->all) {
 		const struct pending *p = list_entry(n, struct pending, link);
 
@@ -57,6 +59,8 @@ void pendings_show(struct pendings *ps, const struct l2_at *at, uint64_t guest, 
 	unsigned per_cluster = ps->w->q->entry_words;
 	uint64_t words[2 * PENDING_RUN_MAX];
 
+	if (!pair && ps->w->broken & BREAK_W8_UNSEEN)
+		return;
 	for (unsigned i = 0; i < n; i++) {
 		const struct l2_pair *p = pair ? &pair[i] : &pending;
 

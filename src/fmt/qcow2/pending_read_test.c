@@ -13,7 +13,7 @@
 
 #include "fmt/qcow2/test_disk.h"
 
-enum { CLUSTER = 64 << 10, SIZE = 4 << 20 };
+enum { CLUSTER = 64 << 10, SIZE = 4 << 20, TRIES = 16 };
 
 static void fill_up(struct test_disk *d)
 {
@@ -79,6 +79,21 @@ static void read_all_wait(struct test_disk *d)
 	read_wait(d, 0, size);
 }
 
+/* W9: reads do not try what failed; but commits, where time passes meanwhile. */
+static void read_without_tries_wait(struct test_disk *d)
+{
+	uint64_t tries = d->file->ops[REQ_WRITE] + d->file->ops[REQ_ZERO];
+
+	read_all_wait(d);
+	tries = d->file->ops[REQ_WRITE] + d->file->ops[REQ_ZERO] - tries;
+	if (d->nloops > 1)
+		return;
+	if (d->cell.broken & BREAK_W9_RETRY)
+		assert_true(tries > TRIES);
+	else
+		assert_int_equal(tries, 0);
+}
+
 static int read_body(void *arg)
 {
 	read_all_wait(arg);
@@ -92,9 +107,11 @@ static void open_disk(struct test_disk *d)
 		loop_call(d->loops[i], test_disk_open_port, d);
 }
 
-/* There is room again: nothing is lost. */
-static void close_disk(struct test_disk *d)
+/* There is room again: nothing is lost. Returns what was wrong, where a rule is broken. */
+static unsigned close_disk(struct test_disk *d)
 {
+	unsigned nwrong;
+
 	make_room(d);
 	assert_int_equal(loop_call(d->loops[0], test_disk_flush, d), 0);
 	assert_int_equal(d->w->pendings.n, 0);
@@ -103,7 +120,9 @@ static void close_disk(struct test_disk *d)
 		loop_call(d->loops[i], test_disk_close_port, d);
 	loop_call(d->loops[0], test_disk_close, d);
 	loop_call(d->loops[0], test_disk_verify, d);
+	nwrong = d->nwrong;
 	test_disk_free(d);
+	return nwrong;
 }
 
 static unsigned count_bufs(const struct test_disk *d, enum pack_buf_state state)
@@ -152,6 +171,7 @@ static int packed_body(void *arg)
 	assert_int_equal(d->w->pack.ngathered, 2);
 	fill_up(d);
 	read_all_wait(d);
+	read_without_tries_wait(d);
 	map_wait(d, off, MAP_DATA | MAP_PRESENT);
 	map_wait(d, 0, MAP_DATA | MAP_PRESENT);
 	assert_true(d->w->pendings.n > 0);
@@ -167,7 +187,7 @@ static int packed_body(void *arg)
 	return 0;
 }
 
-static void w8_z7_what_is_packed_is_read_from_memory(void **state)
+static void w8_w9_z7_what_is_packed_is_read_from_memory(void **state)
 {
 	for (unsigned i = 0; i < 6; i++) {
 		struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = i % 3,
@@ -199,11 +219,12 @@ static int plain_body(void *arg)
 	assert_int_equal(write_wait(d, 3000, 2000), -ENOSPC);
 	assert_int_equal(write_wait(d, 9 * CLUSTER - 9000, 4000), -ENOSPC);
 	read_all_wait(d);
+	read_without_tries_wait(d);
 	assert_int_equal(d->w->pendings.n, n);
 	return 0;
 }
 
-static void w7_w8_what_cannot_be_filled_is_read_from_both_places(void **state)
+static void w7_w8_w9_what_cannot_be_filled_is_read_from_both_places(void **state)
 {
 	for (unsigned i = 0; i < 6; i++) {
 		struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = 1 + i % 2,
@@ -212,6 +233,46 @@ static void w7_w8_what_cannot_be_filled_is_read_from_both_places(void **state)
 
 		open_disk(d);
 		loop_call(d->loops[0], plain_body, d);
+		close_disk(d);
+	}
+}
+
+/* What is wrong while the disk is full, and what then. */
+static void wrong_if(uint64_t broken, unsigned *ret_full, unsigned *ret_then)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = BACK_RAW,
+			       .size = SIZE, .broken = broken };
+	struct test_disk *d = test_disk_new(&c, LOOP_SIM, 1, 50);
+
+	open_disk(d);
+	loop_call(d->loops[0], plain_body, d);
+	*ret_full = d->nwrong;
+	*ret_then = close_disk(d) - *ret_full;
+}
+
+static void w7_w8_leaving_a_rule_out_is_caught(void **state)
+{
+	unsigned full, then;
+
+	wrong_if(BREAK_W8_AS_WRITTEN, &full, &then);
+	assert_true(full && !then);
+	wrong_if(BREAK_W7_NO_FILL, &full, &then);
+	assert_true(!full && then);
+}
+
+static void w9_reads_that_try_again_are_caught(void **state)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = BACK_RAW,
+			       .packs_all = true, .size = SIZE, .broken = BREAK_W9_RETRY };
+	int (*const bodies[])(void *arg) = { packed_body, plain_body };
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct test_disk *d;
+
+		c.packs_all = !i;
+		d = test_disk_new(&c, LOOP_SIM, 1, 50);
+		open_disk(d);
+		loop_call(d->loops[0], bodies[i], d);
 		close_disk(d);
 	}
 }
@@ -246,8 +307,10 @@ static void w8_whatever_is_done_reads_go_on(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(w8_z7_what_is_packed_is_read_from_memory),
-		cmocka_unit_test(w7_w8_what_cannot_be_filled_is_read_from_both_places),
+		cmocka_unit_test(w8_w9_z7_what_is_packed_is_read_from_memory),
+		cmocka_unit_test(w7_w8_w9_what_cannot_be_filled_is_read_from_both_places),
+		cmocka_unit_test(w7_w8_leaving_a_rule_out_is_caught),
+		cmocka_unit_test(w9_reads_that_try_again_are_caught),
 		cmocka_unit_test(w8_another_loop_reads_as_well),
 		cmocka_unit_test(w8_whatever_is_done_reads_go_on),
 	};

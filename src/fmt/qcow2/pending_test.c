@@ -174,6 +174,29 @@ static void w8_who_looks_closes(void **state)
 	with_disk(&c, pending_body);
 }
 
+/* The slice is in the cache when the cluster is opened. */
+static int unseen_body(void *arg)
+{
+	struct test_disk *d = arg;
+
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 0, 4096), 0);
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 65536, 512), 0);
+	assert_int_equal(d->w->pendings.n, 1);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 65536, 4096), 0);
+	assert_int_equal(d->nwrong, d->cell.broken ? 512 : 0);
+	return 0;
+}
+
+static void w8_who_is_not_told_sees_old_content(void **state)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = BACK_RAW,
+			       .size = 2 << 20 };
+
+	with_disk(&c, unseen_body);
+	c.broken = BREAK_W8_UNSEEN;
+	with_disk(&c, unseen_body);
+}
+
 /* ---- zeros and discards ---- */
 
 static int zero_body(void *arg)
@@ -572,6 +595,7 @@ int main(void)
 		cmocka_unit_test(w6_a_stream_copies_nothing),
 		cmocka_unit_test(w6_fresh_clusters_are_mapped_at_once),
 		cmocka_unit_test(w8_who_looks_closes),
+		cmocka_unit_test(w8_who_is_not_told_sees_old_content),
 		cmocka_unit_test(y4_zeros_and_discards),
 		cmocka_unit_test(y4_zeros_without_a_flag),
 		cmocka_unit_test(y4_w6_what_is_zeroed_is_not_filled),

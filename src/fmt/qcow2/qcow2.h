@@ -59,4 +59,9 @@ struct qcow2_cache *qcow2_cache_new(size_t budget, struct loop *home);
 /* After the last node that borrows it. NULL is fine. */
 void qcow2_cache_free(struct qcow2_cache *c);
 
+/* Of an image that is open for writing; in a fiber of its home loop, not on behalf of a request,
+ * with none in flight that changes @n: what writes in order (X5) have freed is used again from now
+ * on. Until then it rests, however long the file becomes. 0 or -errno. */
+int qcow2_reuse_wait(struct node *n);
+
 #endif

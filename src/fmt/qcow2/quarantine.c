@@ -10,7 +10,7 @@
 #include "blk/epoch.h"
 #include "fmt/qcow2/writer.h"
 
-enum { RELEASE_CLUSTERS_MAX = 2048 };   /* between two turns for others */
+enum { RELEASE_CLUSTERS_MAX = 2048, RELEASE_RUNS_MAX = 256 };  /* between two turns for others */
 
 void quarantine_init(struct quarantine *q, struct writer *w)
 {
@@ -126,60 +126,148 @@ static void list_move(struct quarantine *q, struct run_list *from, struct run_li
 	from->n = 0;
 }
 
+/* ---- what was freed how often ---- */
+
+/* Clusters that @times of those who shared them have freed. */
+struct freed {
+	uint64_t first, n, times;
+};
+
+static int by_number(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* Makes *@ret, owned, of @l, which is sorted: clusters one behind the other, each but once. Returns
+ * how many of them; 0: there is no memory. */
+static size_t list_flatten(const struct run_list *l, struct freed **ret)
+{
+	struct freed *f = malloc(2 * l->n * sizeof(*f));
+	uint64_t *ends = malloc(l->n * sizeof(*ends)), at = 0, times = 0;
+	size_t n = 0;
+
+	if (!f || !ends) {
+		free(f);
+		free(ends);
+		return 0;
+	}
+	for (size_t i = 0; i < l->n; i++)
+		ends[i] = l->runs[i].first + l->runs[i].n;
+	qsort(ends, l->n, sizeof(*ends), by_number);
+	for (size_t i = 0, k = 0; k < l->n;) {
+		uint64_t next = i < l->n ? MIN(l->runs[i].first, ends[k]) : ends[k];
+
+		if (times && next > at)
+			f[n++] = (struct freed){ at, next - at, times };
+		for (at = next; i < l->n && l->runs[i].first == at; i++)
+			times++;
+		for (; k < l->n && ends[k] == at; k++)
+			times--;
+	}
+	free(ends);
+	*ret = f;
+	return n;
+}
+
 /* ---- releasing ---- */
 
-/* Gives back to the medium what becomes free of [@first, @first + @n). Errors do not matter. */
-static void punch_wait(struct quarantine *q, uint64_t first, uint64_t n)
+static void discard_wait(const struct quarantine *q, uint64_t first, uint64_t n)
+{
+	struct req req = { .kind = REQ_DISCARD, .off = first * q->w->cluster,
+			   .len = n * q->w->cluster };
+
+	if (n)
+		chan_submit_wait(q->w->file, &req);
+}
+
+/* Gives back to the medium what becomes free, neighbours at once. Errors do not matter. */
+static void punch_wait(const struct quarantine *q, const struct freed *f, size_t n)
+{
+	uint64_t first = 0, len = 0, count;
+
+	for (size_t i = 0; i < n; i++)
+		for (uint64_t c = f[i].first; c < f[i].first + f[i].n; c++) {
+			if (refs_get_wait(&q->w->refs, c, &count) || count != f[i].times)
+				continue;
+			if (first + len != c) {
+				discard_wait(q, first, len);
+				first = c;
+				len = 0;
+			}
+			len++;
+		}
+	discard_wait(q, first, len);
+}
+
+/* May these be released? */
+static int judge(const struct quarantine *q, const struct freed *f)
 {
 	struct writer *w = q->w;
-	uint64_t end = first + n, count;
 
-	while (first < end) {
-		uint64_t run = 0;
-		struct req req = { .kind = REQ_DISCARD, .off = first * w->cluster };
+	if (!w->dead && alloc_is_metadata(&w->alloc, f->first, f->n))
+		writer_latch(w, qcow2_corrupt(w->q, "a cluster of the disk at %#llx is metadata, "
+					      "too", (unsigned long long)(f->first * w->cluster)));
+	return w->dead;
+}
 
-		while (first + run < end && !refs_get_wait(&w->refs, first + run, &count) &&
-		       count == 1)
-			run++;
-		req.len = run * w->cluster;
-		if (run)
-			chan_submit_wait(w->file, &req);
-		first += MAX(run, 1ULL);
+static int lower_wait(const struct quarantine *q, const struct freed *f)
+{
+	struct writer *w = q->w;
+	int rc = judge(q, f);
+
+	if (rc)
+		return rc;
+	/* In the reserve, where it is taken from without a look at anything. */
+	if ((w->broken & BREAK_Q4_NO_COMMIT) && w->alloc.nruns < ALLOC_RUNS_MAX) {
+		alloc_untake(&w->alloc, f->first, f->n, false);
+		return 0;
 	}
+	return refs_add_wait(&w->refs, f->first, f->n, -1);
 }
 
 /* No durable table names these clusters, no request uses them. */
-static int release_wait(struct quarantine *q, uint64_t first, uint64_t n)
+static void release_wait(struct quarantine *q, const struct freed *f, size_t n)
 {
-	struct writer *w = q->w;
+	int rc = 0;
 
-	if (!w->dead && alloc_is_metadata(&w->alloc, first, n))
-		writer_latch(w, qcow2_corrupt(w->q, "a cluster of the disk at %#llx is metadata, "
-					      "too", (unsigned long long)(first * w->cluster)));
-	if (w->dead)
-		return w->dead;
-	if (w->discard)
-		punch_wait(q, first, n);
-	/* In the reserve, where it is taken from without a look at anything. */
-	if ((w->broken & BREAK_Q4_NO_COMMIT) && w->alloc.nruns < ALLOC_RUNS_MAX) {
-		alloc_untake(&w->alloc, first, n, false);
-		return 0;
-	}
-	return refs_add_wait(&w->refs, first, n, -1);
+	for (size_t i = 0; i < n && !rc; i++)
+		rc = judge(q, &f[i]);
+	for (size_t i = 0; i < n && !rc; i++)
+		reclaim_release_wait(&q->w->reclaim, f[i].first, f[i].n, f[i].times);
+	if (!rc && q->w->discard)
+		punch_wait(q, f, n);
+	for (size_t i = 0; i < n; i++)
+		for (uint64_t times = f[i].times; times; times--) {
+			rc = lower_wait(q, &f[i]);
+			if (rc)
+				leak(q, f[i].n, rc);
+			else
+				q->clusters -= f[i].n;
+		}
 }
 
-static void release_run_wait(struct quarantine *q, struct cluster_run run)
+/* Some at a time. */
+static void release_all_wait(struct quarantine *q, struct freed *f, size_t n)
 {
-	while (run.n) {
-		uint64_t part = MIN(run.n, (uint64_t)RELEASE_CLUSTERS_MAX);
-		int rc = release_wait(q, run.first, part);
+	struct freed some[RELEASE_RUNS_MAX];
 
-		if (rc)
-			leak(q, part, rc);
-		else
-			q->clusters -= part;
-		run.first += part;
-		run.n -= part;
+	for (size_t i = 0; i < n;) {
+		uint64_t room = RELEASE_CLUSTERS_MAX;
+		size_t nsome = 0;
+
+		while (i < n && room && nsome < RELEASE_RUNS_MAX) {
+			struct freed *next = &some[nsome++];
+
+			*next = f[i];
+			next->n = MIN(next->n, room);
+			room -= next->n;
+			f[i].first += next->n;
+			f[i].n -= next->n;
+			i += !f[i].n;
+		}
+		release_wait(q, some, nsome);
 		fiber_yield_wait();
 	}
 }
@@ -190,13 +278,19 @@ static void release_fiber(struct task *t)
 
 	while (q->resting.n) {
 		struct run_list batch = q->resting;
+		struct freed *freed = NULL;
+		size_t n;
 
 		q->resting = (struct run_list){ 0 };
 		if (!(q->w->broken & BREAK_Q4_NO_EPOCH))
 			epoch_wait();
 		list_sort(&batch);
-		for (size_t i = 0; i < batch.n; i++)
-			release_run_wait(q, batch.runs[i]);
+		n = list_flatten(&batch, &freed);
+		if (n)
+			release_all_wait(q, freed, n);
+		else
+			leak(q, list_clusters(&batch), -ENOMEM);
+		free(freed);
 		list_fini(&batch);
 	}
 	q->is_releasing = false;
@@ -225,7 +319,7 @@ void quarantine_add(struct quarantine *q, uint64_t first, uint64_t n)
 		return;
 	}
 	commit_note(&w->commit);
-	if (q->clusters > QUARANTINE_BYTES / w->cluster)
+	if (!q->is_held && q->clusters > QUARANTINE_BYTES / w->cluster)
 		commit_kick(&w->commit);
 	if (w->broken & (BREAK_Q1_EARLY_REF_MINUS | BREAK_Q4_NO_COMMIT)) {
 		list_move(q, &q->freed, &q->resting);
@@ -242,11 +336,25 @@ void quarantine_cut(struct quarantine *q)
 void quarantine_cut_end(struct quarantine *q, int res)
 {
 	list_move(q, &q->cut, res ? &q->freed : &q->resting);
+	if (!q->is_held)
+		release_start(q);
+}
+
+void quarantine_hold(struct quarantine *q)
+{
+	q->is_held = !q->is_let_go;
+}
+
+void quarantine_let_go(struct quarantine *q)
+{
+	q->is_let_go = true;
+	q->is_held = false;
 	release_start(q);
 }
 
 void quarantine_settle_wait(struct quarantine *q)
 {
+	release_start(q);
 	while (q->is_releasing)
 		fiber_queue_wait(&q->settled);
 }

@@ -30,7 +30,28 @@ void reclaim_touch(struct reclaim *r, uint64_t first, uint64_t n)
 
 static bool is_touched(const struct reclaim *r, uint64_t cluster)
 {
+	if (r->w->broken & BREAK_R4_TOUCHED)
+		return false;
 	return cluster >= r->clusters || (r->touched[cluster / 64] >> cluster % 64 & 1);
+}
+
+int reclaim_table_left(struct reclaim *r, uint64_t cluster)
+{
+	return r->is_running ? cluster_set_add(&r->left, cluster, 1) : 0;
+}
+
+void reclaim_release_wait(struct reclaim *r, uint64_t first, uint64_t n, uint64_t times)
+{
+	uint64_t count;
+
+	for (uint64_t c = first; c < first + n && r->is_running && !r->is_void; c++) {
+		bool is_shared = !refs_get_wait(&r->w->refs, c, &count) && count > times;
+
+		if (is_shared)
+			r->is_unsure |= !(r->w->broken & BREAK_R6_SHARED);
+		else if (cluster_set_has(&r->left, c, 1) && !(r->w->broken & BREAK_R8_GOES_ON))
+			reclaim_void(r);
+	}
 }
 
 static void leak_add(struct reclaim *r, struct reclaim_leak leak)
@@ -71,7 +92,7 @@ static int pace_wait(void *arg)
 {
 	struct reclaim *r = arg;
 
-	if (!r->is_hurried)
+	if (!r->is_hurried && !r->is_urgent)
 		fiber_sleep_wait(RECLAIM_PAUSE_NS);
 	return r->is_void || r->w->dead ? -ECANCELED : 0;
 }
@@ -228,7 +249,8 @@ static void walk_wait(struct reclaim *r)
 
 	if (r->is_void)
 		return;
-	if (!rc && (res.corruptions > r->nexcused || res.check_errors)) {       /* R5 */
+	if (!rc && (res.corruptions > r->nexcused || res.check_errors) &&
+	    !(w->broken & BREAK_R5_DAMAGED)) {                                  /* R5 */
 		log_warn("'%s' was not closed cleanly, and is damaged: clusters that leaked stay "
 			 "lost; look at it with 'byre check'", w->q->node.name);
 		return;
@@ -311,15 +333,30 @@ int reclaim_again_wait(struct reclaim *r)
 	return commit_wait(&r->w->commit);
 }
 
-void reclaim_finish_wait(struct reclaim *r)
+static void end_wait(struct reclaim *r)
 {
-	r->is_hurried = true;
 	while (r->is_running)
 		fiber_queue_wait(&r->waiting);
 }
 
+bool reclaim_room_wait(struct reclaim *r)
+{
+	if (!r->is_running)
+		return false;
+	r->is_urgent = true;
+	end_wait(r);
+	return true;
+}
+
+void reclaim_finish_wait(struct reclaim *r)
+{
+	r->is_hurried = true;
+	end_wait(r);
+}
+
 void reclaim_fini(struct reclaim *r)
 {
+	cluster_set_fini(&r->left);
 	free(r->touched);
 	free(r->leaks);
 	r->touched = NULL;

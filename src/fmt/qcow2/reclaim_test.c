@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 #include <errno.h>
@@ -60,6 +61,15 @@ void *__wrap_realloc(void *p, size_t size)
 void *__wrap_aligned_alloc(size_t align, size_t size)
 {
 	return may_allocate() ? __real_aligned_alloc(align, size) : NULL;
+}
+
+/* ---- what is said ---- */
+
+static unsigned nwarned;                /* that an image is damaged */
+
+static void drop(enum log_level level, const char *line)
+{
+	nwarned += strstr(line, "is damaged") != NULL;
 }
 
 /* ---- images ---- */
@@ -139,6 +149,21 @@ static int touched_body(void *arg)
 	return 0;
 }
 
+/* The same without R4: the cluster is in use, and free. */
+static int no_touch_body(void *arg)
+{
+	struct test_image im;
+
+	make(&im, arg);
+	im.broken = BREAK_R4_TOUCHED;
+	assert_int_equal(test_image_open_wait(&im), 0);
+	reclaim_touch(&im.w->reclaim, LEAK + 3, 1);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	assert_int_equal(leaks(&im), 0);
+	test_image_free_wait(&im);
+	return 0;
+}
+
 /* Of several references one may have leaked, and another been freed since: in the end it is looked
  * at again. */
 static int shared_body(void *arg)
@@ -156,15 +181,49 @@ static int shared_body(void *arg)
 	return 0;
 }
 
-static int damage_body(void *arg)
+/* How many leaks are left where a table has no refcount. */
+static unsigned damaged_leaks_wait(struct loop *l, uint64_t broken)
 {
 	struct test_image im;
+	unsigned n;
 
-	make(&im, arg);
-	/* A table that has no refcount. */
+	make(&im, l);
+	im.broken = broken;
 	be64_store(im.mem->bytes + TEST_IMAGE_L1 * CLUSTER, (LEAK - 1) * CLUSTER | QCOW2_COPIED);
 	assert_int_equal(test_image_open_wait(&im), 0);
 	assert_int_equal(test_image_close_wait(&im), 0);
+	n = leaks(&im);
+	test_image_free_wait(&im);
+	return n;
+}
+
+static int damage_body(void *arg)
+{
+	assert_int_equal(damaged_leaks_wait(arg, 0), LEAKS);
+	assert_int_equal(damaged_leaks_wait(arg, BREAK_R5_DAMAGED), 0);
+	return 0;
+}
+
+/* The walk fails. */
+static void fail_walk_wait(struct test_image *im, struct loop *l, uint64_t broken)
+{
+	make(im, l);
+	im->broken = broken;
+	assert_int_equal(test_image_open_wait(im), 0);
+	im->mem->fail_kinds = 1U << REQ_READ;
+	im->mem->fail_after = 1;
+	while (im->w->reclaim.is_running)       /* asleep, or the clock would creep */
+		fiber_queue_wait(&im->w->reclaim.waiting);
+	im->mem->fail_after = -1;
+	test_image_close_wait(im);
+}
+
+static int anyway_body(void *arg)
+{
+	struct test_image im;
+
+	fail_walk_wait(&im, arg, BREAK_R6_ANYWAY);
+	assert_false(is_marked(&im));
 	assert_int_equal(leaks(&im), LEAKS);
 	test_image_free_wait(&im);
 	return 0;
@@ -174,20 +233,34 @@ static int error_body(void *arg)
 {
 	struct test_image im;
 
-	make(&im, arg);
-	assert_int_equal(test_image_open_wait(&im), 0);
-	im.mem->fail_kinds = 1U << REQ_READ;
-	im.mem->fail_after = 1;
-	while (im.w->reclaim.is_running)        /* asleep, or the clock would creep */
-		fiber_queue_wait(&im.w->reclaim.waiting);
-	im.mem->fail_after = -1;
-	test_image_close_wait(&im);
+	fail_walk_wait(&im, arg, 0);
 	assert_true(is_marked(&im));
 	/* The next open finds it, and makes it good. */
 	use_wait(&im, false);
 	assert_int_equal(test_image_close_wait(&im), 0);
 	assert_int_equal(leaks(&im), 0);
 	assert_false(is_marked(&im));
+	test_image_free_wait(&im);
+	return 0;
+}
+
+/* Nothing is free, and the file cannot grow: who writes waits for the walk, which hurries. */
+static int room_body(void *arg)
+{
+	uint8_t data[CLUSTER] = { 1 };
+	struct test_image im;
+
+	make(&im, arg);
+	im.mem->room = (LEAK + LEAKS) * CLUSTER;
+	for (unsigned k = TEST_IMAGE_USED; k < LEAK; k++)
+		be16_store(refcount(&im, k), 1);
+	assert_int_equal(test_image_open_wait(&im), 0);
+	assert_true(im.w->reclaim.is_running);
+	assert_int_equal(chan_write_wait(im.node->home_chan, 0, data, CLUSTER), 0);
+	assert_false(im.w->reclaim.is_running);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	assert_false(is_marked(&im));
+	im.mem->room = ROOM;
 	test_image_free_wait(&im);
 	return 0;
 }
@@ -393,6 +466,143 @@ static int flags_damage_body(void *arg)
 	return 0;
 }
 
+/* ---- a table without its flag that nobody shares: the first write has it copied (R8) ---- */
+
+struct bare {
+	struct test_image im;
+	bool is_seen;                   /* the walk has read its name */
+	struct fiber *waiter;           /* for that: asleep, or the clock would creep */
+};
+
+static void make_bare(struct bare *b, struct loop *l)
+{
+	struct test_image *im = &b->im;
+
+	make(im, l);
+	for (unsigned k = TABLE; k < HALF_END; k++)
+		be16_store(refcount(im, k), 1);
+	be64_store(im->mem->bytes + L1_OFF, TABLE * CLUSTER);
+	for (unsigned k = DATA; k < HALF_END; k++)
+		be64_store(im->mem->bytes + L2_OFF + 8 * (k - DATA), k * CLUSTER | QCOW2_COPIED);
+	b->is_seen = false;
+	b->waiter = fiber_self();
+}
+
+static void see(struct bare *b, bool is_seen)
+{
+	b->is_seen |= is_seen;
+	if (is_seen)
+		fiber_wake(b->waiter);
+}
+
+static void watch_name(void *arg, const struct req *req)
+{
+	struct bare *b = arg;
+
+	/* The walk reads no more than the table has. */
+	see(b, req->kind == REQ_READ && req->off == L1_OFF && req->len < CLUSTER);
+}
+
+/* What the walk finds where its table was, if it reads that late, is @byte. Returns how many
+ * clusters in use are taken for free then. */
+static unsigned bare_table_wait(struct loop *l, uint8_t byte, uint64_t broken)
+{
+	uint8_t data[CLUSTER] = { 1 };
+	struct bare b;
+	struct test_image *im = &b.im;
+	unsigned lost = 0;
+
+	make_bare(&b, l);
+	im->broken = broken;
+	im->mem->watch = watch_name;
+	im->mem->watch_arg = &b;
+	assert_int_equal(test_image_open_wait(im), 0);
+	b.is_seen = false;              /* the open has, too */
+	while (!b.is_seen)
+		fiber_park();
+	assert_int_equal(chan_write_wait(im->node->home_chan, (HALF_END - DATA) * CLUSTER, data,
+					 CLUSTER), 0);
+	assert_int_equal(commit_wait(&im->w->commit), 0);
+	alloc_settle_wait(&im->w->alloc);
+	assert_int_equal(test_count_wait(im, TABLE), 0);
+	assert_true(im->w->reclaim.is_running);
+	memset(im->mem->bytes + L2_OFF, byte, CLUSTER);
+	assert_int_equal(test_image_close_wait(im), 0);
+	for (unsigned k = DATA; k < HALF_END; k++)
+		lost += !be16_load(refcount(im, k));
+	if (!broken) {
+		assert_int_equal(be16_load(refcount(im, TABLE)), 0);
+		assert_int_equal(leaks(im), 0);
+		assert_false(is_marked(im));
+	}
+	test_image_free_wait(im);
+	return lost;
+}
+
+/* Zeros would be a table that names nothing; ones would be damage. */
+static int bare_body(void *arg)
+{
+	assert_int_equal(bare_table_wait(arg, 0, 0), 0);
+	nwarned = 0;
+	assert_int_equal(bare_table_wait(arg, 0xff, 0), 0);
+	assert_int_equal(bare_table_wait(arg, 0, BREAK_R8_GOES_ON), HALF_END - DATA);
+	assert_int_equal(nwarned, 0);
+	bare_table_wait(arg, 0xff, BREAK_R8_GOES_ON);
+	assert_int_equal(nwarned, 1);
+	return 0;
+}
+
+/* The walk has read the table with the name; the other one it has not. */
+static void watch_table(void *arg, const struct req *req)
+{
+	struct bare *b = arg;
+
+	see(b, req->kind == REQ_READ && req->off == L2_OFF);
+}
+
+/* Of a cluster's two references one has leaked, and the other is freed when the walk has seen its
+ * name and not yet its refcount: these agree. Returns the refcount in the end. */
+static unsigned freed_between_wait(struct loop *l, uint64_t broken)
+{
+	uint8_t data[CLUSTER] = { 1 };
+	struct bare b;
+	struct test_image *im = &b.im;
+	unsigned count;
+
+	make_bare(&b, l);
+	im->broken = broken;
+	be64_store(im->mem->bytes + L1_OFF, TABLE * CLUSTER | QCOW2_COPIED);
+	be64_store(im->mem->bytes + L2_OFF, DATA * CLUSTER);
+	be16_store(refcount(im, DATA), 2);
+	/* One more table, without an entry. */
+	be64_store(im->mem->bytes + L1_OFF + 8, ZEROS * CLUSTER | QCOW2_COPIED);
+	be64_store(im->mem->bytes + L2_OFF + 8 * (ZEROS - DATA), 0);
+	im->mem->watch = watch_table;
+	im->mem->watch_arg = &b;
+	assert_int_equal(test_image_open_wait(im), 0);
+	while (!b.is_seen)
+		fiber_park();
+	assert_int_equal(chan_write_wait(im->node->home_chan, 0, data, CLUSTER), 0);
+	assert_int_equal(commit_wait(&im->w->commit), 0);
+	alloc_settle_wait(&im->w->alloc);
+	assert_int_equal(commit_wait(&im->w->commit), 0);
+	assert_int_equal(be16_load(refcount(im, DATA)), 1);
+	assert_true(im->w->reclaim.is_running);
+	assert_int_equal(test_image_close_wait(im), 0);
+	count = be16_load(refcount(im, DATA));
+	assert_false(is_marked(im));
+	assert_int_equal(leaks(im), 0);
+	test_image_free_wait(im);
+	return count;
+}
+
+static int between_body(void *arg)
+{
+	assert_int_equal(freed_between_wait(arg, 0), 0);
+	assert_int_equal(freed_between_wait(arg, BREAK_R6_SHARED), 1);
+	return 0;
+}
+
 /* ---- what the walk does while others are at work, and in strange images ---- */
 
 /* A second block of refcounts: the walk reads it when it has freed what the first one counts. */
@@ -487,6 +697,16 @@ static void r5_r7_damage_gets_no_flags(void **state)
 	test_image_run(flags_damage_body);
 }
 
+static void r8_a_table_that_became_free_is_not_read_as_one(void **state)
+{
+	test_image_run(bare_body);
+}
+
+static void r6_a_reference_that_leaked_is_found_though_another_is_freed(void **state)
+{
+	test_image_run(between_body);
+}
+
 static void what_leaked_is_freed(void **state)
 {
 	test_image_run(leaks_body);
@@ -495,6 +715,12 @@ static void what_leaked_is_freed(void **state)
 static void r4_what_was_touched_is_left(void **state)
 {
 	test_image_run(touched_body);
+	test_image_run(no_touch_body);
+}
+
+static void what_leaked_is_room_for_what_is_written(void **state)
+{
+	test_image_run(room_body);
 }
 
 static void what_leaked_of_a_shared_cluster_is_freed(void **state)
@@ -510,16 +736,15 @@ static void r5_damage_is_left(void **state)
 static void r6_the_mark_stays_until_the_walk_was_good(void **state)
 {
 	test_image_run(error_body);
+	test_image_run(anyway_body);
 }
 
-static void drop(enum log_level level, const char *line)
-{
-}
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_leaked_is_freed),
+		cmocka_unit_test(what_leaked_is_room_for_what_is_written),
 		cmocka_unit_test(r4_what_was_touched_is_left),
 		cmocka_unit_test(what_leaked_of_a_shared_cluster_is_freed),
 		cmocka_unit_test(r5_damage_is_left),
@@ -531,6 +756,8 @@ int main(void)
 		cmocka_unit_test(r7_errors_in_the_last_walk_are_made_good_later),
 		cmocka_unit_test(r6_r7_without_memory_it_is_made_good_later),
 		cmocka_unit_test(r5_r7_damage_gets_no_flags),
+		cmocka_unit_test(r6_a_reference_that_leaked_is_found_though_another_is_freed),
+		cmocka_unit_test(r8_a_table_that_became_free_is_not_read_as_one),
 	};
 
 	log_set_sink(drop);

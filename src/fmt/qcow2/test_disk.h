@@ -61,6 +61,7 @@ struct test_disk {
 	struct writer *w;
 	bool may_fail;
 	bool has_room_to_read;          /* W8: -ENOSPC is no answer to a read or a map */
+	unsigned nwrong;                /* where a rule is broken: bytes that are not the model's */
 	/* Shared by the loops' threads. */
 	pthread_mutex_t lock;
 	struct test_range active[TEST_ACTIVE_MAX];
@@ -102,7 +103,8 @@ struct test_ask {
 
 int test_ask_wait(struct test_disk *d, struct test_ask *a);
 
-/* Fails the test where @got is not what [@off, @off + @len) may be. */
+/* Fails the test where @got is not what [@off, @off + @len) may be; counts it if the cell breaks a
+ * rule. */
 void test_model_check(struct test_disk *d, const uint8_t *got, uint64_t off, uint64_t len);
 /* [@off, @off + @len) was to become @bytes (NULL: zeros); @res says whether it did. */
 void test_model_write(struct test_disk *d, uint64_t off, const uint8_t *bytes, uint64_t len,

@@ -76,9 +76,10 @@ static int occupy_wait(struct track *t, const struct qcow2_bitmap *b)
 static int look_at(void *arg, const struct qcow2_bitmap *b)
 {
 	struct track *t = arg;
+	bool is_tracked = (b->flags & BITMAP_AUTO) && !(b->flags & BITMAP_IN_USE);
 	int rc = occupy_wait(t, b);
 
-	if (!rc && (b->flags & BITMAP_AUTO) && !(b->flags & BITMAP_IN_USE))
+	if (!rc && (is_tracked || (t->w->broken & BREAK_T33_ALL)))
 		rc = list_add(t, b);
 	return rc;
 }
@@ -117,13 +118,23 @@ int track_open_wait(struct track *t, struct writer *w, struct err *err)
 	return rc && !(err && err->text[0]) ? err_set_errno(err, -rc, "bitmaps") : rc;
 }
 
+static void table_free(struct tracked *k)
+{
+	free(k->table);
+	free(k->is_new);
+	k->table = NULL;
+	k->is_new = NULL;
+}
+
 void track_fini(struct track *t)
 {
 	for (uint64_t i = 0; t->pages && i < t->npages; i++)
 		free((void *)(uintptr_t)t->pages[i]);
 	free((void *)(uintptr_t)t->pages);
-	for (uint32_t i = 0; i < t->n; i++)
+	for (uint32_t i = 0; i < t->n; i++) {
+		table_free(&t->list[i]);
 		free(t->list[i].name);
+	}
 	free(t->list);
 	*t = (struct track){ 0 };
 }
@@ -144,6 +155,14 @@ static int write_flags_wait(struct track *t, bool marked)
 			rc = chan_write_wait(w->file, k->entry_off + FLAGS_AT, &flags,
 					     sizeof(flags));
 	}
+	return rc;
+}
+
+static int mark_wait(struct track *t)
+{
+	struct writer *w = t->w;
+	int rc = write_flags_wait(t, true);
+
 	if (rc)
 		return rc;
 	w->commit.stats.syncs++;
@@ -159,7 +178,7 @@ int track_begin_wait(struct track *t)
 	if (!t->n || t->is_marked || (t->w->broken & BREAK_T31_NO_MARK))
 		return 0;
 	t->is_busy = true;
-	rc = write_flags_wait(t, true);
+	rc = mark_wait(t);
 	t->is_busy = false;
 	t->is_marked = !rc;
 	fiber_queue_wake(&t->waiting);
@@ -172,10 +191,7 @@ int track_end_wait(struct track *t)
 
 	if (!t->n || !(t->is_marked || (t->w->broken & BREAK_T31_NO_MARK)))
 		return 0;
-	t->w->commit.stats.syncs++;
-	rc = chan_flush_wait(t->w->file);
-	if (!rc)
-		rc = write_flags_wait(t, false);
+	rc = write_flags_wait(t, false);
 	t->is_marked = t->is_marked && rc;
 	return rc;
 }
@@ -290,6 +306,15 @@ static int take_wait(struct writer *w, uint64_t *ret)
 	return rc;
 }
 
+/* The next commit syncs the file in any case. */
+static int file_write_wait(struct writer *w, uint64_t off, const void *buf, uint64_t len)
+{
+	int rc = chan_write_wait(w->file, off, buf, len);
+
+	w->commit.is_file_written = true;
+	return rc;
+}
+
 /* Brings @entry of the table up to date. *@ret_new: it names a new cluster. */
 static int piece_store_wait(struct track *t, const struct piece *p, uint64_t *entry, bool *ret_new)
 {
@@ -311,86 +336,81 @@ static int piece_store_wait(struct track *t, const struct piece *p, uint64_t *en
 		return rc;
 	*entry = host;
 	piece_fill(t, p);
-	return chan_write_wait(w->file, host, p->buf, w->cluster);
+	return file_write_wait(w, host, p->buf, w->cluster);
 }
 
 /* Where this fails, what is on disk may name the new clusters: they stay. */
-static int table_write_wait(struct track *t, const struct tracked *k, uint64_t *table)
+static int table_write_wait(struct track *t, const struct tracked *k)
 {
 	struct writer *w = t->w;
 	int rc;
 
 	for (uint32_t i = 0; i < k->table_entries; i++)
-		be64_store(&table[i], table[i]);
-	rc = chan_write_wait(w->file, k->table_off, table, 8ULL * k->table_entries);
+		be64_store(&k->table[i], k->table[i]);
+	rc = file_write_wait(w, k->table_off, k->table, 8ULL * k->table_entries);
 	w->has_leaked |= rc != 0;
 	return rc;
 }
 
-/* Nothing on disk names the new clusters of @table: they go back. */
-static void table_drop(struct track *t, const struct tracked *k, const uint64_t *table,
-		       const bool *is_new)
+/* Nothing on disk names the new clusters of @k's table: they go back. */
+static void table_drop(struct track *t, const struct tracked *k)
 {
 	struct writer *w = t->w;
 
 	for (uint32_t i = 0; i < k->table_entries; i++) {
-		if (!is_new[i])
+		if (!k->is_new[i])
 			continue;
-		alloc_metadata_del(&w->alloc, table[i] / w->cluster, 1);
-		alloc_free(&w->alloc, table[i] / w->cluster, 1);
+		alloc_metadata_del(&w->alloc, k->table[i] / w->cluster, 1);
+		alloc_free(&w->alloc, k->table[i] / w->cluster, 1);
 	}
 }
 
-/* Makes new clusters of bitmaps durable, and their refcounts (T34). A commit that has nothing to
- * write of the image does not sync it, and knows nothing of what is in those clusters. */
-static int new_clusters_sync_wait(struct writer *w)
-{
-	int rc = commit_wait(&w->commit);
-
-	if (rc)
-		return rc;
-	w->commit.stats.syncs++;
-	return chan_flush_wait(w->file);
-}
-
-static int store_pieces_wait(struct track *t, const struct tracked *k, uint8_t *buf,
-			     uint64_t *table, bool *is_new)
+/* *@ret_any: there are new clusters. */
+static int store_pieces_wait(struct track *t, struct tracked *k, uint8_t *buf, bool *ret_any)
 {
 	unsigned coarser = k->granularity_bits - t->granularity_bits;
 	uint64_t bits = t->w->cluster * 8 << coarser, all = t->npages * TRACK_PAGE_BITS;
-	bool is_any = false;
 	int rc = 0;
 
+	*ret_any = false;
 	for (uint32_t i = 0; i < k->table_entries && !rc && i * bits < all; i++) {
 		struct piece p = { k, i * bits, MIN((i + 1) * bits, all), buf };
 
-		rc = piece_store_wait(t, &p, &table[i], &is_new[i]);
-		is_any |= is_new[i];
+		rc = piece_store_wait(t, &p, &k->table[i], &k->is_new[i]);
+		*ret_any |= k->is_new[i];
 	}
-	if (!rc && is_any && !(t->w->broken & BREAK_T34_EARLY))
-		rc = new_clusters_sync_wait(t->w);
 	if (rc)
-		table_drop(t, k, table, is_new);
-	return rc || !is_any ? rc : table_write_wait(t, k, table);
+		table_drop(t, k);
+	return rc;
 }
 
-static int store_one_wait(struct track *t, const struct tracked *k)
+static int store_one_wait(struct track *t, struct tracked *k)
 {
 	const struct qcow2_bitmap b = { .table_off = k->table_off,
 					.table_entries = k->table_entries };
 	struct writer *w = t->w;
 	uint8_t *buf = aligned_alloc(META_BYTES_MAX, align_up(w->cluster, META_BYTES_MAX));
-	bool *is_new = calloc(k->table_entries, sizeof(*is_new));
-	uint64_t *table = NULL;
-	int rc = buf && is_new ? qcow2_bitmap_table_wait(w->file, &w->q->header, &b, &table) :
-				 -ENOMEM;
+	bool has_new = false;
+	int rc = buf ? 0 : -ENOMEM;
 
+	k->is_new = calloc(k->table_entries, sizeof(*k->is_new));
+	if (!k->is_new)
+		rc = -ENOMEM;
 	if (!rc)
-		rc = store_pieces_wait(t, k, buf, table, is_new);
-	free(table);
-	free(is_new);
+		rc = qcow2_bitmap_table_wait(w->file, &w->q->header, &b, &k->table);
+	if (!rc)
+		rc = store_pieces_wait(t, k, buf, &has_new);
 	free(buf);
+	if (rc || !has_new)
+		table_free(k);
 	return rc;
+}
+
+static void lose(struct track *t, struct tracked *k, int why)
+{
+	k->is_lost = true;
+	log_warn("'%s': the bitmap '%s' cannot be stored (%s): it does not count any more",
+		 t->w->q->node.name, k->name, strerror(-why));
 }
 
 void track_store_wait(struct track *t)
@@ -401,14 +421,28 @@ void track_store_wait(struct track *t)
 		return;
 	for (uint32_t i = 0; i < t->n; i++) {
 		struct tracked *k = &t->list[i];
-		int rc = is_lost ? -ENOMEM : t->w->dead ? t->w->dead : store_one_wait(t, k);
+		int rc;
 
-		if (!rc)
+		if (k->is_lost || k->table)     /* since a close that failed */
 			continue;
-		k->is_lost = true;
-		log_warn("'%s': the bitmap '%s' cannot be stored (%s): it does not count any more",
-			 t->w->q->node.name, k->name, strerror(-rc));
+		rc = is_lost ? -ENOMEM : t->w->dead ? t->w->dead : store_one_wait(t, k);
+		if (rc)
+			lose(t, k, rc);
 	}
+	if (t->w->broken & BREAK_T34_EARLY)
+		track_name_wait(t);
 	if (t->w->broken & BREAK_T31_EARLY)
 		write_flags_wait(t, false);
+}
+
+void track_name_wait(struct track *t)
+{
+	for (uint32_t i = 0; i < t->n; i++) {
+		struct tracked *k = &t->list[i];
+		int rc = k->table ? table_write_wait(t, k) : 0;
+
+		if (rc)
+			lose(t, k, rc);
+		table_free(k);
+	}
 }

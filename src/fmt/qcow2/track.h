@@ -7,8 +7,9 @@
  *
  * Before the first change all tracked bitmaps are marked on disk: they are in use. When the image
  * is closed, what was changed is added to the bits that each has on disk, in place; clusters that
- * it lacks come from the reserve. That is made durable, with all else; then the marks go. A bitmap
- * that is found with a mark lacks something for ever, and one that cannot be stored keeps its mark.
+ * it lacks come from the reserve. A commit makes that durable, with all else; then the tables name
+ * the new clusters, and when these are durable the marks go. A bitmap that is found with a mark
+ * lacks something for ever, and one that cannot be stored keeps its mark.
  *
  * Invariants:
  *	T31  a bitmap on disk that is not marked has a bit for every granule that differs from what
@@ -39,6 +40,9 @@ struct tracked {
 	unsigned granularity_bits;
 	char *name;                     /* owned */
 	bool is_lost;                   /* not stored: the mark stays */
+	/* From track_store_wait() to track_name_wait(), where there are new clusters. */
+	uint64_t *table;                /* owned: with these */
+	bool *is_new;                   /* owned: which entries they are */
 };
 
 struct track {
@@ -76,9 +80,12 @@ static inline void track_change(struct track *t, uint64_t off, uint64_t len)
 		track_set(t, off, len);
 }
 
-/* At close, nobody changes anything: adds the bits to the bitmaps on disk. */
+/* At close, nobody changes anything: adds the bits to the bitmaps on disk, in clusters that a table
+ * names or new ones. The next commit makes it durable. */
 void track_store_wait(struct track *t);
-/* All else is durable: the marks go. */
+/* It is (T34): tables name the new ones. As above. */
+void track_name_wait(struct track *t);
+/* All else is durable: the marks go. Who closes the file syncs it. */
 int track_end_wait(struct track *t);
 
 #endif

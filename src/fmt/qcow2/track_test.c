@@ -158,6 +158,21 @@ static void t32_bits_are_set_before_the_change(void **state)
 	test_image_run(before_body);
 }
 
+/* A writer that tracks all does not leave them as they are. */
+static int all_body(void *arg)
+{
+	struct test_image im;
+
+	make(&im, arg);
+	im.broken = BREAK_T33_ALL;
+	assert_int_equal(test_image_open_wait(&im), 0);
+	assert_int_equal(write_wait(&im, 0, 4096), 0);
+	assert_true(flags_of(&im, DISABLED) & BITMAP_IN_USE);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	test_image_free_wait(&im);
+	return 0;
+}
+
 static int others_body(void *arg)
 {
 	struct test_image im;
@@ -183,6 +198,52 @@ static int others_body(void *arg)
 static void t33_bitmaps_that_are_not_tracked_stay_as_they_are(void **state)
 {
 	test_image_run(others_body);
+	test_image_run(all_body);
+}
+
+/* ---- what a close costs ---- */
+
+/* How often the file is synced by a close, where so many bitmaps are tracked, all without clusters;
+ * whoever has the file syncs it once more then. */
+static uint64_t close_syncs_wait(struct loop *l, unsigned ntracked, bool flushes)
+{
+	struct test_image im;
+	uint64_t syncs;
+
+	make(&im, l);
+	for (unsigned i = 0; i < BITMAPS; i++) {
+		put_bitmap(&im, i, i < ntracked ? BITMAP_AUTO : 0, 0);
+		be16_store(cluster_at(&im, TEST_IMAGE_REFBLOCK) + 2 * (USED - 1 - i % 2), 0);
+	}
+	assert_int_equal(test_image_open_wait(&im), 0);
+	assert_int_equal(write_wait(&im, 5 * GRAIN + 100, GRAIN), 0);
+	if (flushes)
+		assert_int_equal(chan_flush_wait(im.node->home_chan), 0);
+	syncs = im.mem->ops[REQ_FLUSH];
+	assert_int_equal(test_image_close_wait(&im), 0);
+	syncs = im.mem->ops[REQ_FLUSH] - syncs;
+	for (unsigned i = 0; i < ntracked; i++)
+		assert_int_equal(flags_of(&im, i), BITMAP_AUTO);
+	test_image_free_wait(&im);
+	return syncs;
+}
+
+/* Refcounts, new tables and bits; then what names these, and the bitmaps' tables; the marks go with
+ * the file's last sync. What was flushed before has no entries to wait for. */
+static int syncs_body(void *arg)
+{
+	assert_int_equal(close_syncs_wait(arg, 0, false), 2);
+	assert_int_equal(close_syncs_wait(arg, 0, true), 1);
+	for (unsigned n = 1; n <= BITMAPS; n++) {
+		assert_int_equal(close_syncs_wait(arg, n, false), 3);
+		assert_int_equal(close_syncs_wait(arg, n, true), 2);
+	}
+	return 0;
+}
+
+static void a_close_syncs_no_more_than_it_must(void **state)
+{
+	test_image_run(syncs_body);
 }
 
 /* ---- failures ---- */
@@ -299,6 +360,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(t32_bits_are_set_before_the_change),
 		cmocka_unit_test(t33_bitmaps_that_are_not_tracked_stay_as_they_are),
+		cmocka_unit_test(a_close_syncs_no_more_than_it_must),
 		cmocka_unit_test(t31_after_any_fault_a_bitmap_is_right_or_marked),
 		cmocka_unit_test(t31_without_memory_a_bitmap_is_right_or_marked),
 		cmocka_unit_test(q6_bitmaps_over_other_metadata_are_refused),

@@ -23,8 +23,8 @@
  *	    answered: its data and what maps it;
  *	X5  requests with REQ_IN_ORDER get new clusters, and tables, in the order in which they
  *	    came, however many are under way: one begins when the one before has all it needs. Nor
- *	    does it matter when commits come: what they do ahead changes nobody's place (alloc.h,
- *	    refs.h). */
+ *	    does it matter when commits come: what they do ahead changes nobody's place, nor does
+ *	    what they make free, unless room is short (alloc.h, refs.h, quarantine.h). */
 #include "fmt/qcow2/write.h"
 
 #include <errno.h>
@@ -524,6 +524,8 @@ static void serve_fiber(struct task *t)
 
 	if (req->flags & REQ_IN_ORDER && !(w->broken & BREAK_X5_ANY_GROWTH))
 		w->alloc.is_in_order = true;
+	if (req->flags & REQ_IN_ORDER && !(w->broken & BREAK_X5_ANY_REUSE))
+		quarantine_hold(&w->alloc.quarantine);
 	rc = pack_wants(&w->pack, req) ? pack_write_wait(&w->pack, req) : serve_wait(w, req);
 	fiber_gate_leave(w->home, &w->writes.gate);
 	end(w, req, rc);

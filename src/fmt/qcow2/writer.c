@@ -85,30 +85,46 @@ int writer_open_wait(struct qcow2 *q, const struct qcow2_opts *opts, struct writ
  * settles. */
 static int commit_rest_wait(struct writer *w)
 {
+	const struct commit *c = &w->commit;
+
 	if (w->dead)
 		return w->dead;
-	if (w->commit.is_running || w->commit.is_noted || w->meta.ndirty || w->pendings.n)
+	if (c->is_running || c->is_noted || c->is_file_written || w->meta.ndirty || w->pendings.n)
 		return commit_wait(&w->commit);
 	return 0;
 }
 
-/* Everything but the mark. */
-static int settle_wait(struct writer *w)
+/* Clusters that were never taken: nobody asks for more. Then they need no commit of their own. */
+static int give_back_wait(struct writer *w)
 {
-	int rc = commit_rest_wait(w), rc2;
+	int rc = w->dead, rc2;
 
-	if (!rc && refs_free_old(&w->refs))
-		rc = commit_rest_wait(w);
+	if (!rc)
+		rc = pendings_close_all_wait(&w->pendings, true);
 	if (rc)
 		return rc;
-	w->commit.is_last = true;
-	/* What was freed, and what was never taken: one more commit. */
+	quarantine_let_go(&w->alloc.quarantine);
+	refs_free_old(&w->refs);
 	rc = pack_close_wait(&w->pack);
-	alloc_settle_wait(&w->alloc);
 	rc2 = alloc_close_wait(&w->alloc);
-	rc = rc ? rc : rc2;
+	return rc ? rc : rc2;
+}
+
+/* Everything but the marks. */
+static int settle_wait(struct writer *w)
+{
+	int rc, rc2;
+
+	w->commit.is_last = true;
+	rc = give_back_wait(w);
 	rc2 = commit_rest_wait(w);
 	rc = rc ? rc : rc2;
+	if (rc)
+		return rc;
+	/* What could only come behind that: one more commit, if there is any. */
+	track_name_wait(&w->track);
+	alloc_settle_wait(&w->alloc);
+	rc = commit_rest_wait(w);
 	return rc ? rc : reclaim_again_wait(&w->reclaim);
 }
 
@@ -131,13 +147,19 @@ static void tell(const struct writer *w)
 			  (unsigned long long)w->pack.nsmall);
 }
 
+/* R6: does the mark stay, so that a walk finds what has leaked? */
+static bool is_owed(const struct writer *w)
+{
+	return (w->reclaim.is_owed || w->has_leaked) && !(w->broken & BREAK_R6_ANYWAY);
+}
+
 int writer_settle_wait(struct writer *w, struct err *err)
 {
 	bool was_used;
 	int rc = 0;
 
 	reclaim_finish_wait(&w->reclaim);
-	if (w->q->header.is_in_use && !w->reclaim.is_owed)
+	if (w->q->header.is_in_use && !is_owed(w))
 		rc = mark_set_wait(w);          /* so that it is taken away */
 	track_store_wait(&w->track);
 	was_used = w->mark.is_set || w->commit.is_noted || w->meta.ndirty || w->track.is_marked;
@@ -145,7 +167,7 @@ int writer_settle_wait(struct writer *w, struct err *err)
 		rc = rc ? rc : settle_wait(w);
 		if (!rc)
 			rc = track_end_wait(&w->track);
-		if (!rc && !w->reclaim.is_owed && !w->has_leaked)  /* R6 */
+		if (!rc && !is_owed(w))
 			rc = mark_clear_wait(w);
 		tell(w);
 	}

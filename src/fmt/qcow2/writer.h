@@ -99,6 +99,19 @@ enum writer_break {
 	BREAK_Q11_EARLY = 1LL << 31,    /* a finished image can be opened before its last commit, */
 	BREAK_Q11_AT_ONCE = 1LL << 32,  /* or before the first change */
 	BREAK_R7_EARLY = 1LL << 33,     /* COPIED flags do not wait for the lower refcounts */
+	BREAK_I3_LATE = 1LL << 34,      /* a commit writes what pages have become since its cut */
+	BREAK_R4_TOUCHED = 1LL << 35,   /* the walk frees what was handed out since the open */
+	BREAK_R5_DAMAGED = 1LL << 36,   /* and frees and mends in a damaged image */
+	BREAK_R6_ANYWAY = 1LL << 37,    /* the mark goes, whatever became of the walk */
+	BREAK_T33_ALL = 1LL << 38,      /* all bitmaps are tracked */
+	BREAK_R8_GOES_ON = 1LL << 39,   /* the walk goes on where its tables became free */
+	BREAK_W7_NO_FILL = 1LL << 40,   /* what a failed write has left is not filled */
+	BREAK_W8_UNSEEN = 1LL << 41,    /* readers are not told of pending clusters */
+	BREAK_W8_AS_WRITTEN = 1LL << 42,        /* of those, failed writes are read, too */
+	BREAK_W9_RETRY = 1LL << 43,     /* reads try to close what could not be closed */
+	BREAK_R6_SHARED = 1LL << 44,    /* the walk takes no notice of references that are freed */
+	BREAK_I2_STALE = 1LL << 45,     /* who reads a table sees what is on disk */
+	BREAK_X5_ANY_REUSE = 1LL << 46, /* what was freed is used again at any time */
 };
 
 struct mark {
@@ -161,7 +174,7 @@ void writer_free(struct writer *w);
 /* Before the first change of the image: clears what must be cleared (Q5), sets the mark, syncs.
  * Returns at once where that is done. */
 int mark_set_wait(struct writer *w);
-/* All else is durable. */
+/* All else is durable. Who closes the file syncs it; until then the mark may be found. */
 int mark_clear_wait(struct writer *w);
 
 /* ---- guard.c ---- */
