@@ -12,15 +12,7 @@ cd "$W"
 size=$((16 << 20))
 [ "$(id -u)" = 0 ] && mkdir small && mount -t tmpfs -o size=4m none small 2>/dev/null ||
 	skip "no small file system can be mounted"
-leave()
-{
-	local status=$?
-	umount -l small || true
-	set +e
-	(exit $status)
-	finish
-}
-trap leave EXIT
+mounted+=("$W/small")
 
 # io COMMANDS...: of qemu-io, through byre; what it says in io.log. It flushes when it ends, and
 # does not tell what comes of that.

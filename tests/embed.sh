@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
+# takes: 20
 # examples/embed.c needs nothing but the region library's sources, on any machine and however they
 # are optimized. What is built by meson is run as a unit test.
 . "$(dirname "$0")/lib.sh"

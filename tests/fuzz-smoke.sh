@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 1200
-# takes: 120
+# takes: 85
 # Every fuzz target runs for some seconds under ASan and UBSan, and finds nothing.
 #
 #	FUZZ_SECONDS=3600 tests/fuzz-smoke.sh
 . "$(dirname "$0")/lib.sh"
 
-seconds=4
+seconds=2
 [ "${SUITE:-}" != long ] || seconds=20
 "$top/fuzz/run" all "${FUZZ_SECONDS:-$seconds}"

@@ -44,17 +44,20 @@ options_of_man "$man/byre.1" >"$W/byre.man"
 [ -s "$W/byre.help" ] || fail "no options found in --help"
 same "byre --help and byre.1" "$W/byre.help" "$W/byre.man"
 
-sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p' "$W/help" >"$W/commands"
-[ -s "$W/commands" ] || fail "no commands found in --help"
-# shellcheck disable=SC2016  # nothing to expand
-bash -n "$top/completion/byre.bash" || fail "the completion is not bash"
-
 complete_words()
 {
 	bash -c '. "$1"; shift; COMP_WORDS=(byre "$@"); COMP_CWORD=$#
 		compopt() { :; }; _byre; printf "%s\n" "${COMPREPLY[@]}"' - \
 		"$top/completion/byre.bash" "$@"
 }
+
+complete_words - | sort >"$W/byre.completed"
+sort "$W/byre.help" | diff - "$W/byre.completed" >&2 || fail "byre --help and completion differ"
+
+sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p' "$W/help" >"$W/commands"
+[ -s "$W/commands" ] || fail "no commands found in --help"
+# shellcheck disable=SC2016  # nothing to expand
+bash -n "$top/completion/byre.bash" || fail "the completion is not bash"
 
 while read -r command; do
 	page=$man/byre-$command.1

@@ -33,23 +33,20 @@ wait $peaceful
 [ ! -e "$W/disturbed" ] || fail "a peaceful client was disturbed, seed $seed"
 kill -0 "$pid" || fail "byre died, seed $seed"
 
-descriptors()
+nothing_left()
 {
-	find "/proc/$pid/fd" -mindepth 1 | wc -l
-}
-few_descriptors()
-{
-	[ "$(descriptors)" -le "$1" ]
+	wait_for 25 has_descriptors "$pid" 60 ||
+		fail "$(descriptors "$pid") descriptors are left open, seed $seed"
 }
 # The most that there was: memory that nobody uses goes back, sooner or later.
 peak()
 {
 	awk '/^VmHWM/ { print $2 }' "/proc/$pid/status"
 }
-wait_for 25 few_descriptors 60 || fail "$(descriptors) descriptors are left open, seed $seed"
+nothing_left
 before=$(peak)
 "$here/hostile.py" "$uri" $((seed + 1)) $rounds
-wait_for 25 few_descriptors 60 || fail "$(descriptors) descriptors are left open, seed $seed"
+nothing_left
 after=$(peak)
 # Sanitizers keep freed memory aside.
 case $BYRE in

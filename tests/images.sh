@@ -50,17 +50,6 @@ qemu-io -r -f raw "$(uri extremes huge)" -c "read -P 0x77 35184372088832 64k" \
 	{ cat "$W/log" >&2; fail "reads far out in 64 TiB"; }
 stop_byre extremes
 
-# poke FILE OFFSET HEX: changes bytes of a file.
-poke()
-{
-	python3 - "$@" <<-'END'
-	import sys
-	with open(sys.argv[1], "r+b") as f:
-	    f.seek(int(sys.argv[2]))
-	    f.write(bytes.fromhex(sys.argv[3]))
-	END
-}
-
 # changed NAME OFFSET HEX: a copy of a good image with a few bytes changed.
 changed()
 {

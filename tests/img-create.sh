@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
-# takes: 60
+# takes: 70
 # byre create -f qcow2 makes, byte for byte, the image that QEMU 10 makes, for all combinations of
 # options, and says what it says, right or wrong; its images are whole for QEMU 7.2, too.
 . "$(dirname "$0")/lib.sh"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
-# takes: 40
+# takes: 60
 # Of every kind of damage in tests/damage, and of images with random damage, byre's image tools say
 # what qemu-img says: info, map, check, measure, compare; text, JSON, messages and exit codes.
 . "$(dirname "$0")/lib.sh"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: quick default long
 # limit: 600
+# takes: 25
 # byre info says what qemu-img info says, as text and as JSON: of every feature of qcow2, of chains,
 # of names as json: and --image-opts, of damage and of wrong command lines. byre create makes the
 # raw images that qemu-img create makes. --untrusted stays in the folder of the image.
@@ -226,14 +227,11 @@ done
 same info --object secret,id=s,data=x --object secret,id=s,data=y a.raw
 
 # ---- damage ----
-# poke IMAGE OFFSET HEX: both judge IMAGE with these bytes changed.
-poke()
+# poked IMAGE OFFSET HEX: both judge IMAGE with these bytes changed.
+poked()
 {
 	cp "$1" poked.qcow2
-	python3 -c 'import sys
-with open("poked.qcow2", "r+b") as f:
-    f.seek(int(sys.argv[1]))
-    f.write(bytes.fromhex(sys.argv[2]))' "$(($2))" "$3"
+	poke poked.qcow2 "$(($2))" "$3"
 	same info --output=json poked.qcow2
 }
 
@@ -247,7 +245,7 @@ with open(sys.argv[1], "rb") as f:
 }
 
 while read -r off hex; do
-	poke chain.qcow2 "$off" "$hex"
+	poked chain.qcow2 "$off" "$hex"
 done <<'END'
 4 00000004
 20 00000008
@@ -282,10 +280,10 @@ done <<'END'
 112 0537be7700000010
 END
 # Bitmaps that a program has left behind are void: a warning.
-poke chain.qcow2 95 00
+poked chain.qcow2 95 00
 at=$(be64 snaps.qcow2 64)
 while read -r off hex; do
-	poke snaps.qcow2 "at + $off" "$hex"
+	poked snaps.qcow2 "at + $off" "$hex"
 done <<'END'
 36 ffffffff
 36 00000010
@@ -305,7 +303,7 @@ extension=$(python3 -c 'print(open("bitmaps.qcow2", "rb").read(65536).index(
 at=$(be64 bitmaps.qcow2 $((extension + 16)))
 table=$(be64 bitmaps.qcow2 "$at")
 while read -r off hex; do
-	poke bitmaps.qcow2 "$off" "$hex"
+	poked bitmaps.qcow2 "$off" "$hex"
 done <<END
 $((extension)) 00000001
 $((extension)) 00000003

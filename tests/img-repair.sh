@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: quick default long
 # limit: 1800
+# takes: 20
 # byre check -r mends what qemu-img check -r mends, and says so in its words: text, JSON, exit
 # codes; what is left is the same, and the content is (tests/repair.py). Some of each kind of
 # damage; all kinds, and random damage, in the long suite. And the repair of a full TiB takes little

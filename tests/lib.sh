@@ -18,6 +18,7 @@ BYRE=${BYRE:-$top/build/src/cmd/byre}
 W=$(mktemp -d "${TMPDIR:-/tmp}/byre-test.XXXXXX")
 declare -A byres=()             # name -> pid, of those that run
 declare -a others=()            # pids of other programs to end
+declare -a mounted=()           # file systems to take away
 export ASAN_OPTIONS=${ASAN_OPTIONS:-abort_on_error=0:exitcode=99:detect_leaks=1}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1:halt_on_error=1}
 export TSAN_OPTIONS=${TSAN_OPTIONS:-exitcode=99}
@@ -113,6 +114,44 @@ stop_byre()
 	end_byre "$1" || fail "byre '$1' did not end cleanly"
 }
 
+is_unlocked()
+{
+	! grep -q ":$(stat -c %i "$1") " /proc/locks
+}
+
+# kill_byre NAME [IMAGE]: SIGKILL; returns when it is gone, and its locks on IMAGE: the kernel takes
+# a ring down behind the process.
+kill_byre()
+{
+	kill -KILL "${byres[$1]}"
+	wait "${byres[$1]}" 2>/dev/null || true
+	unset "byres[$1]"
+	[ $# = 1 ] || wait_for 10 is_unlocked "$2" || fail "byre '$1' is killed, but its locks stay"
+}
+
+# descriptors PID: how many it has open.
+descriptors()
+{
+	find "/proc/$1/fd" -mindepth 1 | wc -l
+}
+
+has_descriptors()
+{
+	[ "$(descriptors "$1")" -le "$2" ]
+}
+
+# serve_qemu NAME FILE OPTIONS...: qemu-nbd on $W/NAME.sock, its export is `exp`; returns when it
+# listens. The pid is the last of $others.
+serve_qemu()
+{
+	local name=$1 file=$2
+	shift 2
+	rm -f "$W/$name.sock"
+	qemu-nbd -t -x exp -k "$W/$name.sock" -e 8 "$@" "$file" >"$W/$name.log" 2>&1 </dev/null &
+	others+=($!)
+	wait_for 20 is_listening "$W/$name.sock" || fail "qemu-nbd does not listen"
+}
+
 no_report()
 {
 	if grep -qE 'runtime error:|(Address|Thread|Leak)Sanitizer' "$W/$1.log"; then
@@ -164,6 +203,23 @@ same_content()
 	}
 }
 
+# cached_pages FILE: how many pages of it are in the page cache.
+cached_pages()
+{
+	fincore --bytes --noheadings -o PAGES "$1" | tr -d ' '
+}
+
+# poke FILE OFFSET HEX: changes bytes of a file.
+poke()
+{
+	python3 - "$@" <<-'END'
+	import sys
+	with open(sys.argv[1], "r+b") as f:
+	    f.seek(int(sys.argv[2]))
+	    f.write(bytes.fromhex(sys.argv[3]))
+	END
+}
+
 # random_file FILE BYTES [SEED]: the same bytes for the same seed.
 random_file()
 {
@@ -179,10 +235,31 @@ random_file()
 	END
 }
 
+# mixed_file FILE BYTES SEED KIND...: pieces of all lengths; each is of one of the KINDs, which are
+# noise, text and zeros: the more often one is named, the more there is of it.
+mixed_file()
+{
+	python3 - "$@" <<-'END'
+	import random, sys
+	name, size, seed, *kinds = sys.argv[1:]
+	size, r = int(size), random.Random(int(seed))
+	piece = {
+	    "noise": r.randbytes,
+	    "text": lambda n: (b"%d " % r.randrange(1 << 40) * (n // 2))[:n],
+	    "zeros": bytes,
+	}
+	with open(name, "wb") as f:
+	    while f.tell() < size:
+	        f.write(piece[r.choice(kinds)](r.randrange(1, 300) * 512))
+	    f.truncate(size)
+	END
+}
+
 finish()
 {
-	local status=$? name pid
+	local status=$? name pid dir
 	trap - EXIT INT TERM
+	cd /
 	for pid in "${others[@]}"; do
 		kill "$pid" 2>/dev/null || true
 	done
@@ -194,6 +271,9 @@ finish()
 			tail -n 30 "$W/$name.log" >&2
 			kill -KILL "${byres[$name]}" 2>/dev/null || true
 		fi
+	done
+	for dir in "${mounted[@]}"; do
+		umount "$dir" || umount -l "$dir" || true
 	done
 	rm -rf "$W"
 	exit "$status"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 3000
-# takes: 150
+# takes: 60
 # Malloc behaves: the C library's, as the reference; byre's by preload, linked as a shared and as a
 # static library; byre's in programs that have a sanitizer or run in Valgrind; and the same cases
 # fail with a malloc that has something wrong.

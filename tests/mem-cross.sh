@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
-# takes: 60
+# takes: 30
 # The malloc library on aarch64: its unit tests, its threads, its fuzz target.
 . "$(dirname "$0")/lib.sh"
 # shellcheck disable=SC2154  # top, W: lib.sh
@@ -30,15 +30,18 @@ build()
 	"$cc" "${flags[@]}" $* -o "$W/$to"
 }
 
-# malloc() under another name, beside the C library's.
+# malloc() under another name, beside the C library's; and what most programs have in common, once.
 "$cc" "${flags[@]}" -include mem/test_names.h -c src/mem/api.c -o "$W/api.o"
-api="$W/api.o src/mem/test_elsewhere.c"
+for source in $library src/mem/test_elsewhere.c; do
+	"$cc" "${flags[@]}" -c "$source" -o "$W/$(basename "$source" .c).o"
+done
+common=$(echo "$W"/*.o)
 build handover_test src/mem/handover_test.c "$protocols"
 build handover_stress_test -DMEM_STEP_HOOK src/mem/handover_stress_test.c "$protocols"
 for t in pages_test slab_test heap_test heap_stress_test; do
-	build "$t" "src/mem/$t.c" "$api" "$library"
+	build "$t" "src/mem/$t.c" "$common"
 done
-build fuzz-malloc fuzz/malloc.c fuzz/mutate.c fuzz/plain.c "$api" "$library"
+build fuzz-malloc fuzz/malloc.c fuzz/mutate.c fuzz/plain.c "$common"
 
 for t in handover_test handover_stress_test pages_test slab_test heap_test heap_stress_test; do
 	echo "== $t"

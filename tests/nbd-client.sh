@@ -10,16 +10,6 @@ need qemu-nbd
 cd "$W"
 S=$W/s.sock
 
-# serve_qemu NAME FILE [OPTIONS...]: qemu-nbd on $W/NAME.sock with the export "exp".
-serve_qemu()
-{
-	local name=$1 file=$2
-	shift 2
-	qemu-nbd -t -x exp -k "$W/$name.sock" -e 8 "$@" "$file" >"$W/$name.log" 2>&1 </dev/null &
-	others+=($!)
-	wait_for 20 is_listening "$W/$name.sock" || fail "qemu-nbd does not listen"
-}
-
 # like ARGUMENTS...: as same(), but for the lines that only QEMU says (doc/COMPATIBILITY.md).
 like()
 {

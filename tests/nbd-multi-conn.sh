@@ -21,9 +21,7 @@ for options in cluster_size=65536 cluster_size=512 extended_l2=on lazy_refcounts
 	others+=("$client_PID")
 	read -r -t 60 said <&"${client[0]}" || fail "$options, seed $seed: no answer"
 	[ "$said" = written ] || fail "$options, seed $seed: '$said'"
-	kill -KILL "${byres[server]}"
-	wait "${byres[server]}" 2>/dev/null || true
-	unset "byres[server]"
+	kill_byre server
 	eval "exec ${client[1]}>&-"
 	wait "$client_PID" || true
 	qemu-img convert -U -f qcow2 -O raw disk.qcow2 disk.raw

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
-# takes: 60
+# takes: 35
 # byre writes qcow2 images of every kind. With a data file, raw or not: what it holds is there for
 # QEMU, too, which goes on writing. With persistent bitmaps: QEMU finds in them what was written.
 # With lazy refcounts: what is left dirty, by byre or by QEMU, is repaired by either.
@@ -15,24 +15,11 @@ truncate -s $size empty.raw
 random_file noise.raw $size
 seed=100
 
-# turns WHAT CLUSTER OPTIONS...: disk.qcow2, whose content is model.raw's, is written by byre, by
-# QEMU, by byre.
+# turns WHAT CLUSTER OPTIONS...
 turns()
 {
-	local what=$1 cluster=$2 n=60
-	shift 2
-	for turn in 1 2 3; do
-		seed=$((seed + 1))
-		python3 "$here/qcow2-write.py" $seed $size "$cluster" $n >commands
-		if [ $turn = 2 ]; then
-			io_all disk.qcow2 qcow2 commands
-			io_all model.raw raw commands
-		else
-			write_byre disk.qcow2 commands --loops $((1 + seed % 2)) "$@"
-		fi
-		whole disk.qcow2 "$what, turn $turn"
-		same_as_model disk.qcow2 "$what, turn $turn"
-	done
+	seed=$((seed + 1))
+	take_turns good "$1" $seed "$2" 60 --loops $((1 + seed % 2)) "${@:3}"
 }
 
 # ---- data files ----
@@ -70,20 +57,6 @@ stop_byre end
 whole disk.qcow2 "a disk that ends within a cluster"
 
 # ---- bitmaps ----
-
-is_unlocked()
-{
-	! grep -q ":$(stat -c %i "$1") " /proc/locks
-}
-
-# killed NAME: byre is gone, and its locks.
-killed()
-{
-	kill -KILL "${byres[$1]}"
-	wait "${byres[$1]}" 2>/dev/null || true
-	unset "byres[$1]"
-	wait_for 10 is_unlocked disk.qcow2 || fail "killed, but its locks stay"
-}
 
 is_socket()
 {
@@ -140,7 +113,7 @@ done
 with_bitmaps -o cluster_size=65536
 start_byre victim disk.qcow2
 qemu-io -f raw -c 'write -q 1M 64k' -c flush "$(uri victim)"
-killed victim
+kill_byre victim disk.qcow2
 qemu-img info disk.qcow2 >info.log
 [ "$(grep -c in-use info.log)" = 2 ] || { cat info.log >&2; fail "killed: marks"; }
 start_byre next disk.qcow2
@@ -155,7 +128,7 @@ rm -f disk.qcow2 data.raw
 qemu-img create -q -f qcow2 -o data_file=data.raw disk.qcow2 $size
 start_byre victim disk.qcow2
 qemu-io -f raw -c 'write -q -P 5 1M 64k' -c flush "$(uri victim)"
-killed victim
+kill_byre victim disk.qcow2
 mv data.raw away.raw
 byre_refuses 'data\.raw.*No such file' disk.qcow2
 mv away.raw data.raw
@@ -185,7 +158,7 @@ for next in qemu byre; do
 	start_byre victim disk.qcow2
 	io_all "$(uri victim)" raw commands
 	io_all model.raw raw commands
-	killed victim
+	kill_byre victim disk.qcow2
 	is_dirty disk.qcow2 || fail "lazy refcounts: killed, and not dirty"
 	if [ $next = qemu ]; then
 		qemu-io -f qcow2 -c 'read 0 512' disk.qcow2 >io.log 2>&1

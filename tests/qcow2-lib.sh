@@ -30,6 +30,25 @@ good()
 	same_as_model "$@"
 }
 
+# take_turns JUDGE WHAT SEED CLUSTER N SERVE_OPTIONS...: byre, QEMU, and byre again do N random
+# things to disk.qcow2 of $size bytes, whose content is model.raw's; JUDGE IMAGE WHAT after each.
+take_turns()
+{
+	local judge=$1 what=$2 seed=$3 cluster=$4 n=$5 turn
+	shift 5
+	for turn in 1 2 3; do
+		python3 "$here/qcow2-write.py" $((seed * 10 + turn)) "$size" "$cluster" "$n" \
+			>commands
+		if [ $turn = 2 ]; then
+			io_all disk.qcow2 qcow2 commands
+			io_all model.raw raw commands
+		else
+			write_byre disk.qcow2 commands "$@"
+		fi
+		"$judge" disk.qcow2 "$what, turn $turn"
+	done
+}
+
 # write_byre IMAGE COMMANDS SERVE_OPTIONS...: through byre, and to the model.
 write_byre()
 {

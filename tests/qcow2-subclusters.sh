@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
+# takes: 25
 # Images with extended L2 entries that byre writes hold what was written, nothing is wrong with
 # them, and they have the subclusters that QEMU's would: random writes, zeroes and discards, byre
 # and QEMU in turns; over compressed clusters and a snapshot; small writes, subcluster by
@@ -12,21 +13,11 @@ need qemu-img qemu-io
 cd "$W"
 size=$((24 << 20))
 
-# turns SEED CLUSTER WHAT: byre, QEMU, byre over disk.qcow2, whose content is model.raw's.
+# turns SEED CLUSTER WHAT
 turns()
 {
-	local turn
-	for turn in 1 2 3; do
-		python3 "$here/qcow2-write.py" $(($1 * 10 + turn)) $size "$2" 70 >commands
-		if [ $turn = 2 ]; then
-			io_all disk.qcow2 qcow2 commands
-			io_all model.raw raw commands
-		else
-			write_byre disk.qcow2 commands --loops $((1 + $1 % 2)) \
-				--cache "${modes[$1 % ${#modes[@]}]}"
-		fi
-		good disk.qcow2 "$3, turn $turn"
-	done
+	take_turns good "$3" "$1" "$2" 70 --loops $((1 + $1 % 2)) \
+		--cache "${modes[$1 % ${#modes[@]}]}"
 }
 
 truncate -s $size empty.raw
@@ -130,14 +121,7 @@ for i in $(seq 1 60); do
 	[ "$i" != 40 ] || echo flush
 done >commands
 io_all "$(uri victim)" raw commands
-kill -KILL "${byres[victim]}"
-wait "${byres[victim]}" 2>/dev/null || true
-unset "byres[victim]"
-is_unlocked()
-{
-	! grep -q ":$(stat -c %i disk.qcow2) " /proc/locks
-}
-wait_for 10 is_unlocked || fail "killed, but its locks stay"
+kill_byre victim disk.qcow2
 status=0
 qemu-img check disk.qcow2 >check.log 2>&1 || status=$?
 case $status in

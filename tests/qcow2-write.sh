@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
+# takes: 55
 # qcow2 images that byre writes hold what was written and nothing is wrong with them: clusters and
 # refcounts of all sizes, both versions, with and without backing files, random writes, zeroes and
 # discards; then QEMU writes them, then byre again. A byre that was killed leaves leaks at most,
@@ -15,24 +16,15 @@ size=$((24 << 20))
 # back_and_forth SEED WHAT CLUSTER CREATE_OPTIONS...: byre, QEMU, byre.
 back_and_forth()
 {
-	local seed=$1 what=$2 cluster=$3 n=120
+	local seed=$1 what=$2 cluster=$3 n=120 loops
 	shift 3
 	[ "$cluster" -gt 4096 ] || n=60
 	rm -f disk.qcow2
 	qemu-img create -q -f qcow2 "$@" disk.qcow2 $size
 	if [ $((seed % 2)) = 0 ]; then cp noise.raw model.raw; else cp empty.raw model.raw; fi
-	for turn in 1 2 3; do
-		python3 "$here/qcow2-write.py" $((seed * 10 + turn)) $size "$cluster" $n >commands
-		if [ $turn = 2 ]; then
-			io_all disk.qcow2 qcow2 commands
-			io_all model.raw raw commands
-		else
-			write_byre disk.qcow2 commands --loops $((1 + seed % 3 / 2)) \
-				--cache "${modes[seed % ${#modes[@]}]}"
-		fi
-		whole disk.qcow2 "$what, turn $turn"
-		same_as_model disk.qcow2 "$what, turn $turn"
-	done
+	loops=$((1 + seed % 3 / 2))
+	take_turns good "$what" "$seed" "$cluster" $n --loops $loops \
+		--cache "${modes[seed % ${#modes[@]}]}"
 	qemu-img info disk.qcow2 >info.log
 	! grep -q 'dirty\|corrupt: true' info.log || { cat info.log >&2; fail "$what: marked"; }
 }
@@ -73,8 +65,7 @@ after()
 	for turn in 1 2; do
 		python3 "$here/qcow2-write.py" $((seed++)) $size 65536 100 >commands
 		write_byre disk.qcow2 commands
-		whole disk.qcow2 "$1, turn $turn"
-		same_as_model disk.qcow2 "$1, turn $turn"
+		good disk.qcow2 "$1, turn $turn"
 	done
 }
 
@@ -135,11 +126,6 @@ whole disk.qcow2 fio
 
 # ---- killed ----
 
-is_unlocked()
-{
-	! grep -q ":$(stat -c %i "$1") " /proc/locks
-}
-
 for cluster in 4096 65536; do
 	for backing in '' '-b noise.raw -F raw'; do
 		rm -f disk.qcow2
@@ -154,11 +140,7 @@ for cluster in 4096 65536; do
 			echo "write -P $i $((i * 300000)) 5000"
 		done >>commands
 		io_all "$(uri victim)" raw commands
-		kill -KILL "${byres[victim]}"
-		wait "${byres[victim]}" 2>/dev/null || true
-		unset "byres[victim]"
-		# The kernel takes a ring down behind the process: its locks go a little later.
-		wait_for 10 is_unlocked disk.qcow2 || fail "killed, but its locks stay"
+		kill_byre victim disk.qcow2
 		status=0
 		qemu-img check disk.qcow2 >check.log 2>&1 || status=$?
 		case $status in

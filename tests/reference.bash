@@ -40,7 +40,7 @@ plain()
 	sed -E "s#^[^ ]*/qemu-img( [a-z]+)?: #qemu-img\1: #
 		s#'[^ ']*/qemu-img( [a-z]+)? --help'#'qemu-img\1 --help'#
 		s/ in [0-9.]+ seconds/ in N seconds/
-		/^qcow2: Image is corrupt: /d; /^byre: error: .* is damaged: /d"
+		/^qcow2: Image is corrupt: /d; /^byre: error: .* is damaged: /d" "$@"
 }
 
 # outcome OUT PROGRAM...: its outputs and status, in OUT.
@@ -48,14 +48,15 @@ outcome()
 {
 	local out=$1 status=0
 	shift
-	timeout -k 10 120 "$@" >"$out.stdout" 2>"$out.stderr" </dev/null || status=$?
+	{
+		timeout -k 10 120 "$@" 2>"$out.stderr" </dev/null || status=$?
+		echo "--- errors"
+	} >"$out.stdout"
 	case $status in
 	124 | 137) fail "did not end: $*" ;;
 	esac
 	{
-		plain <"$out.stdout"
-		echo "--- errors"
-		plain <"$out.stderr"
+		plain "$out.stdout" "$out.stderr"
 		echo "--- status $status"
 	} >"$out"
 }

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 600
+# takes: 15
 # The region library is freestanding, and does what it does on 32 bits and on aarch64, too.
 . "$(dirname "$0")/lib.sh"
 # shellcheck disable=SC2154  # top, W: lib.sh

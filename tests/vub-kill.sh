@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long asan-long
 # limit: 900
-# takes: 60
+# takes: 25
 # kill -9 of byre while a guest writes over vhost-user, a restart, again and again: with requests in
 # flight tracked in memory that the front end holds, the guest goes on without an error and nothing
 # that it wrote is lost; on raw disks and on qcow2 images whose metadata is preallocated, over split
@@ -38,8 +38,7 @@ kill_and_go_on()
 	writing=$!
 	for _ in $(seq $kills); do
 		sleep 0.$((3 + RANDOM % 6))
-		kill -KILL "${byres[disk]}"
-		wait "${byres[disk]}" 2>/dev/null || true
+		kill_byre disk
 		wait_for 20 is_free || fail "the sockets of what was killed still listen"
 		start "$1"
 	done

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 1800
-# takes: 130
+# takes: 80
 # A daemon that serves a guest over vhost-user is killed and started again: the guest goes on
 # without an error and without a lost write (V21), on rings of both kinds; and after a clean end. So
 # does one whose memory a balloon takes away: no page of it is pinned. The long suite kills twenty
@@ -19,7 +19,5 @@ if [ "${SUITE:-}" = long ]; then
 		done
 	done
 fi
-"$top/tools/guest/restart.sh" -n 3
+"$top/tools/guest/restart.sh" -n 4 -k KILL,KILL,TERM -b
 "$top/tools/guest/restart.sh" -n 2 -p packed=on,num-queues=2
-"$top/tools/guest/restart.sh" -n 1 -k TERM
-"$top/tools/guest/restart.sh" -n 1 -b

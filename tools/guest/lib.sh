@@ -40,13 +40,20 @@ usage()
 	exit 2
 }
 
+is_listening()
+{
+	grep -q " 00010000 .* $1\$" /proc/net/unix
+}
+
 # start_byre ARGUMENTS...: byre serve; returns when it listens on $W/sock.
 start_byre()
 {
+	touch "$W/byre.log"
+	said=$(stat -c %s "$W/byre.log")
 	"$BYRE" serve "$@" >>"$W/byre.log" 2>&1 </dev/null &
 	byre=$!
 	for _ in $(seq 200); do
-		! grep -q " 00010000 .* $W/sock\$" /proc/net/unix || return 0
+		! is_listening "$W/sock" || return 0
 		kill -0 $byre 2>/dev/null || break
 		sleep 0.05
 	done
@@ -72,6 +79,19 @@ take_fio()
 	done
 	loader=$(ldd "$fio" | awk '$1 ~ /^\/.*ld-/ { print $1 }')
 	cp -L "$loader" "$1/fio/loader"
+}
+
+# writes_again: until byre, which shows --stats, says that the guest of boots[0] writes. What its
+# log held up to $said, an offset, is old.
+writes_again()
+{
+	for _ in $(seq 1500); do
+		[ -z "$(tail -c "+$((said + 1))" "$W/byre.log" | grep 'write  *[1-9][0-9]*/s')" ] ||
+			return 0
+		kill -0 "${boots[0]}" 2>/dev/null || break
+		sleep 0.2
+	done
+	fail "the guest does not write"
 }
 
 # uri NAME: where QEMU finds the disk.

@@ -39,11 +39,6 @@ is_losing_writes()
 	[ "${version:-0}" -lt 9 ] && grep -q '^tcg' "$("$here/prepare.sh" | tail -n 1)/accelerator"
 }
 
-is_listening()
-{
-	grep -q " 00010000 .* $1\$" /proc/net/unix
-}
-
 # start NUMBER OPTIONS...: a QEMU; only the first one's guest begins at the beginning.
 start()
 {
@@ -127,18 +122,13 @@ exit \$failed
 END
 take_fio "$W/job"
 "$BYRE" create -q -f "$format" "$W/disk" 64M
-empty=$(stat -c %b "$W/disk")
 start_byre --loops 2 --stats -f "$format" --vhost-user "$W/sock" "$W/disk"
 start 0
 if is_losing_writes; then
 	echo "this QEMU loses what guests write when it migrates them without KVM"
 	exit 77
 fi
-for _ in $(seq 3000); do
-	[ "$(stat -c %b "$W/disk")" = "$empty" ] || break
-	kill -0 "${boots[0]}" 2>/dev/null || fail "the guest does not begin"
-	sleep 0.1
-done
+writes_again
 for i in $(seq "$times"); do
 	sleep 5
 	start "$i" -i "unix:$W/move$i"
