@@ -23,21 +23,16 @@ forget()
 	END
 }
 
-pages()
-{
-	fincore --bytes --noheadings -o PAGES "$1" | tr -d ' '
-}
-
 # pages_are FILE NUMBER
 pages_are()
 {
 	local n
-	n=$(pages "$1")
+	n=$(cached_pages "$1")
 	[ "$n" = "$2" ] || fail "$what: $n pages of $1 are cached, not $2"
 }
 
 forget source.raw
-[ "$(pages source.raw)" = 0 ] || skip "the file system keeps pages"
+[ "$(cached_pages source.raw)" = 0 ] || skip "the file system keeps pages"
 "$BYRE" convert -O qcow2 source.raw source.qcow2 || fail "convert"
 
 # As it was: with nothing of it there, all, and pieces.
@@ -56,7 +51,7 @@ leaves_as_it_was()
 
 	# All was there.
 	cat source.raw source.qcow2 >/dev/null
-	before=$(pages source.qcow2)
+	before=$(cached_pages source.qcow2)
 	# shellcheck disable=SC2086
 	"$BYRE" convert $options -O qcow2 source.raw new.qcow2 || fail "$what"
 	pages_are source.raw $((24 << 8))
@@ -73,7 +68,7 @@ leaves_as_it_was()
 	for off in list(range(0, 8 << 20, 64 << 10)) + list(range(8 << 20, 14 << 20, 4096)):
 	    os.pread(fd, 4096, off)
 	END
-	before=$(pages source.raw)
+	before=$(cached_pages source.raw)
 	# shellcheck disable=SC2086
 	"$BYRE" convert $options -O qcow2 source.raw new.qcow2 || fail "$what"
 	pages_are source.raw "$before"
@@ -106,17 +101,18 @@ leaves_what_is_there()
 	for off in range(0, 3 << 20, 4096):
 	    os.pread(fd, 4096, off)
 	END
-	before=$(pages new.raw)
+	before=$(cached_pages new.raw)
 	[ "$before" -ge 768 ] || fail "reading"
 	forget source.raw
 	"$BYRE" convert -n -t writeback source.raw new.raw || fail "$what"
 	pages_are source.raw 0
-	[ "$(pages new.raw)" -le "$before" ] || fail "$what: $(pages new.raw) pages stay"
+	after=$(cached_pages new.raw)
+	[ "$after" -le "$before" ] || fail "$what: $after pages stay"
 }
 (leaves_what_is_there) || (leaves_what_is_there) || leaves_what_is_there
 
 what="--keep-cache"
 forget source.raw
 "$BYRE" convert --keep-cache -O qcow2 source.raw new.qcow2 || fail "$what"
-[ "$(pages source.raw)" -ge $((20 << 8)) ] || fail "$what: the source is not cached"
-[ "$(pages new.qcow2)" -ge $((20 << 8)) ] || fail "$what: the target is not cached"
+[ "$(cached_pages source.raw)" -ge $((20 << 8)) ] || fail "$what: the source is not cached"
+[ "$(cached_pages new.qcow2)" -ge $((20 << 8)) ] || fail "$what: the target is not cached"

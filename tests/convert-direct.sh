@@ -9,16 +9,7 @@
 need qemu-img python3 strace
 cd "$W"
 
-python3 - <<'END'
-# Noise and text, in pieces of all lengths.
-import random
-r = random.Random(11)
-with open("source.raw", "wb") as f:
-    while f.tell() < 24 << 20:
-        n = r.randrange(1, 300) * 512
-        f.write(r.randbytes(n) if r.randrange(4) == 0 else (b"%d " % r.randrange(1 << 40) * n)[:n])
-    f.truncate(24 << 20)
-END
+mixed_file source.raw $((24 << 20)) 11 noise text text text
 
 cat >look.py <<'END'
 # look.py TRACE IMAGE: what the system calls in TRACE did to IMAGE; says nothing where all is well.

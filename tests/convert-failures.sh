@@ -26,9 +26,11 @@ fails()
 (
 	trap '' XFSZ
 	ulimit -f 4096
-	for options in "" "-O qcow2" "-O qcow2 -t writeback" "-t writeback" "-O qcow2 -W"; do
+	for options in "" "-O qcow2" "-O qcow2 -t writeback" "-t writeback" "-O qcow2 -W" \
+		"-c -O qcow2"; do
 		# shellcheck disable=SC2086  # words
 		fails "too large" $options source.raw new
+		[ "$(wc -l <log)" = 1 ] || { cat log >&2; fail "$options: says too much"; }
 		[ ! -e new ] || fail "$options: half an image is left"
 		: >new
 		ln new link
@@ -55,15 +57,15 @@ fails()
 	done
 )
 [ "$(id -u)" != 0 ] || ! mkdir small || ! mount -t tmpfs -o size=4m none small 2>/dev/null || {
+	mounted+=("$W/small")
 	status=0
-	for options in "" "-O qcow2" "-O qcow2 -t none"; do
+	for options in "" "-O qcow2" "-O qcow2 -t none" "-c -O qcow2"; do
 		# shellcheck disable=SC2086
 		"$BYRE" convert $options source.raw small/new 2>log && status=1
-		grep -q 'No space left' log || status=1
+		grep -q 'No space left' log && [ "$(wc -l <log)" = 1 ] || status=1
 		[ ! -e small/new ] || status=1
 		[ $status = 0 ] || break
 	done
-	umount small
 	[ $status = 0 ] || { cat log >&2; fail "a full file system $options"; }
 }
 
@@ -163,6 +165,11 @@ wait "$pid" && fail "SIGTERM does not end it"
 [ "$(cat new)" = another ] || fail "another file was removed"
 rm new moved
 
+is_larger_than_a_byte()
+{
+	[ "$(stat -c %s "$1")" -gt 1 ]
+}
+
 # A long preallocation is no reason to stay.
 truncate -s 64G huge.raw
 for options in "-O qcow2" "-O raw" "-O qcow2 -o data_file=new.data"; do
@@ -171,12 +178,32 @@ for options in "-O qcow2" "-O raw" "-O qcow2 -o data_file=new.data"; do
 	kill -TERM "$pid" || true       # the disk may be full by now
 	end_within "$pid" 60 || fail "$options: SIGTERM does not end a preallocation"
 	[ ! -e new ] && [ ! -e new.data ] || fail "$options: half an image is left"
+	# A file that was there keeps its name.
+	truncate -s 1 new
+	ln new link
+	# shellcheck disable=SC2086  # words
+	"$BYRE" convert $options -o preallocation=full huge.raw new >log 2>&1 </dev/null &
+	pid=$!
+	others+=("$pid")
+	wait_for 20 is_larger_than_a_byte new || fail "$options: does not start"
+	kill -TERM "$pid" || true
+	end_within "$pid" 60 || fail "$options: SIGTERM does not end a preallocation"
+	[ -e new ] && [ "$(stat -c %s link)" = 0 ] || fail "$options: half an image is left"
+	[ ! -e new.data ] || fail "$options: half a data file is left"
+	rm new link
 done
 runs_slowly source.raw new
 kill -USR1 "$pid"
 wait "$pid" || fail "SIGUSR1 ends it"
 grep -qE '^    \([0-9.]+/100%\)$' log || { cat log >&2; fail "SIGUSR1: no progress"; }
 cmp source.raw new || fail "after SIGUSR1: other content"
+
+# A terminal sees a bar, which is full in the end.
+if command -v script >/dev/null; then
+	script -qec "'$BYRE' convert -p source.raw new" /dev/null </dev/null >bar
+	tr '\r' '\n' <bar | grep -q '^  \[#*\] 100.0 %  8 MiB, [^,]*$' ||
+		{ cat bar >&2; fail "-p on a terminal"; }
+fi
 
 # Nobody who reads what -p says, and there is more to say.
 rm new
@@ -195,6 +222,29 @@ ln copy.raw link.raw
 fails "'link.raw' is read by this conversion" -U over.qcow2 link.raw
 fails "'link.raw' is read by this conversion" -U -n over.qcow2 link.raw
 cmp source.raw copy.raw || fail "a source was overwritten"
+for there in no yes; do
+	fails "'copy.raw' is read by this conversion" \
+		-U -O qcow2 -o data_file=copy.raw copy.raw new.qcow2
+	[ $there = no ] || [ "$(cat new.qcow2)" = before ] || fail "a target is not what it was"
+	echo before >new.qcow2
+done
+qemu-img create -q -f qcow2 -o data_file=data.raw new.qcow2 8M
+ln -f copy.raw data.raw
+fails "'data.raw' is read by this conversion" -U -n -O qcow2 copy.raw new.qcow2
+cmp source.raw copy.raw || fail "a source was overwritten"
+rm new.qcow2 data.raw
+
+# ---- options that cannot be are told before anything is emptied ----
+
+echo before >new.qcow2
+fails "compression level 13 is not within 1 and 12" \
+	-c -O qcow2 -o compression_level=13 source.raw new.qcow2
+fails "compression level 10 is not within 1 and 9" \
+	-c -O qcow2 -o compression_level=10,deflate_window=4k source.raw new.qcow2
+fails "a window is chosen for deflate only" \
+	-c -O qcow2 -o deflate_window=4k,compression_type=zstd source.raw new.qcow2
+[ "$(cat new.qcow2)" = before ] || fail "a target was emptied for an option"
+rm new.qcow2
 
 # ---- a block device, which stays as long as it is ----
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long
 # limit: 900
+# takes: 60
 # byre convert from, to and over exports of NBD servers (qemu-nbd, nbdkit, byre serve) says what
 # qemu-img convert says, ends as it does and makes the same bytes. What reads as zeros is not sent
 # as data. A server that is read-only, full, broken or gone is told of.
@@ -12,17 +13,6 @@ need qemu-nbd nbdkit
 cd "$W"
 
 # ---- servers ----
-
-# serve_qemu NAME FILE [OPTIONS...]: qemu-nbd on $W/NAME.sock with the export "exp".
-serve_qemu()
-{
-	local name=$1 file=$2
-	shift 2
-	rm -f "$W/$name.sock"
-	qemu-nbd -t -x exp -k "$W/$name.sock" -e 8 "$@" "$file" >"$W/$name.log" 2>&1 </dev/null &
-	others+=($!)
-	wait_for 20 is_listening "$W/$name.sock" || fail "qemu-nbd does not listen"
-}
 
 # kit NAME ARGUMENTS...: nbdkit on $W/NAME.sock.
 kit()

@@ -11,20 +11,6 @@ need qemu-img qemu-io filefrag fincore python3 mkfs.xfs mkfs.btrfs
 [ "$(id -u)" = 0 ] || skip "only root mounts file systems"
 cd "$W"
 
-declare -a mounted=()
-leave()
-{
-	local status=$? dir
-	cd /
-	for dir in "${mounted[@]}"; do
-		umount "$dir" || umount -l "$dir" || true
-	done
-	set +e
-	(exit "$status")
-	finish
-}
-trap leave EXIT
-
 # make FILE: data, holes, and zeros that are stored, in a disk that ends within a block.
 make()
 {
@@ -56,11 +42,6 @@ used()
 {
 	sync -f .
 	df --output=used -B1 . | tail -n 1
-}
-
-pages()
-{
-	fincore --bytes --noheadings -o PAGES "$1" | tr -d ' '
 }
 
 # convert ARGUMENTS... SOURCE TARGET: sets `shared`, `own` and `cost`, in bytes.
@@ -200,11 +181,12 @@ print(sum(run["length"] for run in json.load(sys.stdin) if run["data"]))')
 fd = os.open("source.raw", os.O_RDONLY)
 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)'
 		[ $cached = 0 ] || cat source.raw >/dev/null
-		before=$(pages source.raw)
+		before=$(cached_pages source.raw)
 		"$BYRE" convert source.raw new.raw || fail "convert"
-		[ "$(pages source.raw)" -ge "$before" ] || fail "pages of the source are gone"
-		[ "$(pages source.raw)" -le $((before + 16)) ] || fail "pages of the source stay"
-		[ "$(pages new.raw)" = 0 ] || fail "pages of the target"
+		after=$(cached_pages source.raw)
+		[ "$after" -ge "$before" ] || fail "pages of the source are gone"
+		[ "$after" -le $((before + 16)) ] || fail "pages of the source stay"
+		[ "$(cached_pages new.raw)" = 0 ] || fail "pages of the target"
 		rm new.raw
 	done
 }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # suites: default long tsan-long
 # limit: 900
-# takes: 50
+# takes: 60
 # byre convert says what qemu-img convert says, shows progress and ends as it does, and makes the
 # same image: size, format, content, and what is data, zeros or in the backing file.
 . "$(dirname "$0")/lib.sh"
@@ -291,6 +291,8 @@ sparse.raw new
 -O qcow2 -B full.raw -F raw zeros.raw new
 -O qcow2 -S 0 -B base.qcow2 -F qcow2 top.qcow2 new
 -c -O qcow2 -B brief.qcow2 -F qcow2 over.qcow2 new
+-O qcow2 -B brief.qcow2 -F qcow2 base.qcow2 new
+-O qcow2 -B odd.raw -F raw base.qcow2 new
 -O qcow2 -o extent_size_hint=1M sparse.raw new
 -o extent_size_hint=0 sparse.raw new
 -O qcow2 -F qcow2 top.qcow2 new
@@ -323,6 +325,10 @@ nowhere.raw new
 -f raw --image-opts driver=raw,file.filename=sparse.raw new
 --image-opts driver=raw,file.filename=sparse.raw new
 --image-opts driver=raw,offset=1M,size=512k,file.filename=sparse.raw new
+--image-opts driver=raw,file.aio=native,file.filename=sparse.raw new
+--image-opts -T none driver=raw,file.aio=native,file.filename=sparse.raw new
+--image-opts -T directsync driver=qcow2,file.aio=native,file.filename=top.qcow2 new
+--image-opts -T none driver=raw,file.aio=native,cache.direct=off,file.filename=sparse.raw new
 --source-image-opts sparse.raw new
 sparse.raw sparse.raw
 -O qcow2 base.qcow2 base.qcow2
@@ -344,6 +350,16 @@ squeezed.qcow2 new
 END_TABLE
 convert sparse.raw ''
 convert '' new
+
+# What the target says of its backing file counts, whatever that one's name says of itself.
+named()
+{
+	echo "json:{\"driver\":\"$1\",\"file\":{\"driver\":\"file\",\"filename\":\"$2\"}}"
+}
+convert -O qcow2 -B "$(named raw base.qcow2)" -F qcow2 top.qcow2 new
+convert -O qcow2 -B "$(named raw sparse.raw)" -F qcow2 top.qcow2 new
+convert -O qcow2 -B "$(named qcow2 full.raw)" -F raw full.raw new
+convert -O qcow2 -B 'json:{"driver":"file","filename":"sparse.raw"}' -F raw top.qcow2 new
 
 # ---- into a target that is there ----
 
@@ -381,4 +397,36 @@ convert -n --bitmaps -O qcow2 marked.qcow2 new
 setup=overlay_target
 convert -n -O qcow2 -B base.qcow2 top.qcow2 new
 convert -n -O qcow2 top.qcow2 new
+setup=:
+
+# ---- options at random, one of each kind ----
+
+# one_of WORDS...: adds those of one of the arguments, or nothing.
+one_of()
+{
+	local n=$((RANDOM % (2 * $#)))
+	# shellcheck disable=SC2206  # words
+	[ $n -ge $# ] || options+=(${@:n + 1:1})
+}
+
+RANDOM=${SEED:-1}
+sources=(base.qcow2 top.qcow2 same.qcow2 brief.qcow2 over.qcow2 empty.qcow2 sub.qcow2 large.qcow2
+	outside.qcow2 marked.qcow2 sparse.raw odd.raw full.raw void.raw zeros.raw)
+for ((i = 0; i < 40; i++)); do
+	options=()
+	one_of -c
+	one_of -W "-m 1" "-m 16" "-W -m 3"
+	one_of "-S 0" "-S 512" "-S 64k" "-S 1M"
+	one_of "-t none" "-t writeback" "-t writethrough" "-t directsync" "-t unsafe"
+	one_of "-T none" "-T writethrough" "-T directsync"
+	one_of -U -q --salvage "-r 4G"
+	one_of --bitmaps "-l first" "-l 2" --skip-broken-bitmaps
+	one_of "-o cluster_size=4k" "-o cluster_size=2M" "-o extended_l2=on" "-o compat=0.10" \
+		"-o compression_type=zstd" "-o refcount_bits=1" "-o preallocation=metadata" \
+		"-o lazy_refcounts=on"
+	for ((n = 1 + RANDOM % 5 / 4; n > 0; n--)); do
+		options+=("${sources[RANDOM % ${#sources[@]}]}")
+	done
+	convert -O qcow2 "${options[@]}" new
+done
 echo "$compared compared"

@@ -65,7 +65,7 @@ struct plan {
 	enum prealloc prealloc;
 	struct create_hints hints;
 	int fd;                         /* on the way */
-	struct create_made made;
+	struct create_made *made;
 	const atomic_bool *is_stopped;  /* or NULL */
 	struct err *err;
 };
@@ -78,24 +78,33 @@ int create_open(const char *path, struct create_made *ret)
 	int fd = open(path, flags | O_EXCL, 0644);
 	struct stat st;
 
-	ret->is_new = fd >= 0;
+	bool is_new = fd >= 0;
+
 	if (fd < 0)
 		fd = open(path, flags, 0644);
 	if (fd < 0)
 		return -errno;
-	ret->is_regular = !fstat(fd, &st) && S_ISREG(st.st_mode);
-	if (ret->is_regular) {
+	if (!fstat(fd, &st) && S_ISREG(st.st_mode)) {
 		ret->dev = st.st_dev;
 		ret->ino = st.st_ino;
+		ret->state = is_new ? CREATE_NEW : CREATE_FOUND;
 	}
 	return fd;
 }
 
-bool create_is_made(const struct create_made *m, const char *path)
+int create_empty(int fd, struct create_made *m)
+{
+	if (m->state == CREATE_FOUND)
+		m->state = CREATE_EMPTIED;
+	return ftruncate(fd, 0) < 0 ? -errno : 0;
+}
+
+bool create_is_ours(const struct create_made *m, const char *path)
 {
 	struct stat st;
 
-	return m->is_regular && !stat(path, &st) && st.st_dev == m->dev && st.st_ino == m->ino;
+	return m->state >= CREATE_EMPTIED && !stat(path, &st) && st.st_dev == m->dev &&
+	       st.st_ino == m->ino;
 }
 
 void create_give_hints(int fd, const struct create_hints *h)
@@ -181,8 +190,9 @@ static int fill(const struct plan *p)
 		return fill_device(p, size);
 	if (p->hints.extent_hint > UINT32_MAX)
 		return err_set(p->err, EINVAL, "Extent size hint is too large");
-	if (ftruncate(p->fd, 0) < 0)
-		return err_set_errno(p->err, errno, "Could not create '%s'", p->path);
+	rc = create_empty(p->fd, p->made);
+	if (rc)
+		return err_set_errno(p->err, -rc, "Could not create '%s'", p->path);
 	create_give_hints(p->fd, &p->hints);
 	if (p->size > INT64_MAX)
 		return err_set_errno(p->err, EINVAL, "Could not resize file");
@@ -205,7 +215,7 @@ static void open_work(void *arg)
 {
 	struct plan *p = arg;
 
-	p->fd = create_open(p->path, &p->made);
+	p->fd = create_open(p->path, p->made);
 	if (p->fd < 0)
 		err_set_errno(p->err, -p->fd, "Could not create '%s'", p->path);
 }
@@ -377,12 +387,11 @@ static int make_plan(struct create_args *a, struct image_name *name, struct plan
 static int make_raw(struct tool *t, struct create_args *a, struct err *err)
 {
 	struct image_name name = { 0 };
-	struct plan p = { .tool = t, .is_stopped = a->is_stopped, .err = err };
+	struct plan p = { .tool = t, .made = &a->made, .is_stopped = a->is_stopped, .err = err };
 	int rc = make_plan(a, &name, &p, err);
 
 	if (!rc)
 		rc = tool_run(t, make_wait, &p);
-	a->made = p.made;
 	image_name_fini(&name);
 	return rc;
 }

@@ -2,9 +2,10 @@
 /* cmd/convert.c - `byre convert`: the images, what is to be copied, and how it ends.
  *
  * A target that was made and not filled is not left behind: what would be taken for an image, and
- * is half of one, goes away with any error, and with a signal. A file that was there before is
- * emptied, for its name may be somebody's link. (qemu-img leaves what it has.) Where nobody is left
- * to do that, a qcow2 target says of itself that it is not finished (Q11 in fmt/qcow2/writer.h). */
+ * is half of one, goes away with any error, and with a signal, for which no server has to answer
+ * (cmd/stop.h). A file that was there before is emptied, for its name may be somebody's link.
+ * (qemu-img leaves what it has.) Where nobody is left to do that, a qcow2 target says of itself
+ * that it is not finished (Q11 in fmt/qcow2/writer.h). */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -21,17 +22,21 @@
 #include "blk/blk.h"
 #include "blk/port.h"
 #include "cmd/convert.h"
+#include "cmd/stop.h"
 #include "ctl/compress_opts.h"
 #include "ctl/graph.h"
 #include "ctl/image_name.h"
 #include "drv/file/file.h"
+#include "drv/nbd/nbdc.h"
 #include "fmt/qcow2/bitmap.h"
+#include "fmt/qcow2/codec.h"
+#include "fmt/qcow2/format.h"
 #include "fmt/qcow2/info.h"
 #include "fmt/qcow2/qcow2.h"
 #include "job/copy.h"
 #include "loop/work.h"
 
-enum { SECTOR = 512, DEPTH_DEFAULT = 8 };
+enum { SECTOR = 512, DEPTH_DEFAULT = 8, LAP_CLUSTERS = 8192, LAP_BYTES_MAX = 512 << 20 };
 
 struct conversion {
 	struct convert_args *args;
@@ -44,37 +49,15 @@ struct conversion {
 	struct qcow2_info target_info;  /* where it is qcow2 */
 	struct qcow2_bitmaps_copy bitmaps;
 	const char *backing;            /* -B or -o backing_file; NULL: none */
+	struct image_name target_name;  /* owned; empty where it is none, which is told when the
+					 * target is made or opened */
 	struct img target;
-	bool is_made;                   /* the target's file is ours to take away */
 	bool preallocates;
-	bool is_data_made;              /* and so is its data file, if it has one */
+	const atomic_bool *is_stopped;  /* by a signal */
 	struct progress progress;
 	struct copy_opts copy;
 	struct copy_result result;
 };
-
-/* Of INT, TERM or HUP; 0: none came. */
-static atomic_bool is_stopped;
-static volatile sig_atomic_t stopped_by;
-
-static void on_stop(int sig)
-{
-	stopped_by = sig;
-	atomic_store(&is_stopped, true);
-}
-
-/* The first signal ends the copy in order, the second ends the program. Nobody who reads what -p
- * says is no reason to end. */
-static void catch_signals(void)
-{
-	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
-	struct sigaction sa = { .sa_handler = on_stop, .sa_flags = (int)SA_RESETHAND }, old;
-
-	signal(SIGPIPE, SIG_IGN);
-	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
-		if (!sigaction(signals[i], NULL, &old) && old.sa_handler == SIG_DFL)
-			sigaction(signals[i], &sa, NULL);
-}
 
 /* ---- the sources ---- */
 
@@ -106,22 +89,26 @@ static int open_sources(struct conversion *c)
 
 /* ---- making the target ---- */
 
-/* What the target is called, as a file. Returned owned; NULL: there is no memory. */
-static char *target_path(const struct conversion *c)
+static const char *target_text(const struct conversion *c)
 {
-	const struct convert_args *a = c->args;
-	const char *text = a->names[a->nnames - 1];
-	struct image_name name = { 0 };
-	char *path = NULL, *warning = NULL;
+	return c->args->names[c->args->nnames - 1];
+}
 
-	if (!(a->target.image_opts ? image_name_parse_options(text, &name, &warning, NULL) :
-				     image_name_parse(text, &name, NULL))) {
-		path = name.path;
-		name.path = NULL;
-	}
+static void parse_target_name(struct conversion *c)
+{
+	char *warning = NULL;
+
+	if (c->args->target.image_opts)
+		image_name_parse_options(target_text(c), &c->target_name, &warning, NULL);
+	else
+		image_name_parse(target_text(c), &c->target_name, NULL);
 	free(warning);
-	image_name_fini(&name);
-	return path;
+}
+
+/* NULL: it is no file. */
+static const char *target_path(const struct conversion *c)
+{
+	return c->target_name.nbd ? NULL : c->target_name.path;
 }
 
 static const char *option_text(struct create_args *c, const char *key)
@@ -154,6 +141,21 @@ static int read_compression(struct conversion *c, struct err *err)
 	return 0;
 }
 
+/* Do they fit the kind of compression? It is known when the target is opened, and said before it is
+ * made. */
+static int check_compression(struct conversion *c, struct err *err)
+{
+	const char *type = option_text(&c->args->create, "compression_type");
+	const struct codec codec = {
+		.compression = type && !strcmp(type, "zstd") ? QCOW2_COMPRESSION_ZSTD :
+							       QCOW2_COMPRESSION_DEFLATE,
+		.level = c->args->target.compression_level,
+		.has_small_window = c->args->target.deflate_small_window,
+	};
+
+	return codec_check(&codec, err);
+}
+
 /* The options of the target that is to be made: those of -o, and what other options mean. */
 static int read_options(struct conversion *c, struct err *err)
 {
@@ -170,6 +172,8 @@ static int read_options(struct conversion *c, struct err *err)
 		rc = read_compression(c, err);
 	if (!rc)
 		rc = create_check_options(cr, err);
+	if (!rc && is_qcow2)
+		rc = check_compression(c, err);
 	if (rc)
 		return rc;
 	if (cr->backing && !is_qcow2)
@@ -272,19 +276,34 @@ static bool reads_from(const struct node *top, const struct stat *st)
 	return false;
 }
 
-/* With -U no lock keeps the target from being a file that the sources are read from. */
-static int check_overlap(const struct conversion *c, struct err *err)
+static int check_unread(const struct conversion *c, const char *path, struct err *err)
 {
-	char *path = c->args->source.force_share ? target_path(c) : NULL;
 	struct stat st;
-	int rc = 0;
 
 	if (path && !stat(path, &st))
-		for (unsigned i = 0; i < c->nsources && !rc; i++)
+		for (unsigned i = 0; i < c->nsources; i++)
 			if (reads_from(c->sources[i].graph.top, &st))
-				rc = err_set(err, EBUSY, "'%s' is read by this conversion", path);
-	free(path);
+				return err_set(err, EBUSY, "'%s' is read by this conversion", path);
+	return 0;
+}
+
+/* With -U no lock keeps the target, or the data file that is made with it, from being a file that
+ * the sources are read from. */
+static int check_overlap(struct conversion *c, struct err *err)
+{
+	int rc = check_unread(c, target_path(c), err);
+
+	if (!rc && !c->args->is_there)
+		rc = check_unread(c, option_text(&c->args->create, "data_file"), err);
 	return rc;
+}
+
+/* The same of a target that is there, which has named its data file by now. */
+static int check_data_file(const struct conversion *c, struct err *err)
+{
+	const struct node *data = c->target.graph.top->child[CHILD_DATA];
+
+	return data && c->args->source.force_share ? check_unread(c, data->name, err) : 0;
 }
 
 /* All that can be said before anything is made. */
@@ -304,7 +323,9 @@ static int prepare(struct conversion *c, struct err *err)
 		note_preallocation(c);
 	if (!rc)
 		rc = check_bitmaps(c, err);
-	return rc ? rc : check_overlap(c, err);
+	if (!rc && a->source.force_share)
+		rc = check_overlap(c, err);
+	return rc;
 }
 
 static int make_target(struct conversion *c, struct err *err)
@@ -313,37 +334,45 @@ static int make_target(struct conversion *c, struct err *err)
 	int rc;
 
 	cr->is_quiet = cr->is_backing_given = cr->is_unfinished = true;
-	cr->is_stopped = &is_stopped;
+	cr->is_stopped = c->is_stopped;
 	rc = create_image(&c->tool, cr, err);
-	c->is_made = !rc || cr->made.is_new;
-	c->is_data_made = !rc;
 	return rc ? err_wrap(err, rc, "%s: error while converting %s", cr->filename, cr->format) :
 		    0;
 }
 
 /* ---- the target, open ---- */
 
+/* The target is synced as a whole when it is done. A sync for each write would cut the packed
+ * clusters at places that depend on how many writes are under way. */
+static const char *cache_of_packed(const char *cache)
+{
+	if (cache && !strcmp(cache, "writethrough"))
+		return "writeback";
+	return cache && !strcmp(cache, "directsync") ? "none" : cache;
+}
+
 /* Unless something else is asked for, past the page cache: nobody reads the target at once, and
  * what is not copied there need not be dropped again. */
 static int open_target(struct conversion *c, struct err *err)
 {
-	struct convert_args *a = c->args;
-	const char *name = a->names[a->nnames - 1];
+	const struct convert_args *a = c->args;
 	struct img_opts how = a->target;
 
 	how.cache_what = "cache";
 	how.writable = true;
 	how.is_unfinished = !a->is_there;
 	how.discard = a->min_sparse;
+	if (a->is_compressed)
+		how.cache = cache_of_packed(how.cache);
 	how.drop_pages = !a->keeps_cache && (!how.cache || strcmp(how.cache, "unsafe"));
 	if (!how.cache && !a->keeps_cache && !a->is_offloaded) {
 		how.cache = "none";
-		if (!img_open_quiet(&c->tool, name, &how, &c->target, err))
+		if (!img_open_quiet(&c->tool, target_text(c), &how, &c->target, err))
 			return 0;
 		how.cache = NULL;
 		*err = (struct err) { 0 };
 	}
-	return img_open_quiet(&c->tool, name, &how, &c->target, err);
+	return img_open_quiet(&c->tool, target_text(c), &how, &c->target, err);
 }
 
 static int target_info_wait(void *arg)
@@ -416,13 +445,18 @@ static int plan(struct conversion *c, struct err *err)
 	o->target_is_zero = !c->backing && a->min_sparse &&
 			    (a->is_there ? a->is_zero : is_new_zero(top));
 	o->backing_size = backing && !a->is_there ? atomic_load(&backing->size) : UINT64_MAX;
+	/* In whole clusters: zeros of a part of one would have to be stored. */
+	if (backing && !a->is_there && !a->is_compressed)
+		o->backing_size = align_up(o->backing_size, c->target_info.cluster_size);
 	o->out_of_order = a->is_out_of_order;
 	o->salvage = a->is_salvage;
 	o->shares = may_share(c);
 	o->offloads = a->is_offloaded && !strcmp(img_format(&c->target), "raw");
+	if (a->is_there && !a->is_out_of_order && c->target_info.cluster_size)
+		o->lap = MIN(c->target_info.cluster_size * LAP_CLUSTERS, (uint64_t)LAP_BYTES_MAX);
 	o->depth = choose_depth(c);
 	o->rate = a->rate;
-	o->is_stopped = &is_stopped;
+	o->is_stopped = c->is_stopped;
 	return 0;
 }
 
@@ -450,6 +484,14 @@ static void on_lost(void *arg, enum copy_fault fault, uint64_t off, int error)
 			  error_text(error));
 }
 
+/* What a target that was there has lost so far is used again. */
+static int on_lap_wait(void *arg)
+{
+	struct conversion *c = arg;
+
+	return qcow2_reuse_wait(c->target.graph.top);
+}
+
 static int copy_wait(void *arg)
 {
 	struct conversion *c = arg;
@@ -458,6 +500,7 @@ static int copy_wait(void *arg)
 
 	c->copy.on_progress = on_progress;
 	c->copy.on_lost = on_lost;
+	c->copy.on_lap_wait = c->copy.lap ? on_lap_wait : NULL;
 	c->copy.arg = c;
 	rc = copy_run_wait(&c->copy, &c->result);
 	return rc ? rc : port_submit_wait(c->target.pc, &flush);
@@ -489,7 +532,6 @@ static void tell_failure(const struct conversion *c, int rc)
 
 struct bitmaps_call {
 	struct conversion *c;
-	const char *path;
 	struct err err;
 };
 
@@ -547,9 +589,14 @@ static int copy_bitmaps(struct conversion *c)
 static int name_bitmaps_wait(void *arg)
 {
 	struct bitmaps_call *b = arg;
-	struct file_opts fo = { .path = b->path, .fd = -1, .writable = true, .qemu_words = true };
+	const struct image_name *name = &b->c->target_name;
+	struct file_opts fo = { .path = name->path, .fd = -1, .writable = true,
+				.qemu_words = true };
+	struct nbdc_opts no = { .name = name->path, .server = name->nbd, .writable = true };
+	struct loop *l = b->c->tool.loop;
 	struct node *file;
-	int rc = file_open_wait(&fo, b->c->tool.loop, &file, &b->err);
+	int rc = name->nbd ? nbdc_open_wait(&no, l, &file, &b->err) :
+			     file_open_wait(&fo, l, &file, &b->err);
 
 	if (rc)
 		return rc;
@@ -562,18 +609,10 @@ static int name_bitmaps_wait(void *arg)
 static int name_bitmaps(struct conversion *c)
 {
 	struct bitmaps_call b = { .c = c };
-	char *path;
-	int rc;
+	int rc = c->bitmaps.n ? tool_run(&c->tool, name_bitmaps_wait, &b) : 0;
 
-	if (!c->bitmaps.n)
-		return 0;
-	path = target_path(c);
-	b.path = path;
-	rc = path ? tool_run(&c->tool, name_bitmaps_wait, &b) :
-		    err_set_errno(&b.err, ENOMEM, "bitmaps");
 	if (rc)
 		tool_fail(&b.err);
-	free(path);
 	return rc;
 }
 
@@ -597,6 +636,8 @@ static int fill_target(struct conversion *c)
 	if (!rc)
 		rc = open_target(c, &err);
 	if (!rc)
+		rc = check_data_file(c, &err);
+	if (!rc)
 		rc = plan(c, &err);
 	if (rc) {
 		if (rc != -ECANCELED)
@@ -615,21 +656,27 @@ static int fill_target(struct conversion *c)
 }
 
 /* Making the target has left a few pages. */
-static void forget_pages(const struct conversion *c)
+static void forget_file_pages(const char *path)
 {
-	char *path = target_path(c);
 	int fd = path ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY) : -1;
 
 	if (fd >= 0) {
 		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 		close(fd);
 	}
-	free(path);
 }
 
+static void forget_pages(struct conversion *c)
+{
+	forget_file_pages(target_path(c));
+	forget_file_pages(option_text(&c->args->create, "data_file"));
+}
+
+/* @path: NULL is fine. */
 static void take_file_away(const char *path, const struct create_made *made)
 {
-	if (create_is_made(made, path) && (made->is_new ? unlink(path) : truncate(path, 0)))
+	if (path && create_is_ours(made, path) &&
+	    (made->state == CREATE_NEW ? unlink(path) : truncate(path, 0)))
 		tool_warn("'%s' holds a part of the image only: %s", path, strerror(errno));
 }
 
@@ -637,14 +684,18 @@ static void take_file_away(const char *path, const struct create_made *made)
 static void take_away(struct conversion *c)
 {
 	struct create_args *cr = &c->args->create;
-	const char *data = c->is_data_made ? option_text(cr, "data_file") : NULL;
-	char *path = target_path(c);
 
-	if (path)
-		take_file_away(path, &cr->made);
-	if (data)
-		take_file_away(data, &cr->made_data);
-	free(path);
+	take_file_away(target_path(c), &cr->made);
+	take_file_away(option_text(cr, "data_file"), &cr->made_data);
+}
+
+/* The images stay open: who closes them may have to wait. */
+static void give_up(void *arg)
+{
+	struct conversion *c = arg;
+
+	progress_end(&c->progress, false);
+	take_away(c);
 }
 
 static int run(struct conversion *c)
@@ -657,17 +708,21 @@ static int run(struct conversion *c)
 		tool_error("Invalid source cache option: %s", a->source.cache);
 		return -EINVAL;
 	}
+	c->is_stopped = stop_watch(c->tool.loop, give_up, c);
+	parse_target_name(c);
 	progress_start(&c->progress, a->is_progress && !a->is_quiet, 1);
 	rc = open_sources(c);
 	if (!rc)
 		rc = fill_target(c);
-	if (img_close(&c->target) && !rc)
+	if (rc && a->create.made.state != CREATE_NONE)
+		img_close_quiet(&c->target, &(struct err) { 0 });       /* it goes away */
+	else if (img_close(&c->target) && !rc)
 		rc = -EIO;
 	if (!rc)
 		rc = name_bitmaps(c);
-	if (rc && c->is_made)
+	if (rc)
 		take_away(c);
-	else if (c->is_made && !a->keeps_cache)
+	else if (!a->is_there && !a->keeps_cache)
 		forget_pages(c);
 	progress_end(&c->progress, !rc);
 	for (unsigned i = 0; i < c->nsources; i++)
@@ -684,19 +739,21 @@ int convert(struct convert_args *a)
 	a->source.drop_pages = !a->keeps_cache;
 	c.sources = calloc(c.nsources, sizeof(*c.sources));
 	c.source_pcs = calloc(c.nsources, sizeof(struct port_chan *));
-	catch_signals();
+	signal(SIGPIPE, SIG_IGN);       /* nobody who reads what -p says is no reason to end */
 	if (!c.sources || !c.source_pcs)
 		tool_error("%s", strerror(ENOMEM));
 	else
 		rc = tool_start(&c.tool, LOOP_AUTO);
 	if (!rc)
 		rc = run(&c);
+	stop_unwatch();
 	tool_stop(&c.tool);
 	qcow2_info_fini(&c.info);
 	qcow2_info_fini(&c.target_info);
+	image_name_fini(&c.target_name);
 	free(c.sources);
 	free(c.source_pcs);
-	if (rc && stopped_by)
-		raise(stopped_by);
+	if (rc)
+		stop_end();
 	return rc ? EXIT_ERROR : EXIT_OK;
 }

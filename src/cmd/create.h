@@ -17,12 +17,19 @@ struct loop;
 struct node;
 struct tool;
 
-/* A file that becomes an image. */
+/* What an image is made in. */
+enum create_state {
+	CREATE_NONE,                    /* no regular file: a device, an export, nothing yet */
+	CREATE_FOUND,                   /* a file that was there, and is as it was */
+	CREATE_EMPTIED,                 /* one of which nothing is left */
+	CREATE_NEW,                     /* one that was not there before */
+};
+
 struct create_made {
-	bool is_new;                    /* it was not there before */
-	bool is_regular;
 	dev_t dev;
 	ino_t ino;
+	/* Set last: whoever gives up while a worker is at it looks. */
+	_Atomic(enum create_state) state;
 };
 
 /* The command line; all strings are argv's. */
@@ -42,13 +49,16 @@ struct create_args {
 	bool is_unfinished;             /* qcow2: nobody can open it before it is filled */
 	bool is_done;                   /* --help: nothing else counts */
 	const atomic_bool *is_stopped;  /* NULL: it never is; else it ends with -ECANCELED */
-	struct create_made made, made_data;     /* out: the file, and its data file */
+	struct create_made made, made_data;     /* out, at any time: the file, and its data file */
 };
 
 /* Opens @path, which may be new, for an image. The descriptor or -errno. */
 int create_open(const char *path, struct create_made *ret);
-/* Is @path still that regular file? Somebody may have put another in its place. */
-bool create_is_made(const struct create_made *m, const char *path);
+/* Empties the file @fd, if it can be emptied. 0 or -errno. */
+int create_empty(int fd, struct create_made *m);
+/* Is the file @path, with all that it holds, of our making? Somebody may have put another in its
+ * place. */
+bool create_is_ours(const struct create_made *m, const char *path);
 
 /* Hints to the file system. */
 struct create_hints {

@@ -66,8 +66,7 @@ struct part {
 	const char *path;
 	uint64_t size;                  /* at first */
 	int fd;
-	struct create_made made;
-	bool is_changed;
+	struct create_made *made;       /* the caller's */
 	struct node *node;              /* owned, as is fd */
 };
 
@@ -433,7 +432,7 @@ static void open_work(void *arg)
 	struct part_call *c = arg;
 	struct part *p = c->part;
 
-	p->fd = create_open(p->path, &p->made);
+	p->fd = create_open(p->path, p->made);
 	if (p->fd < 0)
 		c->rc = err_set_errno(c->r->err, -p->fd, "Could not create '%s'", p->path);
 }
@@ -445,11 +444,11 @@ static void empty_work(void *arg)
 	struct part_call *c = arg;
 	struct part *p = c->part;
 
-	if (!p->made.is_regular)
+	if (p->made->state == CREATE_NONE)
 		return;
-	p->is_changed = true;
-	if (ftruncate(p->fd, 0) < 0) {
-		c->rc = err_set_errno(c->r->err, errno, "Could not create '%s'", p->path);
+	c->rc = create_empty(p->fd, p->made);
+	if (c->rc) {
+		err_set_errno(c->r->err, -c->rc, "Could not create '%s'", p->path);
 		return;
 	}
 	create_give_hints(p->fd, &c->r->hints);
@@ -459,14 +458,17 @@ static void empty_work(void *arg)
 		c->rc = create_write_zeros(p->fd, MIN(p->size, (uint64_t)FIRST_BLOCK), NULL);
 }
 
+/* The file of a conversion that was there before keeps its name, which may be somebody's link. */
 static void remove_work(void *arg)
 {
-	struct part_call *c = arg;
-
+	const struct part_call *c = arg;
 	const struct part *p = c->part;
+	bool keeps_name = c->r->a->is_unfinished && p->made->state != CREATE_NEW;
 
-	if ((p->made.is_new || p->is_changed) && create_is_made(&p->made, p->path))
-		unlink(p->path);
+	if (!create_is_ours(p->made, p->path))
+		return;
+	if (keeps_name ? truncate(p->path, 0) : unlink(p->path))
+		tool_warn("'%s' holds a part of the image only: %s", p->path, strerror(errno));
 }
 
 /* What the metadata of an image takes at most where none is preallocated: its L1 table, and what
@@ -532,7 +534,7 @@ static int close_part_wait(struct recipe *r, struct part *p, int rc)
 		if (rc)
 			err_set_errno(r->err, -rc, "Could not write '%s'", p->path);
 	}
-	if (rc && (p->node || p->made.is_new))
+	if (rc)
 		loop_work_wait(r->tool->loop, remove_work, &c);
 	node_put_wait(p->node);
 	return rc;
@@ -578,11 +580,12 @@ static int create(struct recipe *r)
 
 int create_qcow2(struct tool *t, struct create_args *a, struct err *err)
 {
-	struct recipe r = { .a = a, .tool = t, .err = err };
+	struct recipe r = {
+		.a = a, .tool = t, .err = err,
+		.image.made = &a->made, .data.made = &a->made_data,
+	};
 	int rc = create(&r);
 
-	a->made = r.image.made;
-	a->made_data = r.data.made;
 	image_name_fini(&r.name);
 	return rc;
 }

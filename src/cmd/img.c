@@ -211,15 +211,25 @@ static int close_wait(void *arg)
 	return graph_close_wait(&img->graph, &c->err);
 }
 
-int img_close(struct img *img)
+int img_close_quiet(struct img *img, struct err *err)
 {
 	struct close_call c = { .img = img };
 	int rc = img->tool ? tool_run(img->tool, close_wait, &c) : 0;
 
-	if (rc)
-		tool_fail(&c.err);
 	free(img->name);
 	*img = (struct img) { 0 };
+	if (rc)
+		*err = c.err;
+	return rc;
+}
+
+int img_close(struct img *img)
+{
+	struct err err = { 0 };
+	int rc = img_close_quiet(img, &err);
+
+	if (rc)
+		tool_fail(&err);
 	return rc;
 }
 

@@ -48,7 +48,7 @@ static void show_bar(struct progress *p, double percent, uint64_t done, uint64_t
 	size_format(done, amount, sizeof(amount));
 	size_format((uint64_t)((double)done * (double)NS_PER_SEC / (double)elapsed), rate,
 		    sizeof(rate));
-	if (done && elapsed > NS_PER_SEC) {
+	if (done && done < total && elapsed > NS_PER_SEC) {
 		rest_s = (uint64_t)((double)(total - done) / (double)done * (double)elapsed /
 				    (double)NS_PER_SEC) + 1;
 		snprintf(left, sizeof(left), ", %" PRIu64 ":%02u left", rest_s / 60,
@@ -91,6 +91,7 @@ void progress_set(struct progress *p, uint64_t done, uint64_t total)
 	}
 	now = now_ns();
 	p->shown = percent;
+	p->total = total;
 	if (now - p->shown_ns >= BAR_INTERVAL_MS * NS_PER_MS)
 		show_bar(p, percent, done, total, now);
 }
@@ -99,7 +100,9 @@ void progress_end(struct progress *p, bool is_complete)
 {
 	if (!p->is_shown)
 		return;
-	if (is_complete && !p->is_bar)
+	if (is_complete && p->is_bar)
+		show_bar(p, 100, p->total, p->total, now_ns());
+	else if (is_complete)
 		show_percent(100);
 	putchar('\n');
 	fflush(stdout);

@@ -191,6 +191,8 @@ int img_open_quiet(struct tool *t, const char *name, const struct img_opts *opts
 		   struct err *err);
 /* Not from a fiber. The first error of writing back. A zeroed @img is fine. */
 int img_close(struct img *img);
+/* The same, without printing. */
+int img_close_quiet(struct img *img, struct err *err);
 
 /* The options that say how to open an image, and --object, which belongs to none: takes option @id
  * with @value into @opts. 0; -EINVAL with the message printed, also for an id that is none of
@@ -208,6 +210,7 @@ struct progress {
 	bool is_bar;                    /* a bar with a rate, on a terminal */
 	double shown;                   /* percent, at the last show */
 	double step;                    /* percent between two shows */
+	uint64_t total;                 /* as it was last said */
 	uint64_t start_ns, shown_ns;
 };
 

@@ -14,6 +14,8 @@
 
 enum { SECTOR = 512, WRITES_MAX = 16, HUGE_PAGE = 2 << 20 };
 
+#define PACE_LOOK_NS (100 * NS_PER_MS)
+
 /* What a fiber has in hand. */
 struct piece {
 	struct copy_chunk chunk;        /* that it is a part of */
@@ -35,10 +37,14 @@ struct copy {
 
 	struct copy_chunk chunk;        /* being cut into pieces */
 	uint64_t chunk_rest;
-	bool is_cutting;                /* a fiber is at it */
+	bool is_cutting;                /* a fiber is at it, */
+	struct fiber_queue cutters;     /* and these want to be */
 	bool is_ended;                  /* there are no more pieces */
+	uint64_t next_lap;              /* laps: where it begins */
+	unsigned npieces;               /* that are under way */
+	struct fiber *lapper;           /* waits until there are none */
 	uint64_t next_seq, turn;        /* turn: of the piece whose writes are sent next */
-	struct fiber_queue changed;     /* is_cutting, turn */
+	struct fiber *in_order[COPY_DEPTH_MAX]; /* who waits for its turn, by its piece's seq */
 
 	uint64_t may_send_ns;           /* rate: not before */
 	struct copy_result result;
@@ -114,11 +120,11 @@ uint64_t copy_run(const uint8_t *buf, uint64_t len, uint64_t off, uint64_t min_s
 
 /* Of several pieces that fail the first counts, wherever the others are. To qemu-img a compressed
  * cluster is a chunk, and it fails as a whole. */
-static void fail(struct copy *c, enum copy_fault fault, const struct piece *p, uint64_t off,
-		 int error)
+static void fail(struct copy *c, enum copy_fault fault, const struct copy_chunk *chunk,
+		 uint64_t off, int error)
 {
-	bool is_alone = fault == COPY_READ_FAILED && p->chunk.is_compressed;
-	uint64_t chunk_off = is_alone ? off : p->chunk.off;
+	bool is_alone = fault == COPY_READ_FAILED && chunk->is_compressed;
+	uint64_t chunk_off = is_alone ? off : chunk->off;
 
 	if (c->has_failed && chunk_off >= c->result.chunk_off)
 		return;
@@ -138,27 +144,22 @@ static bool is_over(struct copy *c)
 
 /* ---- cutting ---- */
 
-/* Does @chunk ask for anything to be done? */
+/* Is @chunk written as data? */
+static bool is_data(const struct copy *c, const struct copy_chunk *chunk)
+{
+	return chunk->status == COPY_DATA || (chunk->status == COPY_ZERO && !c->o->min_sparse);
+}
+
+/* Does it ask for anything to be done? */
 static bool is_work(const struct copy *c, const struct copy_chunk *chunk)
 {
-	switch (chunk->status) {
-	case COPY_DATA:
-		return true;
-	case COPY_ZERO:
-		return !c->o->min_sparse || !c->o->target_is_zero;
-	case COPY_SHOWS:
-		break;
-	}
-	return false;
+	return is_data(c, chunk) || (chunk->status == COPY_ZERO && !c->o->target_is_zero);
 }
 
 /* Bytes of it that count for progress. */
 static uint64_t progress_of(const struct copy *c, const struct copy_chunk *chunk)
 {
-	bool counts = chunk->status == COPY_DATA ||
-		      (chunk->status == COPY_ZERO && !c->o->min_sparse);
-
-	return counts ? chunk->len : 0;
+	return is_data(c, chunk) ? chunk->len : 0;
 }
 
 static void add_progress(struct copy *c, uint64_t bytes)
@@ -168,20 +169,42 @@ static void add_progress(struct copy *c, uint64_t bytes)
 		c->o->on_progress(c->o->arg, c->begun_bytes, c->work_bytes);
 }
 
-static int next_chunk_wait(struct copy *c)
+static void next_chunk_wait(struct copy *c)
 {
 	uint64_t fault_off;
 	int rc = plan_next_wait(&c->plan, &c->chunk, &fault_off);
 
 	if (rc)
-		fail(c, COPY_MAP_FAILED, &(struct piece) { .chunk = c->chunk }, fault_off, rc);
+		fail(c, COPY_MAP_FAILED, &c->chunk, fault_off, rc);
 	if (rc || !c->chunk.len) {
 		c->is_ended = true;
-		return rc;
+		return;
 	}
 	c->chunk_rest = is_work(c, &c->chunk) ? c->chunk.len : 0;
 	add_progress(c, progress_of(c, &c->chunk));
-	return 0;
+}
+
+/* ---- in order ---- */
+
+/* Waits until the writes of all pieces before @seq have been sent. There are no more of them than
+ * copiers, so each has a place of its own in c->in_order. */
+static void turn_wait(struct copy *c, uint64_t seq)
+{
+	struct fiber **place = &c->in_order[seq % COPY_DEPTH_MAX];
+
+	while (!c->o->out_of_order && c->turn != seq) {
+		*place = fiber_self();
+		fiber_park();
+	}
+	*place = NULL;
+}
+
+static void turn_end(struct copy *c)
+{
+	struct fiber *next = c->in_order[++c->turn % COPY_DEPTH_MAX];
+
+	if (next)
+		fiber_wake(next);
 }
 
 /* ---- sharing ---- */
@@ -223,7 +246,7 @@ static bool share_next_wait(struct copy *c)
 	struct copy_chunk next;
 	struct req req = { .kind = REQ_COPY, .flags = REQ_SHARE };
 	struct sharer *sharer;
-	uint64_t fault_off, seq;
+	uint64_t fault_off;
 	int rc;
 
 	/* An error there is met again when it is to be read. */
@@ -238,12 +261,9 @@ static bool share_next_wait(struct copy *c)
 	req.from_off = next.host_off;
 	if (!c->o->out_of_order)
 		req.flags |= REQ_IN_ORDER;
-	seq = c->next_seq++;
-	while (!c->o->out_of_order && c->turn != seq)
-		fiber_queue_wait(&c->changed);
+	turn_wait(c, c->next_seq++);
 	rc = is_over(c) ? -ECANCELED : port_submit_wait(c->o->target, &req);
-	c->turn++;
-	fiber_queue_wake(&c->changed);
+	turn_end(c);
 	if (rc) {
 		/* Once is enough (D9): where a file cannot be read, or there is no room, those who
 		 * read and write will tell. */
@@ -263,11 +283,29 @@ static uint64_t piece_len(const struct copy *c, uint64_t off)
 {
 	uint64_t n = c->piece_bytes;
 
-	if (c->chunk.status == COPY_ZERO && c->o->min_sparse)
+	if (!is_data(c, &c->chunk))
 		return c->chunk_rest;
 	if (c->o->cluster || c->piece_bytes != COPY_CHUNK_BYTES)
 		n -= off % c->piece_bytes;
 	return MIN(n, c->chunk_rest);
+}
+
+/* Where a lap begins with what comes next: has all that comes before done, and says so (D10). */
+static void lap_wait(struct copy *c)
+{
+	struct copy_chunk next = { .off = c->plan.off };
+	int rc;
+
+	if (!c->o->on_lap_wait || c->plan.off < c->next_lap || c->plan.off == c->plan.total)
+		return;
+	c->next_lap = (c->plan.off / c->o->lap + 1) * c->o->lap;
+	c->lapper = fiber_self();
+	while (c->npieces)
+		fiber_park();
+	c->lapper = NULL;
+	rc = is_over(c) ? 0 : c->o->on_lap_wait(c->o->arg);
+	if (rc)
+		fail(c, COPY_WRITE_FAILED, &next, next.off, rc);
 }
 
 /* The next piece, in @p. False: there is none, or something has failed. */
@@ -276,21 +314,24 @@ static bool take_piece_wait(struct copy *c, struct piece *p)
 	bool has_one = false;
 
 	while (c->is_cutting)
-		fiber_queue_wait(&c->changed);
+		fiber_queue_wait(&c->cutters);
 	c->is_cutting = true;
-	while (!c->is_ended && !c->chunk_rest && !is_over(c))
+	while (!c->is_ended && !c->chunk_rest && !is_over(c)) {
+		lap_wait(c);
 		if (!share_next_wait(c))
 			next_chunk_wait(c);
+	}
 	if (!c->is_ended && !is_over(c)) {
 		p->chunk = c->chunk;
 		p->off = c->chunk.off + c->chunk.len - c->chunk_rest;
 		p->len = piece_len(c, p->off);
 		p->seq = c->next_seq++;
 		c->chunk_rest -= p->len;
+		c->npieces++;
 		has_one = true;
 	}
 	c->is_cutting = false;
-	fiber_queue_wake(&c->changed);
+	fiber_queue_wake(&c->cutters);
 	return has_one;
 }
 
@@ -329,7 +370,7 @@ static int read_sectors_wait(struct copy *c, const struct piece *p, uint8_t *buf
 			continue;
 		plan_source_at(&c->plan, p->off + at, &source_off);
 		if (!c->o->salvage) {
-			fail(c, COPY_READ_FAILED, p, p->off + at, rc);
+			fail(c, COPY_READ_FAILED, &p->chunk, p->off + at, rc);
 			return rc;
 		}
 		memset(buf + at, 0, n);
@@ -375,15 +416,17 @@ static struct write_req *free_write_wait(struct copier *w)
 			return &w->writes[i];
 }
 
-/* Waits until @len more bytes may be sent. */
+/* Waits until @len more bytes may be sent. That may be long: a stop ends it. */
 static void pace_wait(struct copy *c, uint64_t len)
 {
 	uint64_t now = loop_now(loop_current()), rate = c->o->rate;
 
 	if (!rate)
 		return;
-	if (c->may_send_ns > now)
-		fiber_sleep_wait(c->may_send_ns - now);
+	while (c->may_send_ns > now && !is_over(c)) {
+		fiber_sleep_wait(MIN(c->may_send_ns - now, PACE_LOOK_NS));
+		now = loop_now(loop_current());
+	}
 	now = MAX(now, c->may_send_ns);
 	c->may_send_ns = now + (uint64_t)((double)len * (double)NS_PER_SEC / (double)rate);
 }
@@ -452,29 +495,39 @@ static bool offload_wait(struct copier *w)
 	return c->offloads;
 }
 
+/* What is left to be sent of a piece. */
+enum rest { REST_NOTHING, REST_ZEROS, REST_BUFFER };
+
+static enum rest fetch_piece_wait(struct copier *w)
+{
+	if (is_over(w->c))
+		return REST_NOTHING;
+	if (!is_data(w->c, &w->piece.chunk))
+		return REST_ZEROS;
+	if (offload_wait(w) || read_piece_wait(w))
+		return REST_NOTHING;
+	return REST_BUFFER;
+}
+
 static void copy_piece_wait(struct copier *w)
 {
 	struct copy *c = w->c;
 	const struct piece *p = &w->piece;
-	bool is_zero = p->chunk.status == COPY_ZERO && c->o->min_sparse;
-	bool is_done = is_over(c) || (!is_zero && offload_wait(w));
-	int rc = is_done || is_zero ? 0 : read_piece_wait(w);
+	enum rest rest = fetch_piece_wait(w);
 
-	while (!c->o->out_of_order && c->turn != p->seq)
-		fiber_queue_wait(&c->changed);
+	turn_wait(c, p->seq);
 	w->write_error = 0;
-	if (!rc && !is_done && !is_over(c)) {
-		if (is_zero)
-			send_wait(w, p->off, NULL, p->len);
-		else
-			send_runs_wait(w);
-	}
-	c->turn++;
-	fiber_queue_wake(&c->changed);
+	if (is_over(c))
+		rest = REST_NOTHING;
+	if (rest == REST_ZEROS)
+		send_wait(w, p->off, NULL, p->len);
+	else if (rest == REST_BUFFER)
+		send_runs_wait(w);
+	turn_end(c);
 	while (w->nbusy)
 		fiber_park();
 	if (w->write_error)
-		fail(c, COPY_WRITE_FAILED, p, p->off, w->write_error);
+		fail(c, COPY_WRITE_FAILED, &p->chunk, p->off, w->write_error);
 }
 
 /* ---- the whole ---- */
@@ -485,8 +538,11 @@ static void copier_main(struct task *t)
 	struct copy *c = w->c;
 
 	w->fiber = fiber_self();
-	while (take_piece_wait(c, &w->piece))
+	while (take_piece_wait(c, &w->piece)) {
 		copy_piece_wait(w);
+		if (!--c->npieces && c->lapper)
+			fiber_wake(c->lapper);
+	}
 	if (--c->nrunning == 0)
 		fiber_wake(c->waiter);
 }
@@ -541,7 +597,7 @@ static int survey_wait(struct copy *c)
 		c->work_bytes += rc ? 0 : progress_of(c, &chunk);
 	} while (!rc && chunk.len && !is_over(c));
 	if (rc)
-		fail(c, COPY_MAP_FAILED, &(struct piece) { .chunk = chunk }, fault_off, rc);
+		fail(c, COPY_MAP_FAILED, &chunk, fault_off, rc);
 	plan_restart(&c->plan);
 	return rc;
 }
@@ -562,7 +618,8 @@ static void run_copiers_wait(struct copy *c, struct copier *copiers)
 
 int copy_run_wait(const struct copy_opts *o, struct copy_result *ret)
 {
-	struct copy c = { .o = o, .piece_bytes = choose_piece_bytes(o), .offloads = o->offloads };
+	struct copy c = { .o = o, .piece_bytes = choose_piece_bytes(o), .offloads = o->offloads,
+			  .next_lap = o->lap };
 	struct copier *copiers = calloc(o->depth, sizeof(*copiers));
 	uint64_t start = loop_now(o->target->loop);
 	int rc;

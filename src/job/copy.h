@@ -25,7 +25,9 @@
  *	D7  there are at most `depth` buffers of COPY_CHUNK_BYTES, and no more of them than
  *	    COPY_DEPTH_MIN or COPY_BUFFER_BYTES hold, however large the disks are;
  *	D9  what could not be shared, or not to its end, is copied; and each file of the sources
- *	    costs one such try at most. */
+ *	    costs one such try at most;
+ *	D10 when on_lap_wait() is called nothing is in flight, and all that comes before is in the
+ *	    target. */
 #ifndef JOB_COPY_H
 #define JOB_COPY_H
 
@@ -84,6 +86,10 @@ struct copy_opts {
 	/* What cannot, the file system copies, where it does: zeros are not looked for then, and
 	 * the target is no format that allocates. */
 	bool offloads;
+	/* Optional. Called in a fiber before anything behind each @lap bytes is begun. An error
+	 * ends the copy. */
+	int (*on_lap_wait)(void *arg);
+	uint64_t lap;
 	/* Optional. All of the first @done bytes of @total that have to be copied is under way. */
 	void (*on_progress)(void *arg, uint64_t done, uint64_t total);
 	/* Optional. Salvage: what could not be mapped or read, @off in its source. */

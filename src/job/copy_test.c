@@ -394,6 +394,83 @@ static void a_copy_can_be_stopped(void **state)
 	run(1, stopped_body);
 }
 
+struct stopper {
+	struct task task;
+	atomic_bool is_stopped;
+};
+
+static void stop_later(struct task *t)
+{
+	fiber_sleep_wait(NS_PER_SEC);
+	atomic_store(&container_of(t, struct stopper, task)->is_stopped, true);
+}
+
+/* At a byte a second the next piece may be sent in days. */
+static int slow_stopped_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+	struct stopper s = { .task.fn = stop_later };
+	uint64_t start = loop_now(loop_current());
+
+	t->o.rate = 1;
+	t->o.is_stopped = &s.is_stopped;
+	fiber_start(loop_current(), &s.task);
+	assert_int_equal(trial_run_wait(t), -ECANCELED);
+	assert_true(loop_now(loop_current()) - start >= NS_PER_SEC);
+	assert_true(loop_now(loop_current()) - start < 2 * NS_PER_SEC);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void a_slow_copy_is_stopped_at_once(void **state)
+{
+	for (uint64_t seed = 1; seed < 9; seed++)
+		run(seed, slow_stopped_body);
+}
+
+struct laps {
+	struct trial *t;
+	unsigned n, fails_at;           /* fails_at: 0: none */
+};
+
+static int on_lap_wait(void *arg)
+{
+	struct laps *laps = arg;
+	const struct trial *t = laps->t;
+
+	fiber_yield_wait();
+	assert_true(first_wrong(t) >= ++laps->n * t->o.lap);
+	assert_int_equal(t->source[0]->reading + t->source[1]->reading, 0);
+	return laps->n == laps->fails_at ? -ENOSPC : 0;
+}
+
+static int laps_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+	struct laps laps = { .t = t };
+
+	t->o.lap = (1 + prng_below(t->prng, 8)) * 256 * KiB;
+	t->o.arg = &laps;
+	t->o.on_progress = NULL;
+	t->o.on_lap_wait = on_lap_wait;
+	assert_int_equal(trial_run_wait(t), 0);
+	assert_true(laps.n > 0 && laps.n < GRANULES * GRANULE / t->o.lap + 1);
+	laps = (struct laps) { .t = t, .fails_at = 1 };
+	memset(t->target->bytes, 0xee, sizeof(t->target->bytes));
+	t->target->order = 0;
+	assert_int_equal(trial_run_wait(t), -ENOSPC);
+	assert_int_equal(t->result.fault, COPY_WRITE_FAILED);
+	assert_int_equal(laps.n, 1);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d10_a_lap_begins_when_all_before_is_there(void **state)
+{
+	for (uint64_t seed = 1; seed < 30; seed++)
+		run(seed, laps_body);
+}
+
 static int plan_body(void *arg)
 {
 	struct trial *t = trial_new(arg);
@@ -482,6 +559,8 @@ int main(void)
 		cmocka_unit_test(d6_nothing_is_written_before_all_is_mapped),
 		cmocka_unit_test(d5_salvage_goes_on_and_tells),
 		cmocka_unit_test(a_copy_can_be_stopped),
+		cmocka_unit_test(a_slow_copy_is_stopped_at_once),
+		cmocka_unit_test(d10_a_lap_begins_when_all_before_is_there),
 		cmocka_unit_test(d8_chunks_are_gapless_and_the_same_again),
 		cmocka_unit_test(runs_are_cut_where_zeros_begin),
 	};
