@@ -331,11 +331,6 @@ struct fiber *fiber_self(void)
 	return running;
 }
 
-struct loop *fiber_loop(const struct fiber *f)
-{
-	return f->fs->loop;
-}
-
 void fiber_park(void)
 {
 	struct fiber *f = running;

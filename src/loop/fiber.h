@@ -31,7 +31,6 @@ void fiber_start(struct loop *l, struct task *t);
 
 /* The running fiber, or NULL outside of any. */
 struct fiber *fiber_self(void);
-struct loop *fiber_loop(const struct fiber *f);
 
 /* Gives way until fiber_wake(); a wake that came first is remembered. Wakes may be spurious where
  * several things wake one fiber: loop on the condition. */

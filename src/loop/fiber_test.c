@@ -92,7 +92,7 @@ static struct numbered *number_of(struct task *t)
 
 static void note_and_end(struct task *t)
 {
-	assert_ptr_equal(fiber_loop(fiber_self()), loop);
+	assert_ptr_equal(loop_current(), loop);
 	note(number_of(t)->number);
 }
 

@@ -599,42 +599,6 @@ void iobuf_notify(struct loop *l, struct iobufs *p, struct task *t)
 		queue_server(p);
 }
 
-struct buf_waiter {
-	struct task task;
-	struct loop *loop;
-	struct iobufs *pool;
-	size_t size;
-	void *buf;
-	struct fiber *fiber;
-};
-
-static void try_again(struct task *t)
-{
-	struct buf_waiter *w = container_of(t, struct buf_waiter, task);
-
-	w->buf = iobuf_get(w->pool, w->size);
-	if (w->buf)
-		fiber_wake(w->fiber);
-	else
-		iobuf_notify(w->loop, w->pool, &w->task);
-}
-
-void *iobuf_get_wait(struct loop *l, struct iobufs *p, size_t size)
-{
-	struct buf_waiter w = {
-		.task.fn = try_again, .loop = l, .pool = p, .size = size, .fiber = fiber_self(),
-	};
-
-	assert(w.fiber);
-	w.buf = iobuf_get(p, size);
-	if (w.buf || size > IOBUF_MAX)
-		return w.buf;
-	iobuf_notify(l, p, &w.task);
-	while (!w.buf)
-		fiber_park();
-	return w.buf;
-}
-
 size_t iobuf_used(const struct iobufs *p)
 {
 	return p->used;

@@ -33,8 +33,6 @@ void *iobuf_get(struct iobufs *p, size_t size);
 void iobuf_put(struct iobufs *p, void *buf, size_t size);
 /* Runs @t (deferred on @l) after a buffer was put back: try again then. In order of arrival. */
 void iobuf_notify(struct loop *l, struct iobufs *p, struct task *t);
-/* In a fiber: as iobuf_get(), but waits. Never NULL for @size <= IOBUF_MAX. */
-void *iobuf_get_wait(struct loop *l, struct iobufs *p, size_t size);
 
 /* For backends: the slot under which the kernel has all of [@buf, @buf + @len), if this is in a
  * buffer and often used; -1: none. @buf must stay handed out until the I/O ends. Owner only. */
@@ -42,6 +40,7 @@ int iobuf_slot(struct iobufs *p, const void *buf, size_t len);
 
 /* Gives free memory back to the system. Returns the bytes given back. */
 size_t iobuf_trim(struct iobufs *p);
-size_t iobuf_used(const struct iobufs *p);      /* bytes handed out */
+/* For tests: bytes handed out. */
+size_t iobuf_used(const struct iobufs *p);
 
 #endif

@@ -456,6 +456,36 @@ static void m3_the_greedy_go_back_to_the_end(void **state)
 
 static int fibers_served;
 
+struct buf_waiter {
+	struct task task;
+	size_t size;
+	char *buf;
+	struct fiber *fiber;
+};
+
+static void try_again(struct task *t)
+{
+	struct buf_waiter *w = container_of(t, struct buf_waiter, task);
+
+	w->buf = iobuf_get(pool, w->size);
+	if (w->buf)
+		fiber_wake(w->fiber);
+	else
+		iobuf_notify(loop, pool, &w->task);
+}
+
+static char *get_wait(size_t size)
+{
+	struct buf_waiter w = { .task.fn = try_again, .size = size, .fiber = fiber_self() };
+
+	w.buf = iobuf_get(pool, size);
+	if (!w.buf)
+		iobuf_notify(loop, pool, &w.task);
+	while (!w.buf)
+		fiber_park();
+	return w.buf;
+}
+
 struct borrower {
 	struct task task;
 	size_t size;
@@ -467,7 +497,7 @@ static void borrow(struct task *t)
 	struct borrower *b = container_of(t, struct borrower, task);
 
 	for (int i = 0; i < b->rounds; i++) {
-		char *buf = iobuf_get_wait(loop, pool, b->size);
+		char *buf = get_wait(b->size);
 
 		assert_non_null(buf);
 		buf[0] = buf[b->size - 1] = (char)i;

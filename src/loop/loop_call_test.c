@@ -102,7 +102,7 @@ static int add_here(void *arg)
 {
 	struct pair *p = arg;
 
-	assert_ptr_equal(fiber_loop(fiber_self()), p->back);
+	assert_ptr_equal(loop_current(), p->back);
 	return ++p->v;
 }
 
@@ -110,7 +110,7 @@ static int call_back(void *arg)
 {
 	struct pair *p = arg;
 
-	assert_ptr_equal(fiber_loop(fiber_self()), p->there);
+	assert_ptr_equal(loop_current(), p->there);
 	return loop_call_wait(p->back, add_here, p) + 1;
 }
 

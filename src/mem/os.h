@@ -69,7 +69,7 @@ int os_start(void);
 
 /* Makes @area at least @bytes long. 0, or -errno: -EEXIST if something lies in the way. */
 int os_grow(enum os_area area, size_t bytes);
-/* How long it is. */
+/* For tests: how long it is. */
 size_t os_size(enum os_area area);
 /* Makes @area @bytes long without mapping what is new, as something lies there; what is beyond can
  * be grown again. */
