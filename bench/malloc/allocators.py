@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """bench/malloc/allocators.py - which allocators are there, and what a program costs with each."""
+import argparse
 import ctypes.util
 import glob
 import json
@@ -13,7 +14,9 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 PEERS = {"tcmalloc": "tcmalloc_minimal", "jemalloc": "jemalloc", "mimalloc": "mimalloc"}
 
 
-def add_options(parser):
+def options(doc, **defaults):
+    """A parser of those that all have; how they are used stands in the head of the program."""
+    parser = argparse.ArgumentParser(usage=doc.split("usage: ")[1].split("\n")[0])
     parser.add_argument("-b", dest="build", default=os.path.join(TOP, "build"),
                         help="build folder (build)")
     parser.add_argument("-n", dest="rounds", type=int, default=5, help="rounds (5)")
@@ -22,6 +25,8 @@ def add_options(parser):
     parser.add_argument("-o", dest="only", action="append", default=[], metavar="NAME",
                         help="only this pattern, program or case (again for more)")
     parser.add_argument("--json", action="store_true", help="a JSON line a result")
+    parser.set_defaults(**defaults)
+    return parser
 
 
 def find(args):
@@ -44,6 +49,35 @@ def find(args):
         if name not in found:
             print(f"{name}: not there, left out", file=sys.stderr)
     return found
+
+
+def chosen(args, names):
+    """Those of the names that -o names, or all."""
+    return [name for name in names if not args.only or name in args.only]
+
+
+def turns(args, found, cases):
+    """Round by round each case with each allocator: (case, name). Who is first changes with each
+    round; in the first it is the C library's."""
+    for n in range(args.rounds):
+        names = list(found)
+        names = names[n % len(names):] + names[:n % len(names)]
+        for case in cases:
+            for name in names:
+                yield case, name
+
+
+def results_of(args, found, program, cases, words=lambda case: [case]):
+    """What a program of this folder prints, objects of JSON, in each turn: lists by (case, name).
+    Its arguments are words(case)."""
+    results = {}
+    path = os.path.join(args.build, "bench", "malloc", program)
+    for case, name in turns(args, found, cases):
+        ran = subprocess.run([path, *words(case)], stdout=subprocess.PIPE, check=True,
+                             env=os.environ | {"LD_PRELOAD": found[name]})
+        results.setdefault((case, name), []).append([json.loads(line)
+                                                     for line in ran.stdout.splitlines()])
+    return results
 
 
 def cost_command(args, library, out):

@@ -10,10 +10,7 @@ thread for giving back is told to use it; "quiet", nothing does. Printed is the 
 bursts, without the first. The exit status is 1 where a target is missed: a second after a burst no
 more than a tenth beyond what is live.
 """
-import argparse
 import json
-import os
-import subprocess
 import sys
 
 import allocators
@@ -22,28 +19,13 @@ MODES = ["busy", "background", "quiet"]
 OVER_LIVE_MOST, DECAY_SAMPLE = 1.1, 9           # a second
 
 
-def run_all(args, found, modes):
-    program = os.path.join(args.build, "bench", "malloc", "bursts")
-    results = {}
-    for _ in range(args.rounds):
-        for mode in modes:
-            for name, library in found.items():
-                ran = subprocess.run([program] + ([mode] if mode != "busy" else []),
-                                     stdout=subprocess.PIPE, check=True,
-                                     env=os.environ | {"LD_PRELOAD": library})
-                lines = [json.loads(line) for line in ran.stdout.splitlines()]
-                results.setdefault((mode, name), []).extend(lines[1:])
-    return results
-
-
 def main():
-    p = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1].split("\n")[0])
-    allocators.add_options(p)
-    p.set_defaults(rounds=1)
-    args = p.parse_args()
+    args = allocators.options(__doc__, rounds=1).parse_args()
     found = allocators.find(args)
-    modes = [m for m in MODES if not args.only or m in args.only]
-    results = run_all(args, found, modes)
+    modes = allocators.chosen(args, MODES)
+    runs = allocators.results_of(args, found, "bursts", modes,
+                                 lambda mode: [mode] if mode != "busy" else [])
+    results = {key: [burst for run in of for burst in run[1:]] for key, of in runs.items()}
     if args.json:
         for (mode, name), bursts in results.items():
             print(json.dumps({"mode": mode, "allocator": name, "bursts": bursts}))

@@ -12,7 +12,6 @@ the best mean, for a pattern the best there.
 
 -s makes runs longer or shorter. -a adds an allocator. Exit status 1: a target is missed.
 """
-import argparse
 import json
 import os
 import statistics
@@ -27,8 +26,7 @@ STEPS = {"lifo malloc": 20, "lifo free": 26}
 
 
 def parse():
-    p = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1].split("\n")[0])
-    allocators.add_options(p)
+    p = allocators.options(__doc__)
     p.add_argument("-s", dest="percent", type=int, default=100)
     return p.parse_args()
 
@@ -43,7 +41,7 @@ def patterns_of(args):
     unknown = set(args.only) - set(groups)
     if unknown:
         sys.exit(f"unknown: {' '.join(unknown)}")
-    return program, {p: g for p, g in groups.items() if not args.only or p in args.only}
+    return program, {p: groups[p] for p in allocators.chosen(args, groups)}
 
 
 def run_all(args, found, program, groups):
@@ -60,14 +58,9 @@ def run_all(args, found, program, groups):
 
 
 def run_rounds(args, found, program, groups, results):
-    for n in range(args.rounds):
-        names = list(found)
-        names = names[n % len(names):] + names[:n % len(names)]
-        for pattern in groups:
-            for name in names:
-                cost, _ = allocators.measure(args, found[name],
-                                             [program, pattern, str(args.percent)])
-                results.setdefault((pattern, name), []).append(cost)
+    for pattern, name in allocators.turns(args, found, groups):
+        cost, _ = allocators.measure(args, found[name], [program, pattern, str(args.percent)])
+        results.setdefault((pattern, name), []).append(cost)
 
 
 def medians(results, key):

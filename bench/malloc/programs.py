@@ -9,7 +9,6 @@ output is compared. Allocators take turns; medians of CPU time and of the peak o
 A program that is not installed is left out (tools/deps programs). The exit status is 1 where a
 target is missed or a result is wrong.
 """
-import argparse
 import hashlib
 import json
 import os
@@ -218,13 +217,9 @@ class Bench:
             self.wrong += 1
 
     def run_all(self, found, programs):
-        for n in range(self.args.rounds):
-            names = list(found)
-            # The first round begins with the C library's: its results are right.
-            names = names[n % len(names):] + names[:n % len(names)]
-            for program in programs:
-                for name in names:
-                    self.run(program, name, found[name])
+        # The C library's is first: its results are right.
+        for program, name in allocators.turns(self.args, found, programs):
+            self.run(program, name, found[name])
 
     def medians(self, key):
         return {k: statistics.median(c[key] for c in costs) for k, costs in self.costs.items()}
@@ -266,9 +261,7 @@ def judge(t, b, found, programs):
 
 
 def main():
-    p = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1].split("\n")[0])
-    allocators.add_options(p)
-    args = p.parse_args()
+    args = allocators.options(__doc__).parse_args()
     found, programs = allocators.find(args), there(args)
     t = allocators.Targets()
     with tempfile.TemporaryDirectory(prefix="byre-bench.") as folder:

@@ -9,11 +9,8 @@ share of free pages that the kernel has back (the least of the rounds), the CPU 
 beside that of a bare madvise of as much (medians), and the longest that another thread's malloc
 took meanwhile (the most of the rounds). The exit status is 1 where a target is missed.
 """
-import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 
 import allocators
@@ -22,32 +19,17 @@ CASES = ["own", "idle", "scattered", "passed", "large"]
 BACK_LEAST, STALL_MOST_MS, OVER_BARE_MOST = 99, 1, 1.3
 
 
-def run_all(args, found, cases):
-    program = os.path.join(args.build, "bench", "malloc", "release")
-    results = {}
-    for n in range(args.rounds):
-        names = list(found)
-        names = names[n % len(names):] + names[:n % len(names)]
-        for case in cases:
-            for name in names:
-                ran = subprocess.run([program, case], stdout=subprocess.PIPE, check=True,
-                                     env=os.environ | {"LD_PRELOAD": found[name]})
-                results.setdefault((case, name), []).append(json.loads(ran.stdout))
-    return results
-
-
 def over_bare(rounds):
     """0 where nothing went, and a bare madvise costs nothing."""
     return statistics.median(r["cpu_ms"] / r["bare_ms"] if r["bare_ms"] else 0 for r in rounds)
 
 
 def main():
-    p = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1].split("\n")[0])
-    allocators.add_options(p)
-    args = p.parse_args()
+    args = allocators.options(__doc__).parse_args()
     found = allocators.find(args)
-    cases = [c for c in CASES if not args.only or c in args.only]
-    results = run_all(args, found, cases)
+    cases = allocators.chosen(args, CASES)
+    runs = allocators.results_of(args, found, "release", cases)
+    results = {key: [run[0] for run in of] for key, of in runs.items()}
     if args.json:
         for (case, name), rounds in results.items():
             print(json.dumps({"case": case, "allocator": name, "rounds": rounds}))
