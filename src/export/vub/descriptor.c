@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/sockios.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -314,4 +316,16 @@ int vub_fds_close_wait(const int *fds, unsigned n, const bool *is_stopping)
 			errand_add_wait(&e, fds[i], is_stopping);
 	}
 	return e ? errand_wait(e, is_stopping) : 0;
+}
+
+int vub_connection_close_wait(int fd, const bool *is_stopping)
+{
+	int waiting = 1;
+
+	/* Behind that nothing comes any more. */
+	if (!shutdown(fd, SHUT_RDWR) && !ioctl(fd, SIOCINQ, &waiting) && !waiting) {
+		close(fd);
+		return 0;
+	}
+	return vub_fds_close_wait(&fd, 1, is_stopping);
 }

@@ -36,5 +36,7 @@ enum { VUB_FDS_MAX = 32 };
 int vub_fds_vet_wait(const int *fds, unsigned n, const bool *is_stopping);
 /* Closes them. 0 or an error of the above. */
 int vub_fds_close_wait(const int *fds, unsigned n, const bool *is_stopping);
+/* The same of the device's own end of a connection, which mostly needs no thread. */
+int vub_connection_close_wait(int fd, const bool *is_stopping);
 
 #endif

@@ -154,7 +154,7 @@ static void serve_wait(struct vub *v, int fd)
 	vub_count(&v->sessions_total, 1);
 	vub_session_wait(v);
 	vub_handle_end_wait(v);
-	vub_fds_close_wait(&fd, 1, &v->is_stopping);
+	vub_connection_close_wait(fd, &v->is_stopping);
 	v->fd = -1;
 	vub_count(&v->sessions, (uint64_t)-1);
 }
