@@ -67,6 +67,24 @@ fails()
 		[ $status = 0 ] || break
 	done
 	[ $status = 0 ] || { cat log >&2; fail "a full file system $options"; }
+	# What an image loses gives room to what it gets (-n): three MiB for three others, of four.
+	random_file three $((3 << 20))
+	cp three before.raw
+	truncate -s 6M before.raw
+	truncate -s 3M after.raw
+	random_file three $((3 << 20)) 2
+	cat three >>after.raw
+	for options in "" -c -W; do
+		qemu-img convert -f raw -O qcow2 before.raw small/filled
+		# shellcheck disable=SC2086
+		"$BYRE" convert -n $options -f raw -O qcow2 after.raw small/filled ||
+			fail "$options: no room is made"
+		qemu-img check -q small/filled || fail "$options: a filled image"
+		qemu-img compare -q -f raw -F qcow2 after.raw small/filled ||
+			fail "$options: a filled image has other content"
+		rm small/filled
+	done
+	rm three before.raw after.raw
 }
 
 # ---- damage in the source ----

@@ -83,12 +83,13 @@ static void dev_answer(struct dev *d, int res)
 
 static unsigned all_settles;            /* of devices that are gone, too */
 static int settle_rc;
+static struct node *only_fails;         /* who alone has settle_rc; NULL: all */
 
 static int dev_settle_wait(struct node *n, struct err *err)
 {
 	container_of(n, struct dev, node)->settles++;
 	all_settles++;
-	return settle_rc;
+	return only_fails && only_fails != n ? 0 : settle_rc;
 }
 
 static void dev_free(struct node *n)
@@ -412,12 +413,14 @@ static void deep_chains_open_and_close_without_recursion(void **state)
 	run(chain_body);
 }
 
-/* One above the other; @shared: somebody else has the lower one. How often they were settled. */
-static unsigned close_two_wait(struct loop *l, bool is_shared)
+/* One above the other, as @which; @is_shared: somebody else has the lower one. How often they were
+ * settled. With settle_rc, only the upper one fails with @is_alone. */
+static unsigned close_two_wait(struct loop *l, enum node_child which, bool is_shared, bool is_alone)
 {
 	struct dev *bottom = dev_new(l, 4096, 0), *top = dev_new(l, 4096, 1);
 
-	top->node.child[CHILD_FILE] = is_shared ? node_get(&bottom->node) : &bottom->node;
+	only_fails = is_alone ? &top->node : NULL;
+	top->node.child[which] = is_shared ? node_get(&bottom->node) : &bottom->node;
 	all_settles = 0;
 	assert_int_equal(node_close_wait(&top->node, NULL), settle_rc);
 	assert_true(dev_freed[1]);
@@ -429,12 +432,14 @@ static unsigned close_two_wait(struct loop *l, bool is_shared)
 
 static int close_body(void *arg)
 {
-	assert_int_equal(close_two_wait(arg, false), 2);
+	assert_int_equal(close_two_wait(arg, CHILD_FILE, false, false), 2);
 	/* Whoever else has it may have written since. */
-	assert_int_equal(close_two_wait(arg, true), 3);
-	/* What failed is tried again. */
+	assert_int_equal(close_two_wait(arg, CHILD_FILE, true, false), 3);
+	/* What failed is tried again, and so is what that writes to. */
 	settle_rc = -EIO;
-	assert_int_equal(close_two_wait(arg, false), 4);
+	assert_int_equal(close_two_wait(arg, CHILD_FILE, false, false), 4);
+	assert_int_equal(close_two_wait(arg, CHILD_FILE, false, true), 4);
+	assert_int_equal(close_two_wait(arg, CHILD_BACKING, false, true), 3);
 	settle_rc = 0;
 	assert_int_equal(node_close_wait(NULL, NULL), 0);
 	return 0;

@@ -227,15 +227,17 @@ uint32_t node_share_align_wait(struct node *n, const struct node *from)
 	return n->ops->share_align_wait ? n->ops->share_align_wait(n, from) : 0;
 }
 
-/* @is_closed: node_settle_wait() has just been done. */
+/* @is_closed: node_settle_wait() has just been done. What settles once more may write to its files,
+ * but not to what backs it. */
 static void drop_wait(struct node *n, bool is_closed)
 {
 	while (n && atomic_fetch_sub_explicit(&n->refs, 1, memory_order_acq_rel) == 1) {
 		struct node *file = n->child[CHILD_FILE];
 		struct node *data = n->child[CHILD_DATA];
 		struct node *backing = n->child[CHILD_BACKING];
+		bool is_settled = is_closed && n->is_settled;
 
-		if (n->ops->settle_wait && !(is_closed && n->is_settled))
+		if (n->ops->settle_wait && !is_settled)
 			n->ops->settle_wait(n, NULL);
 		if (n->home_chan)
 			chan_put_wait(n->home_chan);
@@ -244,8 +246,8 @@ static void drop_wait(struct node *n, bool is_closed)
 			n->ops->free(n);
 		else
 			free(n);
-		drop_wait(file, is_closed);
-		drop_wait(data, is_closed);
+		drop_wait(file, is_settled);
+		drop_wait(data, is_settled);
 		n = backing;
 	}
 }

@@ -485,7 +485,7 @@ static void on_lost(void *arg, enum copy_fault fault, uint64_t off, int error)
 }
 
 /* What a target that was there has lost so far is used again. */
-static int on_lap_wait(void *arg)
+static int reuse_wait(void *arg)
 {
 	struct conversion *c = arg;
 
@@ -500,7 +500,9 @@ static int copy_wait(void *arg)
 
 	c->copy.on_progress = on_progress;
 	c->copy.on_lost = on_lost;
-	c->copy.on_lap_wait = c->copy.lap ? on_lap_wait : NULL;
+	c->copy.on_lap_wait = c->copy.lap ? reuse_wait : NULL;
+	if (c->args->is_there && c->target_info.cluster_size)
+		c->copy.on_no_room_wait = reuse_wait;
 	c->copy.arg = c;
 	rc = copy_run_wait(&c->copy, &c->result);
 	return rc ? rc : port_submit_wait(c->target.pc, &flush);

@@ -43,6 +43,10 @@ struct copy {
 	uint64_t next_lap;              /* laps: where it begins */
 	unsigned npieces;               /* that are under way */
 	struct fiber *lapper;           /* waits until there are none */
+	unsigned nstuck;                /* of them, that found no room; no more are begun, */
+	struct fiber_queue stuck;       /* and all of these wait till there is some */
+	unsigned nroom;                 /* how often there was, or not: */
+	int room_rc;
 	uint64_t next_seq, turn;        /* turn: of the piece whose writes are sent next */
 	struct fiber *in_order[COPY_DEPTH_MAX]; /* who waits for its turn, by its piece's seq */
 
@@ -74,6 +78,7 @@ struct copier {
 	struct write_req writes[WRITES_MAX];
 	unsigned nbusy;
 	int write_error;
+	bool is_late;                   /* the piece is written once more: no order any longer */
 };
 
 /* ---- looking for zeros ---- */
@@ -207,6 +212,19 @@ static void turn_end(struct copy *c)
 		fiber_wake(next);
 }
 
+/* ---- without room ---- */
+
+/* Where all pieces that are under way have found no room: has some made (D11). */
+static void make_room_wait(struct copy *c)
+{
+	if (!c->nstuck || c->nstuck < c->npieces)
+		return;
+	c->room_rc = is_over(c) ? -ECANCELED : c->o->on_no_room_wait(c->o->arg);
+	c->nstuck = 0;
+	c->nroom++;
+	fiber_queue_wake(&c->stuck);
+}
+
 /* ---- sharing ---- */
 
 /* NULL: there are too many. */
@@ -261,9 +279,14 @@ static bool share_next_wait(struct copy *c)
 	req.from_off = next.host_off;
 	if (!c->o->out_of_order)
 		req.flags |= REQ_IN_ORDER;
+	while (c->nstuck)
+		fiber_queue_wait(&c->stuck);
+	c->npieces++;
 	turn_wait(c, c->next_seq++);
 	rc = is_over(c) ? -ECANCELED : port_submit_wait(c->o->target, &req);
 	turn_end(c);
+	c->npieces--;
+	make_room_wait(c);
 	if (rc) {
 		/* Once is enough (D9): where a file cannot be read, or there is no room, those who
 		 * read and write will tell. */
@@ -321,6 +344,8 @@ static bool take_piece_wait(struct copy *c, struct piece *p)
 		if (!share_next_wait(c))
 			next_chunk_wait(c);
 	}
+	while (c->nstuck)
+		fiber_queue_wait(&c->stuck);
 	if (!c->is_ended && !is_over(c)) {
 		p->chunk = c->chunk;
 		p->off = c->chunk.off + c->chunk.len - c->chunk_rest;
@@ -450,7 +475,7 @@ static void send_wait(struct copier *w, uint64_t off, uint8_t *buf, uint64_t len
 		wr->req.flags = REQ_MAY_UNMAP;
 	else if (buf && o->cluster)
 		wr->req.flags = REQ_COMPRESSED;
-	if (!o->out_of_order)
+	if (!o->out_of_order && !w->is_late)
 		wr->req.flags |= REQ_IN_ORDER;
 	w->nbusy++;
 	port_submit(o->target, &wr->req);
@@ -509,23 +534,47 @@ static enum rest fetch_piece_wait(struct copier *w)
 	return REST_BUFFER;
 }
 
+/* The piece found no room. 0: there may be some now. */
+static int room_wait(struct copy *c)
+{
+	unsigned before = c->nroom;
+
+	c->nstuck++;
+	make_room_wait(c);
+	while (c->nroom == before)
+		fiber_queue_wait(&c->stuck);
+	return c->room_rc;
+}
+
+static void send_rest_wait(struct copier *w, enum rest rest)
+{
+	const struct piece *p = &w->piece;
+
+	w->write_error = 0;
+	if (rest == REST_ZEROS)
+		send_wait(w, p->off, NULL, p->len);
+	else if (rest == REST_BUFFER)
+		send_runs_wait(w);
+}
+
 static void copy_piece_wait(struct copier *w)
 {
 	struct copy *c = w->c;
 	const struct piece *p = &w->piece;
 	enum rest rest = fetch_piece_wait(w);
 
+	w->is_late = false;
 	turn_wait(c, p->seq);
-	w->write_error = 0;
-	if (is_over(c))
-		rest = REST_NOTHING;
-	if (rest == REST_ZEROS)
-		send_wait(w, p->off, NULL, p->len);
-	else if (rest == REST_BUFFER)
-		send_runs_wait(w);
+	send_rest_wait(w, is_over(c) ? REST_NOTHING : rest);
 	turn_end(c);
 	while (w->nbusy)
 		fiber_park();
+	if (w->write_error == -ENOSPC && c->o->on_no_room_wait && !room_wait(c)) {
+		w->is_late = true;
+		send_rest_wait(w, rest);
+		while (w->nbusy)
+			fiber_park();
+	}
 	if (w->write_error)
 		fail(c, COPY_WRITE_FAILED, &p->chunk, p->off, w->write_error);
 }
@@ -542,6 +591,7 @@ static void copier_main(struct task *t)
 		copy_piece_wait(w);
 		if (!--c->npieces && c->lapper)
 			fiber_wake(c->lapper);
+		make_room_wait(c);
 	}
 	if (--c->nrunning == 0)
 		fiber_wake(c->waiter);

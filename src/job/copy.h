@@ -27,7 +27,9 @@
  *	D9  what could not be shared, or not to its end, is copied; and each file of the sources
  *	    costs one such try at most;
  *	D10 when on_lap_wait() is called nothing is in flight, and all that comes before is in the
- *	    target. */
+ *	    target;
+ *	D11 when on_no_room_wait() is called no write is in flight; what found no room is written
+ *	    once more. */
 #ifndef JOB_COPY_H
 #define JOB_COPY_H
 
@@ -90,6 +92,9 @@ struct copy_opts {
 	 * ends the copy. */
 	int (*on_lap_wait)(void *arg);
 	uint64_t lap;
+	/* Optional. Called in a fiber when the target has no room. An error, or no room after that,
+	 * ends the copy. */
+	int (*on_no_room_wait)(void *arg);
 	/* Optional. All of the first @done bytes of @total that have to be copied is under way. */
 	void (*on_progress)(void *arg, uint64_t done, uint64_t total);
 	/* Optional. Salvage: what could not be mapped or read, @off in its source. */

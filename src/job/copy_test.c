@@ -471,6 +471,56 @@ static void d10_a_lap_begins_when_all_before_is_there(void **state)
 		run(seed, laps_body);
 }
 
+struct room {
+	struct trial *t;
+	unsigned n;
+	bool is_none;
+};
+
+static int on_no_room_wait(void *arg)
+{
+	struct room *room = arg;
+	struct trial *t = room->t;
+
+	fiber_yield_wait();
+	room->n++;
+	assert_int_equal(t->target->nwriting, 0);
+	if (!room->is_none)
+		t->target->fails_at = -1;
+	return 0;
+}
+
+static int room_body(void *arg)
+{
+	struct trial *t = trial_new(arg);
+	struct room room = { .t = t };
+
+	t->o.target_is_zero = false;
+	t->o.arg = &room;
+	t->o.on_progress = NULL;
+	t->o.on_no_room_wait = on_no_room_wait;
+	t->target->fails_with = -ENOSPC;
+	t->target->fails_at = GRANULES / 2;
+	assert_int_equal(trial_run_wait(t), 0);
+	assert_true(first_wrong(t) == UINT64_MAX);
+	assert_int_equal(room.n, 1);
+	/* Nothing helps. */
+	room = (struct room) { .t = t, .is_none = true };
+	t->target->fails_at = GRANULES / 2;
+	t->target->order = 0;
+	assert_int_equal(trial_run_wait(t), -ENOSPC);
+	assert_int_equal(t->result.fault, COPY_WRITE_FAILED);
+	assert_int_equal(room.n, 1);
+	trial_free_wait(t);
+	return 0;
+}
+
+static void d11_what_found_no_room_is_written_once_more(void **state)
+{
+	for (uint64_t seed = 1; seed < 60; seed++)
+		run(seed, room_body);
+}
+
 static int plan_body(void *arg)
 {
 	struct trial *t = trial_new(arg);
@@ -561,6 +611,7 @@ int main(void)
 		cmocka_unit_test(a_copy_can_be_stopped),
 		cmocka_unit_test(a_slow_copy_is_stopped_at_once),
 		cmocka_unit_test(d10_a_lap_begins_when_all_before_is_there),
+		cmocka_unit_test(d11_what_found_no_room_is_written_once_more),
 		cmocka_unit_test(d8_chunks_are_gapless_and_the_same_again),
 		cmocka_unit_test(runs_are_cut_where_zeros_begin),
 	};

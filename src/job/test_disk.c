@@ -44,9 +44,10 @@ static void answer(struct task *t)
 		return;
 	}
 	m->reading -= req->kind == REQ_READ ? req->len : 0;
+	m->nwriting -= req->kind != REQ_READ;
 	m->nread += req->kind == REQ_READ ? req->len : 0;
 	if (m->fails_at >= 0 && first <= (unsigned)m->fails_at && last >= (unsigned)m->fails_at) {
-		req_complete(req, -EIO);
+		req_complete(req, m->fails_with ? m->fails_with : -EIO);
 		return;
 	}
 	if (req->kind == REQ_COPY) {
@@ -93,6 +94,7 @@ static void mem_submit(struct chan *ch, struct req *req)
 		mem_of(ch)->reading += req->len;
 		mem_of(ch)->reading_max = MAX(mem_of(ch)->reading_max, mem_of(ch)->reading);
 	}
+	mem_of(ch)->nwriting += req->kind != REQ_READ;
 	if (req->flags & REQ_IN_ORDER) {
 		assert_true(req->off >= mem_of(ch)->order);
 		mem_of(ch)->order = req->off;

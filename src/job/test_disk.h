@@ -17,8 +17,10 @@ struct mem {
 	uint8_t bytes[GRANULES * GRANULE];
 	uint8_t state[GRANULES];        /* 0: nothing; 1: zero; 2: data */
 	int fails_at;                   /* the granule whose reads and writes fail; -1: none */
+	int fails_with;                 /* -EIO where it is 0 */
 	int map_fails_at;               /* the same for maps */
 	unsigned nwrites;               /* answered */
+	unsigned nwriting;              /* not yet */
 	uint64_t reading, reading_max;  /* bytes that are being read: now, at most */
 	uint64_t nread;                 /* bytes, in all */
 	/* Where it is a target: */

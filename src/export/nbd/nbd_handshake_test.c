@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "base/err.h"
+#include "export/nbd/nbd_impl.h"
 
 static enum loop_backend backend;
 static struct peer peer;
@@ -417,6 +418,29 @@ static void check_served_at(struct peer *p, const struct sockaddr *sa, socklen_t
 	close(fd);
 }
 
+/* Nor is a loop to wait for what they are when the kernel closes them. */
+static void check_descriptors_are_refused(const struct sockaddr_un *sa)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { .align = { .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET,
+				 .cmsg_type = SCM_RIGHTS } };
+	struct iovec iov = { (char[]){ "x" }, 1 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+			      .msg_controllen = sizeof(control) };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+	bool can_refuse = !setsockopt(fd, SOL_SOCKET, NBD_SO_PASSRIGHTS, &on, sizeof(on));
+
+	memcpy(CMSG_DATA(&control.align), &fd, sizeof(fd));
+	assert_int_equal(connect(fd, (const struct sockaddr *)sa, sizeof(*sa)), 0);
+	if (can_refuse) {
+		assert_int_equal(sendmsg(fd, &msg, MSG_NOSIGNAL), -1);
+		assert_int_equal(errno, EPERM);
+	}
+	close(fd);
+}
+
 static void unix_socket_of_a_dead_server_is_replaced(void **state)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
@@ -442,6 +466,7 @@ static void unix_socket_of_a_dead_server_is_replaced(void **state)
 	peer_start(&p, backend, 1, &opts);
 	check_served_at(&p, (struct sockaddr *)&sa, sizeof(sa));
 	check_served_at(&p, (struct sockaddr *)&sa, sizeof(sa));
+	check_descriptors_are_refused(&sa);
 	peer_end(&p);
 	close(fd);
 	unlink(sa.sun_path);

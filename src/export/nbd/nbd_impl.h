@@ -50,6 +50,9 @@
 #include "export/nbd/proto.h"
 #include "loop/iobuf.h"
 
+/* SO_PASSRIGHTS, as most architectures number it, whose headers may be older. */
+enum { NBD_SO_PASSRIGHTS = 83 };
+
 enum {
 	RX_BYTES = 64 << 10,            /* a connection's receive buffer, and the longest option */
 	RX_DIRECT_MIN = 16 << 10,       /* payload that is missing from the buffer and received in

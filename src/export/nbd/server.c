@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -32,6 +33,17 @@ static void fill_defaults(struct nbd_server_opts *o)
 static void accepted(struct io *io, int res);
 static void accept_again(struct timer *t);
 
+/* Who connects to a Unix socket @fd may send descriptors along. Nobody receives them, so the kernel
+ * closes them on the spot. Where that is to wait for somebody (a TCP socket that lingers, a pipe
+ * that is locked), a loop waits as long as the client likes. Since Linux 6.16 they can be refused,
+ * and connections inherit that. Of other sockets it means nothing. */
+static void refuse_descriptors(int fd)
+{
+	static const int no;
+
+	setsockopt(fd, SOL_SOCKET, NBD_SO_PASSRIGHTS, &no, sizeof(no));
+}
+
 static void init_listener(struct nbd_server *s, int fd)
 {
 	struct nbd_listener *li = &s->listeners[s->nlisteners++];
@@ -39,6 +51,7 @@ static void init_listener(struct nbd_server *s, int fd)
 	li->server = s;
 	li->fd = fd;
 	li->timer.fn = accept_again;
+	refuse_descriptors(fd);
 	li->io = (struct io){ .op = IO_ACCEPT, .fd = fd, .fixed = -1, .done = accepted };
 }
 

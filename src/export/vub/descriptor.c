@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/sockios.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -61,13 +63,21 @@ static bool is_shared_memory(int fd)
 	return fcntl(fd, F_GET_SEALS) >= 0;
 }
 
-/* Of what the kernel knows of the file by itself. */
-static bool is_device(int fd)
+/* A place in a file system, with nothing open (O_PATH)? Then whatever is asked of it, the file
+ * system is. */
+static bool is_place(int fd)
+{
+	return fcntl(fd, F_GETFL) & O_PATH;
+}
+
+/* Its type (S_IFMT), of what the kernel knows of the file by itself. */
+static unsigned type_of(int fd)
 {
 	struct statx stx;
 
-	return !statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &stx) &&
-	       S_ISCHR(stx.stx_mode);
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &stx))
+		return 0;
+	return stx.stx_mode & S_IFMT;
 }
 
 /* Is @line, of mountinfo, that of a file system that the kernel itself runs? */
@@ -78,8 +88,8 @@ static bool is_in_kernel(const char *line)
 	return type && strncmp(type + 3, "fuse", 4);
 }
 
-/* Does @fd lie on a file system that we see mounted? Others could be built upon whatever their
- * owner has, unseen. */
+/* Does the regular file @fd lie on a file system that we see mounted? Others could be built upon
+ * whatever their owner has, unseen. */
 static bool is_on_known_mount(int fd)
 {
 	int id = fd_info(fd, "mnt_id:");
@@ -96,10 +106,22 @@ static bool is_on_known_mount(int fd)
 	return is_known;
 }
 
-/* Of memory that is to be mapped: can nobody let us wait when it is looked at, or touched? */
+/* Of memory that is to be mapped: can nobody let us wait when it is looked at, or touched? What
+ * else there is, like an epoll, has locks of its own, which who asks where it lies waits for. */
 static bool is_known_memory(int fd)
 {
-	return is_shared_memory(fd) || is_device(fd) || is_on_known_mount(fd);
+	unsigned type = type_of(fd);
+
+	return is_shared_memory(fd) || type == S_IFCHR ||
+	       (type == S_IFREG && is_on_known_mount(fd));
+}
+
+static bool is_unix_socket(int fd)
+{
+	socklen_t len = sizeof(int);
+	int domain;
+
+	return !getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) && domain == AF_UNIX;
 }
 
 /* Is @fd a regular file of a file system that neither runs in user space nor may be built upon one
@@ -125,14 +147,11 @@ size_t vub_fd_page_size(int fd)
 	return is_pow2(page) ? page : 0;
 }
 
-/* Can nobody let us wait when it is closed? */
+/* Can nobody let us wait when it is closed? With a Unix socket goes what nobody has received from
+ * it, which may be anything. */
 static bool is_harmless(int fd)
 {
-	socklen_t len = sizeof(int);
-	int domain;
-
-	return is_shared_memory(fd) || vub_fd_is_eventfd(fd) ||
-	       (!getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) && domain == AF_UNIX);
+	return is_shared_memory(fd) || vub_fd_is_eventfd(fd);
 }
 
 /* ---- what may let us wait is left to a thread ---- */
@@ -263,7 +282,13 @@ int vub_fds_vet_wait(const int *fds, unsigned n, const bool *is_stopping)
 	for (unsigned i = 0; i < n && !rc; i++) {
 		int copy;
 
-		if (fds[i] < 0 || is_harmless(fds[i]) || is_known_memory(fds[i]))
+		if (fds[i] < 0)
+			continue;
+		if (is_place(fds[i])) {
+			rc = -EINVAL;
+			continue;
+		}
+		if (is_harmless(fds[i]) || is_unix_socket(fds[i]) || is_known_memory(fds[i]))
 			continue;
 		copy = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
 		if (copy < 0)
@@ -291,4 +316,16 @@ int vub_fds_close_wait(const int *fds, unsigned n, const bool *is_stopping)
 			errand_add_wait(&e, fds[i], is_stopping);
 	}
 	return e ? errand_wait(e, is_stopping) : 0;
+}
+
+int vub_connection_close_wait(int fd, const bool *is_stopping)
+{
+	int waiting = 1;
+
+	/* Behind that nothing comes any more. */
+	if (!shutdown(fd, SHUT_RDWR) && !ioctl(fd, SIOCINQ, &waiting) && !waiting) {
+		close(fd);
+		return 0;
+	}
+	return vub_fds_close_wait(&fd, 1, is_stopping);
 }

@@ -3,9 +3,11 @@
  *
  * Behind some of them stands somebody who can let us wait as long as he likes, which may be the
  * front end: a file system in user space (FUSE) whose file is looked at, mapped and touched, or no
- * more than closed; a pipe whose lock another of its users has; a TCP socket that lingers. So what
- * they are is found out without asking whoever stands behind them, and all but the known kinds are
- * closed by a thread of their own.
+ * more than closed; a pipe whose lock another of its users has; a TCP socket that lingers; a Unix
+ * socket out of which nobody has received one of these. So what they are is found out without
+ * asking whoever stands behind them, and all but the known kinds are closed by a thread of their
+ * own, the front end's connection among them: messages may wait in it. From there nothing is
+ * received but what there is room for, as the kernel would close the rest on the spot (session.c).
  *
  * Invariants:
  *	V27  whatever a front end sends a descriptor of, no loop waits for it. */
@@ -34,5 +36,7 @@ enum { VUB_FDS_MAX = 32 };
 int vub_fds_vet_wait(const int *fds, unsigned n, const bool *is_stopping);
 /* Closes them. 0 or an error of the above. */
 int vub_fds_close_wait(const int *fds, unsigned n, const bool *is_stopping);
+/* The same of the device's own end of a connection, which mostly needs no thread. */
+int vub_connection_close_wait(int fd, const bool *is_stopping);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "export/vub/descriptor.h"
 #include "export/vub/vub_impl.h"
 
 #define ACCEPT_RETRY_NS (200 * NS_PER_MS)
@@ -153,7 +154,7 @@ static void serve_wait(struct vub *v, int fd)
 	vub_count(&v->sessions_total, 1);
 	vub_session_wait(v);
 	vub_handle_end_wait(v);
-	close(fd);
+	vub_connection_close_wait(fd, &v->is_stopping);
 	v->fd = -1;
 	vub_count(&v->sessions, (uint64_t)-1);
 }

@@ -99,9 +99,8 @@ struct incoming {
 	unsigned nfds;
 };
 
-/* Keeps the descriptors that came with @msg, no more than VHOST_USER_FDS_MAX. False: they are, or
- * were, too many. */
-static bool take_fds(struct incoming *in, struct msghdr *msg)
+/* Keeps the descriptors that came with @msg, VHOST_USER_FDS_MAX at most. */
+static void take_fds(struct incoming *in, struct msghdr *msg)
 {
 	static_assert(VUB_FDS_MAX >= 2 * VHOST_USER_FDS_MAX, "all that come in one are kept");
 
@@ -114,37 +113,72 @@ static bool take_fds(struct incoming *in, struct msghdr *msg)
 		memcpy(in->fds + in->nfds, CMSG_DATA(c), n * sizeof(int));
 		in->nfds += n;
 	}
-	return !(msg->msg_flags & MSG_CTRUNC) && in->nfds <= VHOST_USER_FDS_MAX;
 }
 
-/* Receives @len bytes to @buf. 0, -ECONNRESET (the end), or -errno. */
-static int receive_wait(struct vub *v, struct incoming *in, void *buf, size_t len)
+/* Looks at what recv() would return, and takes copies of the descriptors that come with it.
+ * -EPROTO: one is missing. */
+static ssize_t look(struct vub *v, struct incoming *in, void *buf, size_t len)
 {
 	union {
 		struct cmsghdr align;
 		char bytes[CMSG_SPACE(VHOST_USER_FDS_MAX * sizeof(int))];
 	} control;
+	struct iovec iov = { buf, len };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+			      .msg_controllen = sizeof(control) };
+	ssize_t n = recvmsg(v->fd, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
+	if (n <= 0)
+		return n < 0 ? -errno : 0;
+	take_fds(in, &msg);
+	return msg.msg_flags & MSG_CTRUNC ? -EPROTO : n;
+}
+
+/* As recv(), with the descriptors, which may be too many after that. What the kernel cannot hand
+ * out it closes, here and now, and waits for whoever stands behind it (V27). So this looks first,
+ * and where a descriptor is missing all of them stay in the socket, too. The ones that recv() drops
+ * afterwards are not the last. */
+static ssize_t receive_some_wait(struct vub *v, struct incoming *in, void *buf, size_t len)
+{
+	unsigned before = in->nfds;
+	struct iovec iov = { buf, len };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	ssize_t n = look(v, in, buf, len);
+	int rc;
+
+	if (n <= 0)
+		return n;
+	iov.iov_len = (size_t)n;
+	if (recvmsg(v->fd, &msg, MSG_DONTWAIT) != n)
+		return -EPROTO;
+	if (msg.msg_flags & MSG_CTRUNC || in->nfds == before)
+		return n;
+	/* They come with what is behind that: who looks is shown them too early. */
+	rc = vub_fds_close_wait(in->fds + before, in->nfds - before, &v->is_stopping);
+	in->nfds = before;
+	return rc ? rc : n;
+}
+
+/* Receives @len bytes to @buf. 0, -ECONNRESET (the end), or -errno. */
+static int receive_wait(struct vub *v, struct incoming *in, void *buf, size_t len)
+{
 	while (len) {
-		struct iovec iov = { buf, len };
-		struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
-				      .msg_controllen = sizeof(control) };
-		ssize_t n = recvmsg(v->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		ssize_t n = receive_some_wait(v, in, buf, len);
 
 		if (n > 0) {
-			if (!take_fds(in, &msg))
+			if (in->nfds > VHOST_USER_FDS_MAX)
 				return -EPROTO;
 			buf = (uint8_t *)buf + n;
 			len -= (size_t)n;
 		} else if (!n) {
 			return -ECONNRESET;
-		} else if (errno == EAGAIN) {
+		} else if (n == -EAGAIN) {
 			int rc = vub_io_wait(v, v->fd, IO_POLL, POLLIN);
 
 			if (rc < 0)
 				return rc;
-		} else if (errno != EINTR) {
-			return -errno;
+		} else if (n != -EINTR) {
+			return (int)n;
 		}
 	}
 	return 0;
@@ -272,8 +306,10 @@ static int message_wait(struct vub *v, struct incoming *in)
 
 void vub_session_wait(struct vub *v)
 {
-	int rc = 0;
+	int rc = 0, one = 1;
 
+	/* A byte out of band is passed over, and closed what came with it, by who receives. */
+	setsockopt(v->fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one));
 	for (unsigned n = 1; !rc && !v->is_stopping; n++) {
 		struct incoming in = { 0 };
 		int close_rc;

@@ -20,13 +20,18 @@
 
 #include <cmocka.h>
 
-enum { ROOT = FUSE_ROOT_ID, FILE_ID = 2, BUFFER = 64 << 10, TICK_MS = 20 };
+enum { ROOT = FUSE_ROOT_ID, FILE_ID = 2, DEVICE_ID = 3, BUFFER = 64 << 10, TICK_MS = 20 };
+
+static uint32_t mode_of(uint64_t id)
+{
+	return id == ROOT ? S_IFDIR | 0755 : id == FILE_ID ? S_IFREG | 0666 : S_IFCHR | 0666;
+}
 
 static struct fuse_attr attr_of(uint64_t id)
 {
 	return (struct fuse_attr){
 		.ino = id, .size = SLOW_FS_FILE, .nlink = 1, .blksize = 4096,
-		.mode = id == ROOT ? S_IFDIR | 0755 : S_IFREG | 0666,
+		.mode = mode_of(id),
 	};
 }
 
@@ -44,7 +49,8 @@ static void serve(struct slow_fs *fs, const struct fuse_in_header *in)
 {
 	struct fuse_init_out init = { .major = FUSE_KERNEL_VERSION, .minor = 31,
 				      .max_write = 4096 };
-	struct fuse_entry_out entry = { .nodeid = FILE_ID, .attr = attr_of(FILE_ID) };
+	uint64_t id = strcmp((const char *)(in + 1), "device") ? FILE_ID : DEVICE_ID;
+	struct fuse_entry_out entry = { .nodeid = id, .attr = attr_of(id) };
 	struct fuse_attr_out attr = { .attr = attr_of(in->nodeid) };
 	struct fuse_open_out open_out = { .fh = 1 };
 
@@ -148,6 +154,17 @@ int slow_fs_open(const struct slow_fs *fs)
 
 	snprintf(path, sizeof(path), "%s/file", fs->dir);
 	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+int slow_fs_open_device(const struct slow_fs *fs)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/device", fs->dir);
+	fd = open(path, O_PATH | O_CLOEXEC);
 	assert_true(fd >= 0);
 	return fd;
 }

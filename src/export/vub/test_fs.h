@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* export/vub/test_fs.h - for the tests: a file system in user space with one file that lets whoever
- * asks it for something wait. A child process runs it, for SLOW_FS_LIFE_S at most: whoever is
- * killed while he waits for it must wait for its end. */
+/* export/vub/test_fs.h - for the tests: a file system in user space with a file and a device, which
+ * let whoever asks them for something wait. A child process runs it, for SLOW_FS_LIFE_S at most:
+ * whoever is killed while he waits for it must wait for its end. */
 #ifndef EXPORT_VUB_TEST_FS_H
 #define EXPORT_VUB_TEST_FS_H
 
@@ -28,5 +28,7 @@ struct slow_fs *slow_fs_start(void);
 void slow_fs_stop(struct slow_fs *fs);
 /* Its file; it must not hang. */
 int slow_fs_open(const struct slow_fs *fs);
+/* Its character device, as a place (O_PATH), which nobody needs to be allowed to open. */
+int slow_fs_open_device(const struct slow_fs *fs);
 
 #endif

@@ -18,6 +18,7 @@
 #include "base/bits.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "drv/vub/vfe_msg.h"
 #include "loop/work.h"
 
 enum { PATIENCE_MS = 120000, PAGE = 4096 };
@@ -431,4 +432,22 @@ uint8_t guest_do(struct guest *g, const struct guest_ask *a)
 	guest_kick(g, a->queue);
 	assert_int_equal(guest_take(g, a->queue, &status), a->token);
 	return status;
+}
+
+/* ---- other front ends ---- */
+
+bool peer_is_closed(int sock)
+{
+	struct pollfd p = { .fd = sock, .events = POLLIN };
+	char c;
+
+	return poll(&p, 1, 120000) == 1 && recv(sock, &c, 1, MSG_DONTWAIT) <= 0;
+}
+
+void peer_choose_answers(int sock)
+{
+	struct vhost_user_msg m = vfe_msg(VHOST_USER_SET_PROTOCOL_FEATURES, 8);
+
+	m.u64 = 1ULL << VHOST_USER_PROTOCOL_F_BACKEND_REQ | 1ULL << VHOST_USER_PROTOCOL_F_REPLY_ACK;
+	assert_int_equal(vfe_msg_tell(sock, &m, NULL, 0, false), 0);
 }

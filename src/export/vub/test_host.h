@@ -103,4 +103,9 @@ uint8_t guest_do(struct guest *g, const struct guest_ask *a);
 /* Is there an answer now, without waiting? */
 bool guest_has_answer(struct guest *g, unsigned queue);
 
+/* Waits until the device has ended the session of @sock. False: it does not, or says something. */
+bool peer_is_closed(int sock);
+/* From now on messages are answered, and there may be a way back. */
+void peer_choose_answers(int sock);
+
 #endif

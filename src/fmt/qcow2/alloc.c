@@ -404,7 +404,7 @@ int alloc_fill_wait(struct alloc *a)
 	return rc == -EAGAIN ? 0 : rc;
 }
 
-/* Gives the reserve back: REF- in the pages. */
+/* Gives the reserve back: REF- in the pages. What cannot be given back leaks. */
 static int give_back_wait(struct alloc *a)
 {
 	int first = 0;
@@ -418,6 +418,7 @@ static int give_back_wait(struct alloc *a)
 		a->reserved -= run.n;
 		if (!rc)
 			rc = refs_add_wait(&a->w->refs, run.first, run.n, -1);
+		a->w->has_leaked |= rc != 0;
 		first = first ? first : rc;
 	}
 	return first;

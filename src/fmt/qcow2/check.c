@@ -113,6 +113,22 @@ static void counts_end(struct check *ck)
 	counts_fini(&ck->counts);
 }
 
+/* Lets the comparison see all refcounts that there are. */
+static int look_behind(struct check *ck)
+{
+	uint64_t n = ck->reftable_entries, clusters;
+	int rc = 0;
+
+	while (n && !be64_load(ck->reftable + 8 * (n - 1)))
+		n--;
+	clusters = MIN(n * check_per_block(ck), (uint64_t)CHECK_CLUSTERS_MAX);
+	if (clusters > ck->clusters)
+		rc = counts_grow(&ck->counts, clusters + 1);
+	if (!rc)
+		ck->clusters = MAX(ck->clusters, clusters);
+	return rc;
+}
+
 int check_count_wait(struct check *ck)
 {
 	unsigned order = ck->h->refcount_order;
@@ -131,6 +147,8 @@ int check_count_wait(struct check *ck)
 		rc = counts_init(&ck->again_active, room, UINT32_MAX);
 	if (!rc)
 		rc = check_reftable_read_wait(ck);
+	if (!rc && ck->looks_behind)
+		rc = look_behind(ck);
 	return rc ? rc : count_all_wait(ck);
 }
 

@@ -92,6 +92,7 @@ struct check {
 	bool is_to_set;                 /* COPIED flags are missing, and shall be set */
 	bool is_unsynced;               /* something was written since the last sync */
 	bool is_signalled;              /* the image is not fit to be changed: that was told */
+	bool looks_behind;              /* refcounts behind the end of the file are compared, too */
 	struct repair_map map;          /* where metadata lies */
 	struct qcow2_check tables;      /* what was found of the snapshot table */
 

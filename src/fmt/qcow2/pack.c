@@ -454,6 +454,7 @@ int pack_close_wait(struct pack *pk)
 	assert(!pk->open && list_is_empty(&pk->jobs));
 	if (!rc && !is_aligned(pk->pos, cluster) && !(w->broken & BREAK_Z9_NO_HOLD))
 		rc = refs_add_wait(&w->refs, pk->pos / cluster, 1, -1);
+	w->has_leaked |= rc != 0;
 	if (first < pk->end / cluster)
 		alloc_untake(&w->alloc, first, pk->end / cluster - first, false);
 	/* Up to now the hold kept everybody else out of it (Z9). */

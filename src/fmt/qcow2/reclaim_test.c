@@ -244,6 +244,33 @@ static int error_body(void *arg)
 	return 0;
 }
 
+/* A refcount of the reserve cannot be read when it is given back, and the close that comes behind
+ * the one that failed has nothing to give back any more. */
+static int not_given_back_body(void *arg)
+{
+	struct test_image im;
+	struct alloc_run run;
+
+	test_image_make(&im, arg, BITS, 4, ROOM);
+	assert_int_equal(test_image_open_wait(&im), 0);
+	run = test_take_wait(&im, 1);
+	alloc_untake(&im.w->alloc, run.first, 1, run.is_fresh);
+	im.w->meta.clean_max = 0;
+	assert_int_equal(commit_wait(&im.w->commit), 0);
+	im.mem->fail_kinds = 1U << REQ_READ;
+	im.mem->fail_after = 0;
+	assert_int_equal(test_image_close_wait(&im), -EIO);
+	assert_true(im.mem->fail_after < 0);
+	assert_int_equal(be16_load(refcount(&im, run.first)), 1);
+	assert_true(is_marked(&im));
+	use_wait(&im, false);
+	assert_int_equal(test_image_close_wait(&im), 0);
+	assert_int_equal(be16_load(refcount(&im, run.first)), 0);
+	assert_false(is_marked(&im));
+	test_image_free_wait(&im);
+	return 0;
+}
+
 /* Nothing is free, and the file cannot grow: who writes waits for the walk, which hurries. */
 static int room_body(void *arg)
 {
@@ -707,6 +734,11 @@ static void r6_a_reference_that_leaked_is_found_though_another_is_freed(void **s
 	test_image_run(between_body);
 }
 
+static void r6_what_could_not_be_given_back_is_found(void **state)
+{
+	test_image_run(not_given_back_body);
+}
+
 static void what_leaked_is_freed(void **state)
 {
 	test_image_run(leaks_body);
@@ -744,6 +776,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_leaked_is_freed),
+		cmocka_unit_test(r6_what_could_not_be_given_back_is_found),
 		cmocka_unit_test(what_leaked_is_room_for_what_is_written),
 		cmocka_unit_test(r4_what_was_touched_is_left),
 		cmocka_unit_test(what_leaked_of_a_shared_cluster_is_freed),

@@ -190,7 +190,7 @@ int qcow2_repair_wait(struct chan *file, struct qcow2_header *h,
 		      struct qcow2_check *ret, struct err *err)
 {
 	struct check ck = { .h = h, .file = file, .say = say, .repair = opts->what,
-			    .broken = opts->broken };
+			    .looks_behind = opts->looks_behind, .broken = opts->broken };
 	int rc = opts->what ? before_wait(&ck) : 0;
 
 	*ret = (struct qcow2_check){ 0 };
@@ -216,7 +216,7 @@ int qcow2_repair_node_wait(struct node *n, const struct qcow2_repair_opts *opts,
 int qcow2_repair_dirty_wait(struct chan *file, struct qcow2_header *h, const char *name,
 			    struct err *err)
 {
-	struct qcow2_repair_opts opts = { .what = QCOW2_REPAIR_ALL };
+	struct qcow2_repair_opts opts = { .what = QCOW2_REPAIR_ALL, .looks_behind = true };
 	struct qcow2_check res;
 	int rc = qcow2_repair_wait(file, h, &opts, NULL, &res, err);
 

@@ -40,6 +40,8 @@
 #ifndef FMT_QCOW2_REPAIR_H
 #define FMT_QCOW2_REPAIR_H
 
+#include <stdbool.h>
+
 struct chan;
 struct err;
 struct node;
@@ -64,6 +66,8 @@ enum repair_break {
 
 struct qcow2_repair_opts {
 	enum qcow2_repair what;
+	bool looks_behind;              /* a crash may lose the end of a file, but not the refcounts
+					 * of what was there: they are too high */
 	unsigned broken;                /* tests: enum repair_break */
 };
 

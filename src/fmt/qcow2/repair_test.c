@@ -20,7 +20,7 @@
 #include "fmt/qcow2/test_image.h"
 
 enum { BITS = 9, CLUSTER = 1 << BITS, ROOM = 4 << 20, L2 = 4, DATA = 5, NDATA = 30, LEAK = 40,
-       AT_INCOMPATIBLE = 72, FAULTS_MAX = 400 };
+       BEHIND = 60, AT_INCOMPATIBLE = 72, FAULTS_MAX = 400 };
 
 static uint8_t *at(struct test_image *im, uint64_t cluster)
 {
@@ -104,6 +104,31 @@ static int dirty_body(void *arg)
 	/* And a writer takes it. */
 	assert_int_equal(test_image_open_wait(&im), 0);
 	assert_int_equal(test_image_close_wait(&im), 0);
+	test_image_free_wait(&im);
+	return 0;
+}
+
+/* The file's new end was not durable, but the refcount of a cluster there. */
+static int behind_body(void *arg)
+{
+	struct test_image im;
+	struct err err = { 0 };
+	struct qcow2_header h;
+	struct chan *ch;
+
+	test_image_make(&im, arg, BITS, 4, ROOM);
+	be64_store(im.mem->bytes + AT_INCOMPATIBLE, QCOW2_INCOMPAT_DIRTY);
+	be64_store(at(&im, TEST_IMAGE_L1), 0);
+	be16_store(at(&im, TEST_IMAGE_REFBLOCK) + 2 * BEHIND, 1);
+	atomic_store(&im.mem->node.size, (uint64_t)LEAK * CLUSTER);
+	ch = file_chan_wait(&im);
+	h = header(&im);
+	assert_int_equal(qcow2_repair_dirty_wait(ch, &h, "image", &err), 0);
+	assert_int_equal(refcount(&im, 0), 1);
+	assert_int_equal(refcount(&im, BEHIND), 0);
+	assert_int_equal(be64_load(im.mem->bytes + 48) / CLUSTER, TEST_IMAGE_REFTABLE);
+	chan_put_wait(ch);
+	qcow2_header_fini(&h);
 	test_image_free_wait(&im);
 	return 0;
 }
@@ -252,6 +277,11 @@ static void run(int (*body)(void *arg))
 	loop_free(l);
 }
 
+static void what_leaked_behind_the_end_is_free_again(void **state)
+{
+	run(behind_body);
+}
+
 static void a_dirty_image_is_made_right(void **state)
 {
 	run(dirty_body);
@@ -280,6 +310,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_dirty_image_is_made_right),
+		cmocka_unit_test(what_leaked_behind_the_end_is_free_again),
 		cmocka_unit_test(y15_a_dirty_image_with_other_damage_stays_dirty),
 		cmocka_unit_test(y15_a_repair_that_fails_anywhere_can_be_done_again),
 		cmocka_unit_test(q7_the_header_is_changed_a_sector_at_a_time),
