@@ -280,6 +280,7 @@ static void q2_u12_broken_subclusters_are_caught(void **state)
 	for (unsigned size = TRACE_EXTENDED; size < TRACE_SIZES; size++) {
 		expect_caught_in(BREAK_Q2_KEPT_FRESH, TRACE_ZEROES, size);
 		expect_caught_in(BREAK_Q2_NO_SYNC_A, TRACE_RAW_BACKING, size);
+		expect_caught_in(BREAK_U12_ALL, TRACE_RAW_BACKING, size);
 		expect_caught_in(BREAK_Q2_EARLY_MAP, TRACE_DISCARD, size);
 		expect_caught_in(BREAK_Q3_COPIED, TRACE_SHARED, size);
 	}

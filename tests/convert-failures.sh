@@ -252,6 +252,41 @@ fails "'data.raw' is read by this conversion" -U -n -O qcow2 copy.raw new.qcow2
 cmp source.raw copy.raw || fail "a source was overwritten"
 rm new.qcow2 data.raw
 
+# Where locks are left out otherwise: by a source's description, by that of a backing file, by the
+# target's. Under the name qemu-img, too, which overwrites the source.
+unlocked()
+{
+	fails "'$1' is read by this conversion" "${@:2}"
+	cmp source.raw copy.raw || fail "a source was overwritten: $*"
+}
+raw=driver=raw,file.driver=file,file.filename=copy.raw
+json='json:{"driver":"raw","file.filename":"copy.raw","file.locking":"off"}'
+unlocked copy.raw --image-opts $raw,file.locking=off copy.raw
+unlocked link.raw --image-opts $raw,file.locking=off link.raw
+unlocked copy.raw --image-opts $raw,force-share=on -O qcow2 copy.raw
+unlocked copy.raw --image-opts $raw,file.locking=off -O qcow2 -o data_file=copy.raw new.qcow2
+[ ! -e new.qcow2 ] || fail "a target is made"
+unlocked copy.raw "$json" copy.raw
+unlocked copy.raw -n --image-opts $raw,file.locking=off copy.raw
+unlocked copy.raw -n --target-image-opts copy.raw $raw,file.locking=off
+qemu-img create -q -f qcow2 -b "$json" -F raw over.qcow2
+unlocked copy.raw over.qcow2 copy.raw
+ln -s "$BYRE" qemu-img
+BYRE=./qemu-img unlocked copy.raw --image-opts $raw,file.locking=off copy.raw
+fails 'Failed to get "write" lock' -n --target-image-opts copy.raw $raw
+"$BYRE" convert --image-opts $raw,file.locking=off new || fail "without locks"
+cmp source.raw new || fail "without locks"
+rm qemu-img new
+
+# Locks on a device are locks on its name.
+if [ "$(id -u)" = 0 ] && dev=$(losetup -f --show copy.raw 2>/dev/null); then
+	mknod other-name b 0x"$(stat -c %t "$dev")" 0x"$(stat -c %T "$dev")"
+	fails "'other-name' is read by this conversion" -f raw -O qcow2 "$dev" other-name
+	losetup -d "$dev"
+	cmp source.raw copy.raw || fail "a source was overwritten"
+	rm other-name
+fi
+
 # ---- options that cannot be are told before anything is emptied ----
 
 echo before >new.qcow2

@@ -260,41 +260,55 @@ static int check_bitmaps(struct conversion *c, struct err *err)
 	return 0;
 }
 
-static bool is_same_file(const struct node *n, const struct stat *st)
+/* Is the file @st, which is to be written to, the one of @n, and no lock will tell?
+ * @looks_at_locks: it is opened by somebody who does. They are those of a name: a device that has
+ * two has two sets of them. */
+static bool is_unlocked_file(struct node *n, const struct stat *st, bool looks_at_locks)
 {
 	struct stat own;
 
-	return n && !stat(n->name, &own) && own.st_dev == st->st_dev && own.st_ino == st->st_ino;
+	if (!n || stat(n->name, &own))
+		return false;
+	if (own.st_dev == st->st_dev && own.st_ino == st->st_ino)
+		return !looks_at_locks || !file_refuses_writers(n);
+	return S_ISBLK(own.st_mode) && S_ISBLK(st->st_mode) && own.st_rdev == st->st_rdev;
 }
 
-static bool reads_from(const struct node *top, const struct stat *st)
+static bool reads_from(struct node *top, const struct stat *st, bool looks_at_locks)
 {
-	for (const struct node *n = top; n; n = n->child[CHILD_BACKING])
-		if (is_same_file(n, st) || is_same_file(n->child[CHILD_FILE], st) ||
-		    is_same_file(n->child[CHILD_DATA], st))
+	for (struct node *n = top; n; n = n->child[CHILD_BACKING]) {
+		struct node *file = n->child[CHILD_FILE] ? n->child[CHILD_FILE] : n;
+
+		if (is_unlocked_file(file, st, looks_at_locks) ||
+		    is_unlocked_file(n->child[CHILD_DATA], st, looks_at_locks))
 			return true;
+	}
 	return false;
 }
 
-static int check_unread(const struct conversion *c, const char *path, struct err *err)
+/* @path: NULL is fine. */
+static int check_unread(const struct conversion *c, const char *path, bool looks_at_locks,
+			struct err *err)
 {
 	struct stat st;
 
 	if (path && !stat(path, &st))
 		for (unsigned i = 0; i < c->nsources; i++)
-			if (reads_from(c->sources[i].graph.top, &st))
+			if (reads_from(c->sources[i].graph.top, &st, looks_at_locks))
 				return err_set(err, EBUSY, "'%s' is read by this conversion", path);
 	return 0;
 }
 
-/* With -U no lock keeps the target, or the data file that is made with it, from being a file that
- * the sources are read from. */
+/* Where a source takes no locks (-U, locking=off, of which a backing file's name may tell as well),
+ * or the file system has none, nothing but this keeps the target, or the data file that is made
+ * with it, from being a file that the sources are read from. */
 static int check_overlap(struct conversion *c, struct err *err)
 {
-	int rc = check_unread(c, target_path(c), err);
+	bool is_there = c->args->is_there;
+	int rc = check_unread(c, target_path(c), !(is_there && c->target_name.no_lock), err);
 
-	if (!rc && !c->args->is_there)
-		rc = check_unread(c, option_text(&c->args->create, "data_file"), err);
+	if (!rc && !is_there)
+		rc = check_unread(c, option_text(&c->args->create, "data_file"), true, err);
 	return rc;
 }
 
@@ -303,7 +317,7 @@ static int check_data_file(const struct conversion *c, struct err *err)
 {
 	const struct node *data = c->target.graph.top->child[CHILD_DATA];
 
-	return data && c->args->source.force_share ? check_unread(c, data->name, err) : 0;
+	return c->args->is_there && data ? check_unread(c, data->name, false, err) : 0;
 }
 
 /* All that can be said before anything is made. */
@@ -323,7 +337,7 @@ static int prepare(struct conversion *c, struct err *err)
 		note_preallocation(c);
 	if (!rc)
 		rc = check_bitmaps(c, err);
-	if (!rc && a->source.force_share)
+	if (!rc)
 		rc = check_overlap(c, err);
 	return rc;
 }

@@ -42,6 +42,9 @@ struct file_opts {
 /* In a fiber of the home loop of @file, which was opened with share_writes: from now on nobody else
  * may write. 0, or -EBUSY where somebody does. @opts: those of its opening. */
 int file_refuse_writers_wait(struct node *file, const struct file_opts *opts, struct err *err);
+/* Does @n, a node of any kind, hold a lock by which its file is refused to all who would write to
+ * it and look at locks? Not while file_refuse_writers_wait() runs. */
+bool file_refuses_writers(struct node *n);
 
 /* In a fiber of @home. On failure the caller keeps opts->fd. */
 int file_open_wait(const struct file_opts *opts, struct loop *home, struct node **ret,

@@ -112,6 +112,7 @@ struct file_node {
 	uint32_t mem_align;             /* O_DIRECT: multiple for addresses; else 1 */
 	bool owns_fd;
 	bool is_locked;                 /* holds image locks */
+	bool refuses_writers;           /* by one of them */
 	bool is_block_device;
 	bool is_sim;
 	bool is_direct;
@@ -308,7 +309,8 @@ void file_range_unregister_wait(struct file_chan *fc);
 /* file_align.c: what O_DIRECT asks for. On a worker. 0 or -errno with @err. */
 int file_align_find(struct file_node *fn, int fd, struct err *err);
 
-/* file_lock.c: takes QEMU's image locks on @fd. On a worker. */
+/* file_lock.c: takes QEMU's image locks on @fd. On a worker. 1: there are no locks to be had, which
+ * is no error. */
 int file_lock_take(int fd, const char *name, bool writable, bool share, struct err *err);
 /* Gives them back. Any thread. */
 void file_lock_release(int fd);

@@ -262,7 +262,7 @@ static int try_once(int fd, const char *name, unsigned used, unsigned refused, s
 		rc = look_all(fd, name, used, refused, err);
 	if (rc < 0)
 		file_lock_release(fd);  /* the descriptor may be its caller's */
-	return MIN(rc, 0);
+	return rc;
 }
 
 int file_lock_take(int fd, const char *name, bool writable, bool share, struct err *err)

@@ -27,7 +27,7 @@ static int teardown(void **state)
 }
 
 struct try {
-	bool writable, no_lock;
+	bool writable, no_lock, shares;
 	struct node *node;
 	struct err err;
 };
@@ -36,9 +36,17 @@ static int open_fiber(void *arg)
 {
 	struct try *t = arg;
 	struct file_opts o = { .path = path, .fd = -1, .writable = t->writable,
-			       .no_lock = t->no_lock };
+			       .no_lock = t->no_lock, .share_writes = t->shares };
 
 	return file_open_wait(&o, loop, &t->node, &t->err);
+}
+
+static int refuse_fiber(void *arg)
+{
+	struct try *t = arg;
+	struct file_opts o = { .path = path, .share_writes = true };
+
+	return file_refuse_writers_wait(t->node, &o, &t->err);
 }
 
 static int try_open(struct try *t, bool writable)
@@ -84,6 +92,23 @@ static void readers_share_and_writers_do_not(void **state)
 	try_close(&c);
 	assert_int_equal(try_open(&b, true), 0);
 	try_close(&b);
+}
+
+static void a_node_says_whether_it_refuses_writers(void **state)
+{
+	struct try a = { .no_lock = true }, b = { .shares = true };
+
+	assert_int_equal(loop_call(loop, open_fiber, &a), 0);
+	assert_false(file_refuses_writers(a.node));
+	assert_int_equal(loop_call(loop, open_fiber, &b), 0);
+	assert_false(file_refuses_writers(b.node));
+	assert_int_equal(loop_call(loop, refuse_fiber, &b), 0);
+	assert_true(file_refuses_writers(b.node));
+	try_close(&a);
+	try_close(&b);
+	assert_int_equal(try_open(&a, false), 0);
+	assert_true(file_refuses_writers(a.node));
+	try_close(&a);
 }
 
 /* A descriptor that was refused keeps no lock. */
@@ -282,6 +307,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(readers_share_and_writers_do_not),
+		cmocka_unit_test(a_node_says_whether_it_refuses_writers),
 		cmocka_unit_test(a_refused_descriptor_is_left_unlocked),
 		cmocka_unit_test(qemu_writes_and_we_are_refused),
 		cmocka_unit_test(qemu_reads_and_we_may_read),

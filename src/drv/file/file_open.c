@@ -221,9 +221,10 @@ static int inspect(const struct file_opts *o, struct file_node *fn, int fd, stru
 	fn->node.holes_read_zero = S_ISREG(st.st_mode);
 	if (!o->no_lock) {
 		rc = take_locks(o, fd, o->share_writes, err);
-		if (rc)
+		if (rc < 0)
 			return rc;
-		fn->is_locked = true;
+		fn->is_locked = !rc;
+		fn->refuses_writers = !rc && !o->share_writes;
 	}
 	if (o->writable && !fn->is_direct && !fn->is_block_device)
 		file_now_open(fn, fd);
@@ -289,7 +290,7 @@ static void open_job(void *arg)
 
 struct refuse_job {
 	const struct file_opts *opts;
-	int fd;
+	struct file_node *fn;
 	struct err *err;
 	int res;
 };
@@ -298,14 +299,16 @@ static void refuse_job(void *arg)
 {
 	struct refuse_job *j = arg;
 
-	j->res = take_locks(j->opts, j->fd, false, j->err);
+	j->res = take_locks(j->opts, j->fn->fd, false, j->err);
+	j->fn->refuses_writers = !j->res;
+	j->res = MIN(j->res, 0);
 }
 
 int file_refuse_writers_wait(struct node *file, const struct file_opts *opts, struct err *err)
 {
 	struct refuse_job j = {
 		.opts = opts,
-		.fd = container_of(file, struct file_node, node)->fd,
+		.fn = container_of(file, struct file_node, node),
 		.err = err,
 	};
 
@@ -314,6 +317,11 @@ int file_refuse_writers_wait(struct node *file, const struct file_opts *opts, st
 		return 0;
 	loop_work_wait(file->home, refuse_job, &j);
 	return j.res;
+}
+
+bool file_refuses_writers(struct node *n)
+{
+	return n->ops == &file_ops && container_of(n, struct file_node, node)->refuses_writers;
 }
 
 /* ---- the node ---- */

@@ -24,6 +24,7 @@ enum {
 	NOISE_FROM_256 = 63 * 256 / 8,
 	TEXT_PERCENT = 85,
 	PROBE = 8 << 10, PROBE_OUT = PROBE - PROBE / 64,
+	ZSTD_LEVEL_TREES = 19, ZSTD_LARGE = 1 << 20, ZSTD_LARGE_HASH_BITS = 18,
 };
 
 /* A thread's contexts, made when first needed, freed when it ends. */
@@ -34,6 +35,7 @@ struct contexts {
 	struct libdeflate_compressor *deflaters[DEFLATE_LEVEL_MAX + 1];
 	ZSTD_CCtx *zstd_in;
 	int zstd_level;                 /* that zstd_in is set to; 0: none, or the default */
+	int zstd_hash_bits;             /* 0: as the level has them */
 	z_stream zlib;
 	int zlib_level;                 /* 0: there is none */
 };
@@ -276,23 +278,34 @@ static long deflate_small(struct contexts *c, int level, const void *in, size_t 
 	return rc == Z_STREAM_END ? (long)(out_len - c->zlib.avail_out) : 0;
 }
 
-/* Sets the context to @level; 0: to our own. */
-static int zstd_set(struct contexts *c, int level)
+/* The highest levels search trees, and hash only to find a root. For large clusters they would have
+ * two of those for each byte; one for eight finds as much, but for a few bytes in a million. */
+static int zstd_hash_bits(int level, size_t in_len)
 {
+	return level >= ZSTD_LEVEL_TREES && in_len >= ZSTD_LARGE ? ZSTD_LARGE_HASH_BITS : 0;
+}
+
+/* Sets the context to @level, 0: to our own, for @in_len bytes. */
+static int zstd_set(struct contexts *c, int level, size_t in_len)
+{
+	int hash_bits = zstd_hash_bits(level, in_len);
 	size_t rc;
 
 	if (!c->zstd_in)
 		c->zstd_in = ZSTD_createCCtx();
-	else if (c->zstd_level == level)
+	else if (c->zstd_level == level && c->zstd_hash_bits == hash_bits)
 		return 0;
 	if (!c->zstd_in)
 		return -ENOMEM;
 	c->zstd_level = level;
+	c->zstd_hash_bits = hash_bits;
 	rc = ZSTD_CCtx_setParameter(c->zstd_in, ZSTD_c_compressionLevel,
 				    level ? level : CODEC_ZSTD_LEVEL);
 	if (!ZSTD_isError(rc))          /* 0: as the level has it */
 		rc = ZSTD_CCtx_setParameter(c->zstd_in, ZSTD_c_minMatch,
 					    level ? 0 : CODEC_ZSTD_MATCH_MIN);
+	if (!ZSTD_isError(rc))
+		rc = ZSTD_CCtx_setParameter(c->zstd_in, ZSTD_c_hashLog, hash_bits);
 	assert(!ZSTD_isError(rc));
 	return 0;
 }
@@ -302,7 +315,7 @@ static long deflate_zstd(struct contexts *c, int level, const void *in, size_t i
 {
 	size_t n;
 
-	if (zstd_set(c, level))
+	if (zstd_set(c, level, in_len))
 		return -ENOMEM;
 	n = ZSTD_compress2(c->zstd_in, out, out_len, in, in_len);
 	if (!ZSTD_isError(n))

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <libdeflate.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -177,6 +178,32 @@ static void zstd_finds_short_matches(void **state)
 	}
 }
 
+static size_t allocated(void)
+{
+	struct mallinfo2 m = mallinfo2();       /* zeros where a sanitizer allocates */
+
+	return m.uordblks + m.hblkhd;
+}
+
+/* 8 MiB for each MiB of the cluster, and what does not depend on it: zstd itself would take twice
+ * that. Small clusters are as zstd has them. */
+static void zstd_takes_no_more_memory_than_it_needs(void **state)
+{
+	const struct codec k = { .compression = QCOW2_COMPRESSION_ZSTD, .level = 22 };
+	size_t len = 2 << 20, before = allocated();
+	uint8_t *large = calloc(1, len), *in = malloc(len);
+	long n, usual;
+
+	n = codec_deflate(&k, large, len, in, len - 1);
+	assert_true(n > 0);
+	assert_true(allocated() < before + 2 * len + (19 << 20));
+	free(large);
+	free(in);
+	fill_tagged();
+	usual = (long)ZSTD_compress(out, CLUSTER - 1, plain, CLUSTER, 22);
+	assert_int_equal(codec_deflate(&k, plain, CLUSTER, packed, CLUSTER - 1), usual);
+}
+
 /* A reader that keeps 4 KiB of what it has given out needs no more. */
 static void a_small_window_is_enough_for_strict_readers(void **state)
 {
@@ -272,6 +299,7 @@ int main(void)
 		cmocka_unit_test(damage_never_writes_outside),
 		cmocka_unit_test(what_is_compressed_comes_back),
 		cmocka_unit_test(zstd_finds_short_matches),
+		cmocka_unit_test(zstd_takes_no_more_memory_than_it_needs),
 		cmocka_unit_test(a_small_window_is_enough_for_strict_readers),
 		cmocka_unit_test(levels_have_limits),
 		cmocka_unit_test(a_look_at_a_cluster_tells_its_kind),

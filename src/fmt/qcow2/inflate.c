@@ -173,6 +173,14 @@ static struct inflated *add(struct qcow2_chan *qc, uint64_t entry, unsigned clus
 	return c;
 }
 
+/* Z2, of one that is ready. */
+static bool is_kept(const struct qcow2_chan *qc, const struct inflated *c)
+{
+	const struct writer *w = qcow2_of(qc->ch.node)->writer;
+
+	return !c->res || (w && w->broken & BREAK_Z2_KEPT);
+}
+
 /* The cluster of @entry, filled by whoever asked first. With a user counted, or an error. */
 static int get_wait(struct chan *layer, uint64_t entry, struct inflated **ret)
 {
@@ -198,7 +206,7 @@ static int get_wait(struct chan *layer, uint64_t entry, struct inflated **ret)
 		c->is_ready = true;
 		while ((n = list_pop(&c->waiters)))
 			fiber_wake(list_entry(n, struct waiter, link)->fiber);
-		if (c->res)
+		if (!is_kept(qc, c))
 			c->entry = 0;   /* Z2: not to be found again; 0 is no compressed entry */
 	}
 	*ret = c;
@@ -207,7 +215,7 @@ static int get_wait(struct chan *layer, uint64_t entry, struct inflated **ret)
 
 static void put(struct qcow2_chan *qc, struct inflated *c)
 {
-	if (!--c->users && c->res)
+	if (!--c->users && !is_kept(qc, c))
 		inflated_free(qc, c);
 }
 

@@ -228,6 +228,8 @@ void l2_set(struct writer *w, struct l2_at *at, uint64_t guest_off, struct l2_pa
 					   .old = old.entry, .new = new.entry,
 					   .old_second = old.bitmap, .new_second = new.bitmap });
 	w->commit.needs_a |= needs_a;
+	if (w->broken & BREAK_U11_APART)
+		cache_store(q->cache, key, word, 1, &new.entry);
 	if (cache_store(q->cache, key, word, q->entry_words,
 			(const uint64_t[]){ new.entry, new.bitmap }))
 		return;

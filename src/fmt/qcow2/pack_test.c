@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/zero.h"
 #include "fmt/qcow2/create.h"
 #include "fmt/qcow2/qcow2.h"
@@ -109,6 +110,67 @@ static void small_writes_gather_in_memory(void **state)
 	loop_call(d->loops[0], test_disk_close, d);
 	loop_call(d->loops[0], test_disk_verify, d);
 	test_disk_free(d);
+}
+
+static int read_wait(struct test_disk *d, uint64_t off, uint8_t *buf, uint64_t len)
+{
+	struct iovec iov = { buf, len };
+	struct test_ask a = { .req = { .kind = REQ_READ, .off = off, .len = len, .iov = &iov,
+				       .iovcnt = 1 } };
+
+	return test_ask_wait(d, &a);
+}
+
+/* A part of a cluster is read that is damaged, and then is not. */
+static int damaged_body(void *arg)
+{
+	struct test_disk *d = arg;
+	uint8_t buf[4096], saved[512], *at;
+	unsigned off_bits = 62 - (d->cell.cluster_bits - 8);
+	struct l2_at l2;
+	int rc;
+
+	stream_of_small_writes(d);
+	assert_int_equal(test_disk_flush(d), 0);
+	assert_int_equal(l2_get_wait(d->w, 0, false, &l2), 0);
+	at = d->file->bytes + (l2_pair(d->w, &l2, 0).entry & ((1ULL << off_bits) - 1));
+	assert_true(l2_pair(d->w, &l2, 0).entry & QCOW2_COMPRESSED);
+	l2_put(d->w, &l2);
+	memcpy(saved, at, sizeof(saved));
+	memset(at, 0xff, sizeof(saved));
+	assert_int_equal(read_wait(d, 4096, buf, sizeof(buf)), -EIO);
+	memcpy(at, saved, sizeof(saved));
+	rc = read_wait(d, 8192, buf, sizeof(buf));
+	assert_int_equal(rc, d->cell.broken ? -EIO : 0);
+	if (!rc)
+		test_model_check(d, buf, 8192, sizeof(buf));
+	return 0;
+}
+
+static void silent(enum log_level level, const char *line)
+{
+}
+
+static void z2_keeping_what_does_not_inflate_is_caught(void **state)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .packs_all = true,
+			       .size = 1 << 20 };
+
+	log_set_sink(silent);
+	for (unsigned i = 0; i < 2; i++) {
+		struct test_disk *d;
+
+		c.broken = i ? BREAK_Z2_KEPT : 0;
+		d = test_disk_new(&c, LOOP_SIM, 1, 1);
+		loop_call(d->loops[0], test_disk_open, d);
+		loop_call(d->loops[0], test_disk_open_port, d);
+		loop_call(d->loops[0], damaged_body, d);
+		loop_call(d->loops[0], test_disk_close_port, d);
+		loop_call(d->loops[0], test_disk_close, d);
+		loop_call(d->loops[0], test_disk_verify, d);
+		test_disk_free(d);
+	}
+	log_set_sink(NULL);
 }
 
 /* ---- what reaches the file ---- */
@@ -395,6 +457,7 @@ int main(void)
 		cmocka_unit_test(q9_x3_errors_leave_old_or_new),
 		cmocka_unit_test(z3_two_loops_write_one_disk),
 		cmocka_unit_test(small_writes_gather_in_memory),
+		cmocka_unit_test(z2_keeping_what_does_not_inflate_is_caught),
 		cmocka_unit_test(z10_any_number_of_threads_makes_the_same_bytes),
 		cmocka_unit_test(x5_what_is_in_order_lies_at_the_same_place),
 		cmocka_unit_test(x5_growth_does_not_depend_on_commits),

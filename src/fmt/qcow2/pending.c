@@ -78,6 +78,8 @@ bool pendings_any(const struct pendings *ps, uint64_t guest_off, uint64_t len)
 /* Those that are data when it is mapped: what writes touched, and what was data. */
 static uint32_t data_units(const struct pending *p)
 {
+	if (p->ps->w->broken & BREAK_U12_ALL)
+		return units_all(p->ps->w->q);
 	return units_touched(p->ps->w->q, p->covered.lo, p->covered.hi) | p->old.data;
 }
 

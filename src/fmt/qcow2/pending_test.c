@@ -197,6 +197,33 @@ static void w8_who_is_not_told_sees_old_content(void **state)
 	with_disk(&c, unseen_body);
 }
 
+/* The second write to a pending cluster fails: what it was to write is what it was, or is to be. */
+static int failed_body(void *arg)
+{
+	struct test_disk *d = arg;
+
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, 2 << 16, 4096), 0);
+	assert_int_equal(d->w->pendings.n, 1);
+	d->file->fail_kinds = 1 << REQ_WRITE;
+	atomic_store(&d->file->fail_after, 0);
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, (2 << 16) + 4096, 4096), -EIO);
+	assert_int_equal(test_disk_flush(d), 0);
+	assert_int_equal(d->w->pendings.n, 0);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 2 << 16, 65536), 0);
+	assert_true(!d->nwrong == !d->cell.broken);
+	return 0;
+}
+
+static void x3_mapping_what_a_failed_write_covers_is_caught(void **state)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = BACK_RAW,
+			       .size = 1 << 20 };
+
+	with_disk(&c, failed_body);
+	c.broken = BREAK_X3_MAPPED;
+	with_disk(&c, failed_body);
+}
+
 /* ---- zeros and discards ---- */
 
 static int zero_body(void *arg)
@@ -359,6 +386,86 @@ static void u12_w6_writes_take_the_subclusters_that_they_touch(void **state)
 				       .backing = BACK_RAW, .size = 1 << 20 };
 
 	with_disk(&c, overlay_body);
+}
+
+/* A part of a cluster that was nowhere. */
+static int around_body(void *arg)
+{
+	struct test_disk *d = arg;
+
+	assert_int_equal(simple_wait(d, REQ_WRITE, 0, (2 << 16) + 4 * 2048, 2 * 2048), 0);
+	assert_int_equal(test_disk_flush(d), 0);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 2 << 16, 65536), 0);
+	assert_true(!d->nwrong == !d->cell.broken);
+	return 0;
+}
+
+static void u12_more_subclusters_than_it_touches_are_caught(void **state)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .is_extended = true,
+			       .backing = BACK_RAW, .size = 1 << 20 };
+
+	with_disk(&c, around_body);
+	c.broken = BREAK_U12_ALL;
+	with_disk(&c, around_body);
+}
+
+struct looker {
+	const struct qcow2 *q;
+	_Atomic bool is_over;
+	_Atomic unsigned long data, zero, bad;
+};
+
+static void *look(void *arg)
+{
+	struct looker *k = arg;
+
+	while (!atomic_load(&k->is_over)) {
+		struct ext e = map_run(k->q, 100, 200);
+
+		k->data += e.kind == EXT_DATA;
+		k->zero += e.kind == EXT_ZERO;
+		k->bad += e.kind == EXT_CORRUPT || e.kind == EXT_BACKING;
+	}
+	return NULL;
+}
+
+/* The first subcluster is data, then zeros without a place, and so on; another thread looks. */
+static int flip_body(void *arg)
+{
+	static const struct l2_pair pairs[] = { { 9 << 16 | QCOW2_COPIED, 1 },
+						{ 0, 1ULL << 32 } };
+	struct test_disk *d = arg;
+	struct looker k = { .q = d->w->q };
+	pthread_t reader;
+	struct l2_at at;
+
+	assert_int_equal(l2_get_wait(d->w, 0, true, &at), 0);
+	assert_int_equal(simple_wait(d, REQ_READ, 0, 0, 512), 0);       /* it is cached */
+	l2_set(d->w, &at, 0, pairs[1], false);
+	assert_int_equal(pthread_create(&reader, NULL, look, &k), 0);
+	for (unsigned n = 0; n < 20000000; n++) {
+		if (n > 20000 && k.data > 1000 && k.zero > 1000 && (k.bad || !d->cell.broken))
+			break;
+		l2_set(d->w, &at, 0, pairs[n % 2], false);
+	}
+	atomic_store(&k.is_over, true);
+	pthread_join(reader, NULL);
+	l2_set(d->w, &at, 0, (struct l2_pair){ 0, 0 }, false);
+	l2_put(d->w, &at);
+	assert_true(k.data && k.zero);
+	assert_true(!k.bad == !d->cell.broken);
+	return 0;
+}
+
+static void u11_other_loops_see_whole_pairs(void **state)
+{
+	struct test_cell c = { .version = 3, .cluster_bits = 16, .is_extended = true,
+			       .size = 1 << 20 };
+
+	with_disk(&c, flip_body);
+	c.broken = BREAK_U11_APART;
+	with_disk(&c, flip_body);
 }
 
 static int fresh_units_body(void *arg)
@@ -596,12 +703,15 @@ int main(void)
 		cmocka_unit_test(w6_fresh_clusters_are_mapped_at_once),
 		cmocka_unit_test(w8_who_looks_closes),
 		cmocka_unit_test(w8_who_is_not_told_sees_old_content),
+		cmocka_unit_test(x3_mapping_what_a_failed_write_covers_is_caught),
 		cmocka_unit_test(y4_zeros_and_discards),
 		cmocka_unit_test(y4_zeros_without_a_flag),
 		cmocka_unit_test(y4_w6_what_is_zeroed_is_not_filled),
 		cmocka_unit_test(y5_what_is_nowhere_needs_no_table),
 		cmocka_unit_test(writes_in_place_write_their_data_alone),
 		cmocka_unit_test(u12_w6_writes_take_the_subclusters_that_they_touch),
+		cmocka_unit_test(u12_more_subclusters_than_it_touches_are_caught),
+		cmocka_unit_test(u11_other_loops_see_whole_pairs),
 		cmocka_unit_test(u13_subclusters_of_fresh_clusters_are_mapped_at_once),
 		cmocka_unit_test(y4_nothing_is_zeroed_behind_the_end),
 		cmocka_unit_test(x4_fua_is_durable_and_so_is_what_maps_it),

@@ -66,11 +66,12 @@ static void part_done(struct req *req, int res)
 {
 	struct part *p = container_of(req, struct part, req);
 	struct frame *f = p->frame;
+	int told = f->w->broken & BREAK_X3_MAPPED ? 0 : res;
 
 	if (p->joined)
-		pending_joined(p->joined, p->first, res);
+		pending_joined(p->joined, p->first, told);
 	else if (p->len)
-		pendings_written(&f->w->pendings, p->off, p->len, res);
+		pendings_written(&f->w->pendings, p->off, p->len, told);
 	else
 		commit_note(&f->w->commit);
 	if (res && !f->res)
@@ -446,7 +447,7 @@ static int begin_wait(struct writer *w, const struct req *req)
 
 	if (!rc)
 		rc = write_throttle_wait(w);
-	if (!rc)
+	if (!rc && !(w->broken & BREAK_T32_LATE))
 		track_change(&w->track, req->off, req->len);
 	return rc;
 }
@@ -527,6 +528,8 @@ static void serve_fiber(struct task *t)
 	if (req->flags & REQ_IN_ORDER && !(w->broken & BREAK_X5_ANY_REUSE))
 		quarantine_hold(&w->alloc.quarantine);
 	rc = pack_wants(&w->pack, req) ? pack_write_wait(&w->pack, req) : serve_wait(w, req);
+	if (w->broken & BREAK_T32_LATE)
+		track_change(&w->track, req->off, req->len);
 	fiber_gate_leave(w->home, &w->writes.gate);
 	end(w, req, rc);
 }

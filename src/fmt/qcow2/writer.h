@@ -112,6 +112,11 @@ enum writer_break {
 	BREAK_R6_SHARED = 1LL << 44,    /* the walk takes no notice of references that are freed */
 	BREAK_I2_STALE = 1LL << 45,     /* who reads a table sees what is on disk */
 	BREAK_X5_ANY_REUSE = 1LL << 46, /* what was freed is used again at any time */
+	BREAK_T32_LATE = 1LL << 47,     /* bits of bitmaps are set when the change is made */
+	BREAK_U11_APART = 1LL << 48,    /* the words of a pair go into the cache one by one */
+	BREAK_U12_ALL = 1LL << 49,      /* all units of a cluster that is written become data */
+	BREAK_X3_MAPPED = 1LL << 50,    /* what a failed write covers is mapped as if it had not */
+	BREAK_Z2_KEPT = 1LL << 51,      /* what did not inflate is kept */
 };
 
 struct mark {
