@@ -81,7 +81,7 @@ import os, signal, socket, subprocess, sys
 address, argv = sys.argv[1], sys.argv[2:]
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.bind("\0" + address[1:] if address[0] == "@" else address)
-s.settimeout(20)
+s.settimeout(100)
 p = subprocess.Popen(argv, env=dict(os.environ, NOTIFY_SOCKET=address), stdin=subprocess.DEVNULL)
 def until(word):
     while True:
@@ -92,7 +92,7 @@ subprocess.run(["nbdinfo", "--size", f"nbd+unix:///?socket={argv[argv.index('--n
                check=True, stdout=subprocess.DEVNULL)
 p.send_signal(signal.SIGTERM)
 until("STOPPING=1")
-sys.exit(p.wait(20))
+sys.exit(p.wait(100))
 END
 for address in "$W/notify" "@byre-test-$$"; do
 	python3 "$W/notified.py" "$address" "$BYRE" serve --nbd "unix:$socket" -f raw "$W/disk" \
