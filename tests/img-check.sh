@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 600
+# limit: 1800
 # takes: 40
 # byre check and qemu-img check say the same, word for word, of a kind of damage to each kind of
 # image: text, JSON, messages and exit codes; the options; and a hostile image ends the check in

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long asan-long
-# limit: 900
+# limit: 1800
 # takes: 25
 # kill -9 of byre while a guest writes over vhost-user, a restart, again and again: with requests in
 # flight tracked in memory that the front end holds, the guest goes on without an error and nothing
