@@ -208,6 +208,20 @@ cached_pages()
 	fincore --bytes --noheadings -o PAGES "$1" | tr -d ' '
 }
 
+# at_times COMMAND...: it succeeds once in ten times. For what is said of the page cache: the kernel
+# takes pages that nobody seems to want whenever it likes, also where there is much free memory
+# (DAMON), and keeps those that are written or looked at just then; but not each time.
+at_times()
+{
+	local try
+
+	for try in {2..10}; do
+		! ("$@") || return 0
+		echo "again, for the time $try" >&2
+	done
+	"$@"
+}
+
 # poke FILE OFFSET HEX: changes bytes of a file.
 poke()
 {
