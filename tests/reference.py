@@ -138,14 +138,19 @@ class Pair:
     def difference(self, command, args, cwd):
         """Runs `qemu-img @command @args` with both; None, or what is not the same."""
         argv = [*command.split(), *args]
-        both = [self._start(p, argv, cwd) for p in (self.theirs, self.ours)]
+        programs = (self.theirs, self.ours)
+        both = [self._start(program, argv, cwd) for program in programs]
         outcomes = []
-        for p in both:
+        for program, p in zip(programs, both):
             try:
                 out, err = p.communicate(timeout=SECONDS_MAX)
             except subprocess.TimeoutExpired:
                 p.kill()
                 out, err = p.communicate()
+                if program is self.theirs:      # says nothing of byre: reference.bash
+                    print("tried again, for it did not end:", *argv)
+                    p = self._start(program, argv, cwd)
+                    out, err = p.communicate(timeout=SECONDS_MAX)
             outcomes.append((out.decode(errors="replace"),
                              plain(command, err.decode(errors="replace")), p.returncode))
         self.compared += 1
