@@ -312,6 +312,7 @@ for what in reading writing; do
 	pid=$!
 	wait_for 20 is_at_it || fail "$what does not begin"
 	kill -KILL "${others[-1]}"
+	wait "${others[-1]}" 2>/dev/null || true
 	wait $pid || status=$?
 	[ $status = 1 ] || { cat log >&2; fail "$what, the server is dead: status $status"; }
 	grep -q "connection to 'nbd+unix:.*dying.sock' is lost" log &&

@@ -118,14 +118,25 @@ is_unlocked()
 	! grep -q ":$(stat -c %i "$1") " /proc/locks
 }
 
-# kill_byre NAME [IMAGE]: SIGKILL; returns when it is gone, and its locks on IMAGE: the kernel takes
-# a ring down behind the process.
+is_free()
+{
+	! is_listening "$1"
+}
+
+# kill_byre NAME [IMAGE]...: SIGKILL; returns when it is gone, its socket, and its locks on IMAGEs:
+# the kernel takes a ring down behind the process.
 kill_byre()
 {
-	kill -KILL "${byres[$1]}"
-	wait "${byres[$1]}" 2>/dev/null || true
-	unset "byres[$1]"
-	[ $# = 1 ] || wait_for 10 is_unlocked "$2" || fail "byre '$1' is killed, but its locks stay"
+	local name=$1 image
+	shift
+	kill -KILL "${byres[$name]}"
+	wait "${byres[$name]}" 2>/dev/null || true
+	unset "byres[$name]"
+	wait_for 10 is_free "$W/$name.sock" || fail "byre '$name' is killed, but its socket stays"
+	for image; do
+		wait_for 10 is_unlocked "$image" ||
+			fail "byre '$name' is killed, but its locks on $image stay"
+	done
 }
 
 # descriptors PID: how many it has open.

@@ -123,7 +123,7 @@ rm -f disk.qcow2 data.raw
 qemu-img create -q -f qcow2 -o data_file=data.raw disk.qcow2 $size
 start_byre victim disk.qcow2
 qemu-io -f raw -c 'write -q -P 5 1M 64k' -c flush "$(uri victim)"
-kill_byre victim disk.qcow2
+kill_byre victim disk.qcow2 data.raw
 mv data.raw away.raw
 byre_refuses 'data\.raw.*No such file' disk.qcow2
 mv away.raw data.raw

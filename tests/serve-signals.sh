@@ -44,15 +44,9 @@ end_within $client 10 || fail "the client still holds a connection"
 qemu-io -f raw -r -c "read -P 0x6b 4096 1" "$W/disk" >/dev/null
 [ "$(dd if="$W/disk" bs=4 skip=1024 count=1 status=none)" = kept ] || fail "the write is lost"
 
-is_free()
-{
-	! is_listening "$1"
-}
-
 # A socket that a killed server left is taken over; one that is alive is not.
 start_byre killed -f raw "$W/disk"
-kill_byre killed
-wait_for 5 is_free "$W/killed.sock"             # the kernel ends a ring a little after its process
+kill_byre killed "$W/disk"
 start_byre killed -f raw "$W/disk"
 truncate -s 1M "$W/second"
 status=0
