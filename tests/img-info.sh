@@ -232,6 +232,7 @@ poked()
 {
 	cp "$1" poked.qcow2
 	poke poked.qcow2 "$(($2))" "$3"
+	sync poked.qcow2                # what it takes on the disk changes when that is done
 	same info --output=json poked.qcow2
 }
 

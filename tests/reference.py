@@ -172,6 +172,15 @@ class Pair:
         return [f for f in found if f]
 
 
+def settle(folder):
+    """What a file takes on the disk changes when it is written there; then no more."""
+    for entry in os.scandir(folder):
+        if entry.is_file():
+            fd = os.open(entry.path, os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
+
+
 def good_one(name):
     """Of a damaged image's name, that of the image it was (tests/damage)."""
     if name.startswith("random-"):
@@ -184,6 +193,7 @@ def compare_images(args):
         pair = Pair(args.byre, folder)
         names = [n for n in sorted(os.listdir(args.folder)) if n.endswith(".qcow2")]
         found = []
+        settle(args.folder)
         for name in names:
             other = None if args.commands else good_one(name)
             found += pair.differences(name, args.folder, other, args.commands)
