@@ -45,13 +45,14 @@ need()
 }
 
 # wait_for SECONDS COMMAND...: until the command succeeds; false if it does not in time. SECONDS are
-# those of a machine that does nothing else: a busy one gets five times as many.
+# those of a machine that does nothing else, five times as many are waited. A busy one gets more:
+# what is counted is how often it was tried.
 wait_for()
 {
-	local end=$((SECONDS + 5 * $1))
+	local tries=$((5 * 20 * $1))
 	shift
 	until "$@" 2>/dev/null; do
-		[ $SECONDS -lt $end ] || return 1
+		[ $((tries--)) -gt 0 ] || return 1
 		sleep 0.05
 	done
 }
