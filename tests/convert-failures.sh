@@ -144,10 +144,10 @@ done
 
 # ---- signals ----
 
-# runs_slowly ARGUMENTS...: starts one that takes long, and waits until it writes.
+# runs_slowly RATE ARGUMENTS...: starts one that takes long, and waits until it writes.
 runs_slowly()
 {
-	"$BYRE" convert -r 4M "$@" >log 2>&1 </dev/null &
+	"$BYRE" convert -r "$@" >log 2>&1 </dev/null &
 	pid=$!
 	others+=("$pid")
 	wait_for 20 test -e new || fail "convert $* does not start"
@@ -160,7 +160,7 @@ for signal in INT TERM HUP; do
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.argv[1], sys.argv[1:])
-' "$BYRE" convert -r 4M -O qcow2 source.raw new >log 2>&1 &
+' "$BYRE" convert -r 64k -O qcow2 source.raw new >log 2>&1 &
 	pid=$!
 	others+=("$pid")
 	wait_for 20 test -e new || fail "convert does not start"
@@ -175,7 +175,7 @@ done
 
 # What somebody else has put in its place stays.
 rm -f new
-runs_slowly -O qcow2 source.raw new
+runs_slowly 64k -O qcow2 source.raw new
 mv new moved
 echo another >new
 kill -TERM "$pid"
@@ -192,7 +192,7 @@ is_larger_than_a_byte()
 truncate -s 64G huge.raw
 for options in "-O qcow2" "-O raw" "-O qcow2 -o data_file=new.data"; do
 	# shellcheck disable=SC2086  # words
-	runs_slowly $options -o preallocation=full huge.raw new
+	runs_slowly 64k $options -o preallocation=full huge.raw new
 	kill -TERM "$pid" || true       # the disk may be full by now
 	end_within "$pid" 60 || fail "$options: SIGTERM does not end a preallocation"
 	[ ! -e new ] && [ ! -e new.data ] || fail "$options: half an image is left"
@@ -210,7 +210,7 @@ for options in "-O qcow2" "-O raw" "-O qcow2 -o data_file=new.data"; do
 	[ ! -e new.data ] || fail "$options: half a data file is left"
 	rm new link
 done
-runs_slowly source.raw new
+runs_slowly 1M source.raw new
 kill -USR1 "$pid"
 wait "$pid" || fail "SIGUSR1 ends it"
 grep -qE '^    \([0-9.]+/100%\)$' log || { cat log >&2; fail "SIGUSR1: no progress"; }
@@ -219,7 +219,7 @@ cmp source.raw new || fail "after SIGUSR1: other content"
 # A terminal sees a bar, which is full in the end.
 if command -v script >/dev/null; then
 	script -qec "'$BYRE' convert -p source.raw new" /dev/null </dev/null >bar
-	tr '\r' '\n' <bar | grep -q '^  \[#*\] 100.0 %  8 MiB, [^,]*$' ||
+	grep -q '^  \[#*\] 100.0 %  8 MiB, [^,]*$' <(tr '\r' '\n' <bar) ||
 		{ cat bar >&2; fail "-p on a terminal"; }
 fi
 

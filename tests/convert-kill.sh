@@ -19,15 +19,23 @@ is_whole()
 	qemu-img compare -q -f raw -F "$1" source.raw new 2>/dev/null
 }
 
-# killed MILLISECONDS ARGUMENTS...: after so long; true if it was not done by then.
+# has_begun BYTES: new is longer, or it is too late.
+has_begun()
+{
+	[ "$(stat -c %s new)" -gt "$1" ] || is_gone "$pid"
+}
+
+# killed BYTES MILLISECONDS ARGUMENTS...: so long after new has become longer than BYTES ("-": after
+# the start), of the 1.5 s that it takes at least; true if it was not done by then.
 killed()
 {
-	local ms=$1 status=0
-	shift
-	"$BYRE" convert -r 24M "$@" >log 2>&1 </dev/null &
+	local bytes=$1 ms=$2 status=0
+	shift 2
+	"$BYRE" convert -r 8M "$@" >log 2>&1 </dev/null &
 	pid=$!
 	others+=("$pid")
-	sleep "$(printf '0.%03d' "$ms")"
+	[ "$bytes" = - ] || wait_for 20 has_begun "$bytes" || fail "convert $* does not begin"
+	sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"
 	kill -KILL $pid 2>/dev/null || true
 	wait $pid 2>/dev/null || status=$?
 	[ $status != 0 ]
@@ -35,10 +43,12 @@ killed()
 
 halves=0 wholes=0 none=0
 while read -r options; do
-	for turn in 1 2 3 4; do
+	for turn in 0 1 2 3; do
 		rm -f new
+		begun=0
+		[ $turn != 0 ] || begun=-
 		# shellcheck disable=SC2086  # words
-		killed $((turn * 200 - RANDOM % 150)) $options new || true
+		killed $begun $((turn * 450 + RANDOM % 200)) $options new || true
 		[ -e new ] || { none=$((none + 1)); continue; }
 		wait_for 10 is_unlocked new || fail "killed, but its locks stay"
 		if ! [ -s new ]; then
@@ -73,9 +83,9 @@ qemu-img check -q new || fail "over what was left: check"
 
 # The same into an image that is there: the judge sees it.
 seen=0
-for ms in 200 300 400 500 600 700 800; do
+for ms in 100 400 700; do
 	qemu-img create -q -f qcow2 new 12M
-	killed $ms -n -O qcow2 source.raw new || continue
+	killed "$(stat -c %s new)" $ms -n -O qcow2 source.raw new || continue
 	wait_for 10 is_unlocked new || fail "killed, but its locks stay"
 	is_whole qcow2 || ! qemu-img info -f qcow2 new >/dev/null 2>&1 || seen=1
 done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long tsan-long
-# limit: 400
+# limit: 2400
 # takes: 60
 # The same input and options give the same file, byte for byte, whatever the number of requests
 # under way and of threads, on both loop backends: compressed or not, from files and from chains.

@@ -173,22 +173,29 @@ print(sum(run["length"] for run in json.load(sys.stdin) if run["data"]))')
 	[ "$sum" = "$(sha256sum <source.raw)" ] || fail "writing to the copy changed the source"
 	rm new.raw
 
-	# Next to nothing comes into the page cache, and what was there stays: btrfs may keep pages
-	# of what is looked at to find out the format.
 	for cached in 0 1; do
-		sync -f .
-		python3 -c 'import os
+		at_times leaves_the_cache $cached
+	done
+}
+
+# leaves_the_cache CACHED: next to nothing comes into the page cache, and what was there stays,
+# where the source is CACHED (1) or not (0): btrfs may keep pages of what is looked at to find out
+# the format.
+leaves_the_cache()
+{
+	local before after
+	sync -f .
+	python3 -c 'import os
 fd = os.open("source.raw", os.O_RDONLY)
 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)'
-		[ $cached = 0 ] || cat source.raw >/dev/null
-		before=$(cached_pages source.raw)
-		"$BYRE" convert source.raw new.raw || fail "convert"
-		after=$(cached_pages source.raw)
-		[ "$after" -ge "$before" ] || fail "pages of the source are gone"
-		[ "$after" -le $((before + 16)) ] || fail "pages of the source stay"
-		[ "$(cached_pages new.raw)" = 0 ] || fail "pages of the target"
-		rm new.raw
-	done
+	[ "$1" = 0 ] || cat source.raw >/dev/null
+	before=$(cached_pages source.raw)
+	"$BYRE" convert source.raw new.raw || fail "convert"
+	after=$(cached_pages source.raw)
+	[ "$after" -ge "$before" ] || fail "pages of the source are gone"
+	[ "$after" -le $((before + 16)) ] || fail "pages of the source stay"
+	[ "$(cached_pages new.raw)" = 0 ] || fail "pages of the target"
+	rm new.raw
 }
 
 # Where the file system refuses.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 240
+# limit: 1200
 # takes: 20
 # A byre convert whose NBD server does not answer ends by one signal, as qemu-img does, and leaves
 # no half image: whether the server is silent at once, or when it is asked for data, and whether it
@@ -29,11 +29,6 @@ def receive(s, n):
     return data
 
 
-def note(word):
-    with open(log, "a") as f:
-        f.write(word + "\n")
-
-
 def greet(s):
     s.sendall(b"NBDMAGICIHAVEOPT" + struct.pack(">H", 3))
     receive(s, 4)
@@ -48,7 +43,10 @@ def greet(s):
         s.sendall(struct.pack(">QIII", REPLY, option, 1 << 31 | 1, 0))
 
 
-def serve(s):
+def serve(s, f):
+    def note(word):
+        print(word, file=f, flush=True)
+
     try:
         if kind == "deaf":
             greet(s)
@@ -69,7 +67,9 @@ listening = socket.socket(socket.AF_UNIX)
 listening.bind(path)
 listening.listen(16)
 while True:
-    threading.Thread(target=serve, args=(listening.accept()[0],), daemon=True).start()
+    s = listening.accept()[0]
+    # Of its own time: what is noted late, of one that was ended, is in a file that has gone.
+    threading.Thread(target=serve, args=(s, open(log, "a")), daemon=True).start()
 END
 
 for kind in mute deaf; do

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 600
+# limit: 1800
 # takes: 80
 # A real Debian boots from a disk that byre serves, gets to its multi-user target under systemd,
 # and finds every program and library there as the packages have it.
@@ -18,7 +18,7 @@ disk=$(tail -n 1 "$W/made")
 cp "$disk" "$W/base.qcow2"
 qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 "$W/debian.qcow2"
 start_byre debian "$W/debian.qcow2"
-"$top/tools/guest/boot.sh" -r /dev/vda -w ARRIVED -t 240 -m 768 -l "$W/console" "$(uri debian)" ||
+"$top/tools/guest/boot.sh" -r /dev/vda -w ARRIVED -t 600 -m 768 -l "$W/console" "$(uri debian)" ||
 	{ tail -n 30 "$W/console" >&2; fail "Debian does not boot"; }
 grep -a "ARRIVED" "$W/console"
 ! grep -aE "ARRIVED WRONG|I/O error|EXT4-fs error" "$W/console" || fail "Debian reads wrong data"

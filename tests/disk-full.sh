@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long tsan-long
-# limit: 120
+# limit: 1200
 # While the file system of a disk is full, what a guest has written is read back, whether it reached
 # the file or waits in memory; writes and flushes fail. When there is room again they work, and
 # nothing is lost.

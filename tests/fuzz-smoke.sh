@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 1200
+# limit: 2400
 # takes: 85
 # Every fuzz target runs for some seconds under ASan and UBSan, and finds nothing.
 #

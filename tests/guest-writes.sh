@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 600
+# limit: 2400
 # takes: 90
 # A real Linux writes to qcow2 disks that byre serves, over NBD and over vhost-user; what it wrote
 # is there, for it and for QEMU.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long tsan-long
-# limit: 900
+# limit: 2400
 # takes: 60
 # byre convert says what qemu-img convert says, shows progress and ends as it does, and makes the
 # same image: size, format, content, and what is data, zeros or in the backing file.

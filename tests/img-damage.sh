@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 600
+# limit: 1800
 # takes: 60
 # Of every kind of damage in tests/damage, and of images with random damage, byre's image tools say
 # what qemu-img says: info, map, check, measure, compare; text, JSON, messages and exit codes.

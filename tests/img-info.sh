@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: quick default long
-# limit: 600
+# limit: 1800
 # takes: 25
 # byre info says what qemu-img info says, as text and as JSON: of every feature of qcow2, of chains,
 # of names as json: and --image-opts, of damage and of wrong command lines. byre create makes the
@@ -232,6 +232,7 @@ poked()
 {
 	cp "$1" poked.qcow2
 	poke poked.qcow2 "$(($2))" "$3"
+	sync poked.qcow2                # what it takes on the disk changes when that is done
 	same info --output=json poked.qcow2
 }
 
@@ -408,14 +409,14 @@ refused map json.qcow2
 
 # ---- locks ----
 python3 - <<'END' &
-import fcntl, os, struct, time
+import fcntl, os, signal, struct
 # As a writer that shares nothing: it uses read, write and resize, and refuses the latter two.
 for name in ("plain.qcow2", "a.raw"):
     fd = os.open(name, os.O_RDWR)
     for byte in (100, 101, 103, 201, 203):
         fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, byte, 1, 0))
 open("locked", "w").close()
-time.sleep(60)
+signal.pause()
 END
 others+=($!)
 wait_for 10 test -e locked || fail "no locks"

@@ -45,13 +45,14 @@ need()
 }
 
 # wait_for SECONDS COMMAND...: until the command succeeds; false if it does not in time. SECONDS are
-# those of a machine that does nothing else: a busy one gets five times as many.
+# those of a machine that does nothing else, five times as many are waited. A busy one gets more:
+# what is counted is how often it was tried.
 wait_for()
 {
-	local end=$((SECONDS + 5 * $1))
+	local tries=$((5 * 20 * $1))
 	shift
 	until "$@" 2>/dev/null; do
-		[ $SECONDS -lt $end ] || return 1
+		[ $((tries--)) -gt 0 ] || return 1
 		sleep 0.05
 	done
 }
@@ -79,8 +80,7 @@ start_byre()
 		>"$W/$name.log" 2>&1 </dev/null &
 	byres[$name]=$!
 	wait_for 20 is_up_or_gone $! "$W/$name.sock" || fail "byre does not listen"
-	is_listening "$W/$name.sock" ||
-		fail "byre serve $* did not start"
+	! is_gone $! || fail "byre serve $* did not start"
 }
 
 # uri NAME [EXPORT]: where start_byre's NAME can be reached.
@@ -119,14 +119,25 @@ is_unlocked()
 	! grep -q ":$(stat -c %i "$1") " /proc/locks
 }
 
-# kill_byre NAME [IMAGE]: SIGKILL; returns when it is gone, and its locks on IMAGE: the kernel takes
-# a ring down behind the process.
+is_free()
+{
+	! is_listening "$1"
+}
+
+# kill_byre NAME [IMAGE]...: SIGKILL; returns when it is gone, its socket, and its locks on IMAGEs:
+# the kernel takes a ring down behind the process.
 kill_byre()
 {
-	kill -KILL "${byres[$1]}"
-	wait "${byres[$1]}" 2>/dev/null || true
-	unset "byres[$1]"
-	[ $# = 1 ] || wait_for 10 is_unlocked "$2" || fail "byre '$1' is killed, but its locks stay"
+	local name=$1 image
+	shift
+	kill -KILL "${byres[$name]}"
+	wait "${byres[$name]}" 2>/dev/null || true
+	unset "byres[$name]"
+	wait_for 10 is_free "$W/$name.sock" || fail "byre '$name' is killed, but its socket stays"
+	for image; do
+		wait_for 10 is_unlocked "$image" ||
+			fail "byre '$name' is killed, but its locks on $image stay"
+	done
 }
 
 # descriptors PID: how many it has open.
@@ -209,6 +220,20 @@ cached_pages()
 	fincore --bytes --noheadings -o PAGES "$1" | tr -d ' '
 }
 
+# at_times COMMAND...: it succeeds once in ten times. For what is said of the page cache: the kernel
+# takes pages that nobody seems to want whenever it likes, also where there is much free memory
+# (DAMON), and keeps those that are written or looked at just then; but not each time.
+at_times()
+{
+	local try
+
+	for try in {2..10}; do
+		! ("$@") || return 0
+		echo "again, for the time $try" >&2
+	done
+	"$@"
+}
+
 # poke FILE OFFSET HEX: changes bytes of a file.
 poke()
 {
@@ -255,13 +280,20 @@ mixed_file()
 	END
 }
 
+# is_ours PID: it is a child of this shell. The number of one that has ended is somebody else's
+# before long: a program's of another test.
+is_ours()
+{
+	[ "$(awk '/^PPid:/ { print $2 }' "/proc/$1/status" 2>/dev/null)" = $$ ]
+}
+
 finish()
 {
 	local status=$? name pid dir
 	trap - EXIT INT TERM
 	cd /
 	for pid in "${others[@]}"; do
-		kill "$pid" 2>/dev/null || true
+		! is_ours "$pid" || kill "$pid" 2>/dev/null || true
 	done
 	for name in "${!byres[@]}"; do
 		if [ "$status" = 0 ] || [ "$status" = 77 ]; then

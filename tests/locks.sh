@@ -5,15 +5,16 @@
 # Image locks, with QEMU as the other program: two writers never, readers together, and the
 # message names who holds the image.
 . "$(dirname "$0")/lib.sh"
-need qemu-nbd qemu-io qemu-img
+need qemu-nbd qemu-io qemu-img python3
 
 truncate -s 1M "$W/raw"
 qemu-img create -q -f qcow2 "$W/base.qcow2" 1M
 qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 "$W/top.qcow2"
 
-is_there()
+# qemu-nbd listens before it opens.
+answers()
 {
-	[ -S "$1" ]
+	python3 "$here/nbd.py" size "nbd+unix:///?socket=$1" >/dev/null
 }
 
 # qemu_holds FORMAT FILE [-r]: qemu-nbd has FILE open until qemu_lets_go.
@@ -21,7 +22,7 @@ qemu_holds()
 {
 	qemu-nbd -t -k "$W/qemu.sock" -f "$1" "${@:3}" "$2" 2>"$W/qemu.log" &
 	others=($!)
-	wait_for 10 is_there "$W/qemu.sock" || fail "qemu-nbd: $(cat "$W/qemu.log")"
+	wait_for 10 answers "$W/qemu.sock" || fail "qemu-nbd: $(cat "$W/qemu.log")"
 }
 
 qemu_lets_go()

@@ -359,6 +359,7 @@ def check_disk(byre, qemu, image, name, snapshot):
 def check_tools(pair, image):
     """Of an image that nobody has open. Returns the failures as text."""
     image.truth(False)
+    reference.settle(image.dir)
     return [f"image {image.number}: {image.name()}\n    {d}"
             for d in pair.differences(os.path.basename(image.path), image.dir, "truth.raw")]
 

@@ -224,10 +224,11 @@ dd if=/dev/zero of=want.raw oflag=seek_bytes seek=12000000 bs=4777216 count=1 co
 serve_qemu dies d.raw -f raw -r
 start_byre over -r --name exp "nbd+unix:///exp?socket=$W/dies.sock"
 kill -KILL "${others[-1]}"
+wait "${others[-1]}" 2>/dev/null || true
 if "$BYRE" compare "$(uri over exp)" d.raw >"$W/dead" 2>&1; then
 	fail "a dead server's data was read"
 fi
-grep -q "connection to .* is lost" "$W/over.log" || fail "the loss was not told"
+wait_for 5 grep -q "connection to .* is lost" "$W/over.log" || fail "the loss was not told"
 stop_byre over
 
 # One that comes back: requests wait for it.
@@ -235,6 +236,7 @@ serve_qemu back d.raw -f raw -r
 start_byre waits -r --name exp "json:{\"driver\":\"raw\",\"file\":{\"driver\":\"nbd\",
 	\"path\":\"$W/back.sock\",\"export\":\"exp\",\"reconnect-delay\":60}}"
 kill -KILL "${others[-1]}"
+wait "${others[-1]}" 2>/dev/null || true
 "$BYRE" compare -q "$(uri waits exp)" d.raw &
 compare=$!
 sleep 0.5

@@ -18,12 +18,13 @@ for options in cluster_size=65536 cluster_size=512 extended_l2=on lazy_refcounts
 	[ "$options" != cluster_size=65536 ] || qemu-img bitmap --add disk.qcow2 bitmap
 	start_byre server --loops 2 disk.qcow2
 	coproc client { "$here/nbd-multi-conn.py" write "$(uri server)" model "$seed"; }
-	others+=("$client_PID")
-	read -r -t 60 said <&"${client[0]}" || fail "$options, seed $seed: no answer"
+	pid=$client_PID                 # which the shell forgets when the client has ended
+	others+=("$pid")
+	read -r -t 300 said <&"${client[0]}" || fail "$options, seed $seed: no answer"
 	[ "$said" = written ] || fail "$options, seed $seed: '$said'"
 	kill_byre server
 	eval "exec ${client[1]}>&-"
-	wait "$client_PID" || true
+	wait "$pid" || true
 	qemu-img convert -U -f qcow2 -O raw disk.qcow2 disk.raw
 	"$here/nbd-multi-conn.py" check disk.raw model || fail "$options, seed $seed"
 done

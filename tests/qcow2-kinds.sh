@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 600
+# limit: 1800
 # takes: 35
 # byre writes qcow2 images of every kind. With a data file, raw or not: what it holds is there for
 # QEMU, too, which goes on writing. With persistent bitmaps: QEMU finds in them what was written.
@@ -58,18 +58,13 @@ whole disk.qcow2 "a disk that ends within a cluster"
 
 # ---- bitmaps ----
 
-is_socket()
-{
-	[ -S "$1" ]
-}
-
 # bits IMAGE BITMAP: prints where it has bits, as QEMU reads it.
 bits()
 {
 	rm -f nbd.sock
 	qemu-nbd -r -f qcow2 -B "$2" -k "$W/nbd.sock" "$1" &
 	others+=($!)
-	wait_for 20 is_socket nbd.sock || fail "qemu-nbd -B $2 does not serve"
+	wait_for 20 is_listening "$W/nbd.sock" || fail "qemu-nbd -B $2 does not serve"
 	qemu-img map --output=json --image-opts "driver=nbd,server.type=unix,$(
 		)server.path=$W/nbd.sock,x-dirty-bitmap=qemu:dirty-bitmap:$2"
 	wait $! || true
@@ -128,7 +123,7 @@ rm -f disk.qcow2 data.raw
 qemu-img create -q -f qcow2 -o data_file=data.raw disk.qcow2 $size
 start_byre victim disk.qcow2
 qemu-io -f raw -c 'write -q -P 5 1M 64k' -c flush "$(uri victim)"
-kill_byre victim disk.qcow2
+kill_byre victim disk.qcow2 data.raw
 mv data.raw away.raw
 byre_refuses 'data\.raw.*No such file' disk.qcow2
 mv away.raw data.raw

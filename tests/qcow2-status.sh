@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 600
+# limit: 1800
 # What is data, zeros or nowhere after random writes, zeroes and discards: the same whether byre or
 # QEMU did them. Places in the file differ; what doc/COMPATIBILITY.md lists is left out.
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 600
+# limit: 1800
 # takes: 25
 # Images with extended L2 entries that byre writes hold what was written, nothing is wrong with
 # them, and they have the subclusters that QEMU's would: random writes, zeroes and discards, byre

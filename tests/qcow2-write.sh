@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long
-# limit: 600
+# limit: 3000
 # takes: 55
 # qcow2 images that byre writes hold what was written and nothing is wrong with them: clusters and
 # refcounts of all sizes, both versions, with and without backing files, random writes, zeroes and

@@ -138,14 +138,19 @@ class Pair:
     def difference(self, command, args, cwd):
         """Runs `qemu-img @command @args` with both; None, or what is not the same."""
         argv = [*command.split(), *args]
-        both = [self._start(p, argv, cwd) for p in (self.theirs, self.ours)]
+        programs = (self.theirs, self.ours)
+        both = [self._start(program, argv, cwd) for program in programs]
         outcomes = []
-        for p in both:
+        for program, p in zip(programs, both):
             try:
                 out, err = p.communicate(timeout=SECONDS_MAX)
             except subprocess.TimeoutExpired:
                 p.kill()
                 out, err = p.communicate()
+                if program is self.theirs:      # says nothing of byre: reference.bash
+                    print("tried again, for it did not end:", *argv)
+                    p = self._start(program, argv, cwd)
+                    out, err = p.communicate(timeout=SECONDS_MAX)
             outcomes.append((out.decode(errors="replace"),
                              plain(command, err.decode(errors="replace")), p.returncode))
         self.compared += 1
@@ -167,6 +172,15 @@ class Pair:
         return [f for f in found if f]
 
 
+def settle(folder):
+    """What a file takes on the disk changes when it is written there; then no more."""
+    for entry in os.scandir(folder):
+        if entry.is_file():
+            fd = os.open(entry.path, os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
+
+
 def good_one(name):
     """Of a damaged image's name, that of the image it was (tests/damage)."""
     if name.startswith("random-"):
@@ -179,6 +193,7 @@ def compare_images(args):
         pair = Pair(args.byre, folder)
         names = [n for n in sorted(os.listdir(args.folder)) if n.endswith(".qcow2")]
         found = []
+        settle(args.folder)
         for name in names:
             other = None if args.commands else good_one(name)
             found += pair.differences(name, args.folder, other, args.commands)

@@ -84,17 +84,24 @@ class Repair:
                           f"    line {n}: + {' / '.join(g[n:n + 3])[:200]}"]
         self.found.append("\n".join(lines))
 
+    def qemu(self, args, cwd, again=lambda: None):
+        """A run of QEMU's; one that does not end says nothing of byre, and is tried again."""
+        try:
+            return run(self.pair.theirs, args, cwd)
+        except subprocess.TimeoutExpired:
+            print("tried again, for it did not end:", *args)
+            again()
+            return run(self.pair.theirs, args, cwd)
+
     def repair(self, name, mode, options):
         self.copies(name)
         args = ["check", "-r", mode, *options, name]
-        both = [run(program, args, f"{self.work}/{who}") for program, who in
-                ((self.pair.theirs, "theirs"), (self.pair.ours, "ours"))]
-        self.differ(name, mode, SAID, *both)
+        theirs = self.qemu(args, f"{self.work}/theirs", lambda: self.copies(name))
+        self.differ(name, mode, SAID, theirs, run(self.pair.ours, args, f"{self.work}/ours"))
 
     def judge(self, name, mode):
         """What is left, with QEMU's eyes."""
-        both = [run(self.pair.theirs, ["check", name], f"{self.work}/{who}")
-                for who in ("theirs", "ours")]
+        both = [self.qemu(["check", name], f"{self.work}/{who}") for who in ("theirs", "ours")]
         self.differ(name, mode, LEFT, *both)
         before = f"{self.folder}/{name}"
         theirs, ours = (f"{self.work}/{who}/{name}" for who in ("theirs", "ours"))
@@ -106,7 +113,7 @@ class Repair:
 
     def content_differs(self, one, other):
         """Where; or None. What cannot be read, as it could not before, is no difference."""
-        out = run(self.pair.theirs, ["compare", "-U", one, other], self.work)
+        out = self.qemu(["compare", "-U", one, other], self.work)
         return out[0] if out[2] == 1 else None
 
     def all(self, name, with_json):

@@ -54,7 +54,7 @@ serve()
 # has_written FILE: the guest's last block is there.
 has_written()
 {
-	dd if="$1" bs=4k skip=3071 count=1 status=none | tr -d '\0' | grep -qa .
+	[ "$(dd if="$1" bs=4k skip=3071 count=1 status=none | tr -d '\0' | wc -c)" -gt 0 ]
 }
 
 has_written_or_gone()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # suites: default long asan-long
-# limit: 900
+# limit: 1800
 # takes: 25
 # kill -9 of byre while a guest writes over vhost-user, a restart, again and again: with requests in
 # flight tracked in memory that the front end holds, the guest goes on without an error and nothing
@@ -22,12 +22,6 @@ start()
 		-f raw "$W/nbd"
 }
 
-# What a killed process had in io_uring the kernel lets go a moment after it is gone.
-is_free()
-{
-	! is_listening "$W/disk.sock" && ! is_listening "$W/disk.vu"
-}
-
 # kill_and_go_on FORMAT OPTIONS
 kill_and_go_on()
 {
@@ -38,8 +32,8 @@ kill_and_go_on()
 	writing=$!
 	for _ in $(seq $kills); do
 		sleep 0.$((3 + RANDOM % 6))
-		kill_byre disk
-		wait_for 20 is_free || fail "the sockets of what was killed still listen"
+		kill_byre disk "$W/disk.$1" "$W/nbd"
+		wait_for 10 is_free "$W/disk.vu" || fail "what was killed still listens"
 		start "$1"
 	done
 	wait $writing || status=$?

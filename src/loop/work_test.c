@@ -153,7 +153,7 @@ static void w1_the_last_idle_worker_comes_first(void **state)
 	start_jobs(4, meet, note_done);
 	turn_until(&done_count, 4);
 	pthread_barrier_destroy(&barrier);
-	for (int i = 0; i < 40; i++) {
+	for (int i = 0; i < 2000 && (i < 40 || workers_alive(workers) > 1); i++) {
 		start_jobs(1, note_run, note_done);
 		turn_until(&done_count, 1);
 		usleep(5000);

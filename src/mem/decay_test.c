@@ -33,11 +33,11 @@ static void sleep_ms(long ms)
 	nanosleep(&t, NULL);
 }
 
-/* Waits until no more than @bytes are resident, for ten seconds at most; with @traffic the caller
+/* Waits until no more than @bytes are resident, for a minute at most; with @traffic the caller
  * takes slow paths meanwhile. */
 static bool shrinks_to(size_t bytes, bool traffic)
 {
-	for (int i = 0; i < 1000; i++) {
+	for (int i = 0; i < 6000; i++) {
 		if (test_resident() <= bytes)
 			return true;
 		for (int k = 0; traffic && k < 40; k++) {

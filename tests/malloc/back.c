@@ -172,7 +172,7 @@ static void bursts_go_by_themselves(void)
 	for (unsigned i = 0; i < BLOCKS; i++)
 		free(held[i]);
 	CHECK(!background(1));
-	for (unsigned i = 0; i < 1000 && resident_bytes() > before + BLOCKS * BYTES / 10; i++)
+	for (unsigned i = 0; i < 6000 && resident_bytes() > before + BLOCKS * BYTES / 10; i++)
 		usleep(10000);
 	CHECK(resident_bytes() <= before + BLOCKS * BYTES / 10);
 }

@@ -8,7 +8,7 @@
 #   -j DIR   becomes /job in the guest; run.sh in it is the job, and its exit status ours
 #   -r DEV   boot the system on DEV instead; it finds the job in /run/job
 #   -w TEXT  with -r: done, with success, once TEXT is on the console
-#   -t SECS  time limit (default 120): 124 when it is over
+#   -t SECS  time limit (default 300): 124 when it is over
 #   -l FILE  keep the console's output here
 #   -o FILE  the job prints to it while it runs
 #   -m MIB   memory (default 512)
@@ -19,7 +19,7 @@
 set -eu -o pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-job='' root='' text='' limit=120 console='' output='' memory=512 extra=()
+job='' root='' text='' limit=300 console='' output='' memory=512 extra=()
 while getopts j:r:w:t:l:o:m:M:i: option; do
 	case $option in
 	j) job=$OPTARG ;;
@@ -68,11 +68,13 @@ start()
 }
 
 # KVM may be there and of no use (nested, emulated): it has to boot a guest with an empty job
-# within 8 seconds, which is tried once after each start of this machine.
+# within 8 seconds, which is tried once after each start of this machine, by one at a time.
 accelerator()
 {
 	local id known=$guest/accelerator choice=tcg,thread=multi
 	id=$(cat /proc/sys/kernel/random/boot_id)
+	exec 9>"$known.lock"
+	flock 9
 	if [ "$(head -n 1 "$known" 2>/dev/null)" != "$id" ]; then
 		if [ -w /dev/kvm ]; then
 			mkdir -p "$tmp/empty/job"
@@ -85,6 +87,7 @@ accelerator()
 		printf '%s\n%s\n' "$id" "$choice" >"$known"
 	fi
 	tail -n 1 "$known"
+	exec 9>&-
 }
 
 # add_job DIR INITRD: the initrd with DIR's content behind it.

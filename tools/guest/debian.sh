@@ -12,29 +12,48 @@ PATH=$PATH:/usr/sbin:/sbin
 
 image=$CACHE/debian/disk.qcow2
 made_by=$(sha256sum <debian.sh | cut -c 1-16)
-if [ "$(cat "$CACHE/debian/made-by" 2>/dev/null)" = "$made_by" ]; then
+exit_if_made()
+{
+	[ "$(cat "$CACHE/debian/made-by" 2>/dev/null)" = "$made_by" ] || return 0
 	echo "$image"
 	exit
-fi
+}
+
+exit_if_made
 if [ "$(id -u)" != 0 ]; then
 	echo "debian.sh: debootstrap needs root" >&2
 	exit 77
 fi
 
+mkdir -p "$CACHE"
+exec 9>"$CACHE/debian.lock"             # of some that begin together one makes it
+flock 9
+exit_if_made
+
 # The archive that apt itself uses for this release, and the proxy, if it has one.
 suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 # shellcheck disable=SC2016  # apt's own variable
 archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $suite" \
-	"Component: main" | head -n 1)
+	"Component: main" | sed -n 1p)
 [ -n "$archive" ] || { echo "debian.sh: apt has no archive of '$suite'" >&2; exit 77; }
 eval "$(apt-config shell http_proxy Acquire::http::Proxy https_proxy Acquire::https::Proxy)"
 export http_proxy https_proxy
 
-mkdir -p "$CACHE"
 tmp=$(mktemp -d "$CACHE/debian.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
-debootstrap --variant=minbase --include=systemd,systemd-sysv,udev "$suite" "$tmp/root" "$archive" \
-	>"$tmp/log" 2>&1 || { tail -n 20 "$tmp/log" >&2; exit 1; }
+# bootstrap: it does not try a download again by itself.
+bootstrap()
+{
+	rm -rf "$tmp/root"
+	debootstrap --variant=minbase --include=systemd,systemd-sysv,udev "$suite" "$tmp/root" \
+		"$archive" >"$tmp/log" 2>&1
+}
+
+bootstrap || bootstrap || bootstrap || {
+	tail -n 20 "$tmp/log" >&2
+	echo "debian.sh: debootstrap fails" >&2
+	exit 77
+}
 
 # A unit that says, once multi-user is reached, whether programs, libraries and settings read as
 # they were written. Without a login prompt, which would hang up the line under it.

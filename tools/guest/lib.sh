@@ -52,7 +52,7 @@ start_byre()
 	said=$(stat -c %s "$W/byre.log")
 	"$BYRE" serve "$@" >>"$W/byre.log" 2>&1 </dev/null &
 	byre=$!
-	for _ in $(seq 200); do
+	for _ in $(seq 2000); do
 		! is_listening "$W/sock" || return 0
 		kill -0 $byre 2>/dev/null || break
 		sleep 0.05

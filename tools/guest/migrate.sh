@@ -147,5 +147,5 @@ logged=$(sed -n 's/.* \([0-9]*\) pages logged$/\1/p' "$W/byre.log" | tail -n 1)
 [ "$format" = raw ] || qemu-img check -q -f "$format" "$W/disk" || fail "the image is damaged"
 qemu-img convert -f "$format" -O raw "$W/disk" "$W/raw"
 sum=$(sha256sum <"$W/raw")
-tr -d '\r' <"$W/output$times" | grep -qx "sum ${sum%% *}" || fail "the image holds something else"
+grep -qx "sum ${sum%% *}" <(tr -d '\r' <"$W/output$times") || fail "the image holds something else"
 echo "$times times migrated ($format, $properties), $logged pages logged, and the guest went on"

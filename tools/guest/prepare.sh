@@ -10,14 +10,24 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 guest=$CACHE/guest
 made_by=$(cat prepare.sh init | sha256sum | cut -c 1-16)
-if [ "$(cat "$guest/made-by" 2>/dev/null)" = "$made_by" ]; then
+
+exit_if_made()
+{
+	[ "$(cat "$guest/made-by" 2>/dev/null)" = "$made_by" ] || return 0
 	echo "$guest"
 	exit
-fi
+}
+
+exit_if_made
 PATH=$PATH:/usr/sbin:/sbin
 modules="virtio_pci virtio_blk virtio_balloon ext4 crc32c_generic crc32c-intel"
 
 mkdir -p "$CACHE"
+# Of some that begin together one makes it; the others wait, and do not make it again under those
+# that use it.
+exec 9>"$CACHE/guest.lock"
+flock 9
+exit_if_made
 tmp=$(mktemp -d "$CACHE/guest.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 
@@ -25,22 +35,29 @@ trap 'rm -rf "$tmp"' EXIT
 kernel_package()
 {
 	apt-cache depends linux-image-cloud-amd64 2>/dev/null |
-		sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1
+		sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | sed -n 1p
 }
 
-fetch()
+apt()
+{
+	apt-get -qq -o Acquire::Retries=3 -o APT::Sandbox::User=root "$@" >&2
+}
+
+download()
 {
 	local package
 	package=$(kernel_package)
 	if [ -z "$package" ]; then
-		apt-get -qq update >&2
-		package=$(kernel_package)
-	fi
-	if [ -z "$package" ]; then
 		echo "prepare.sh: apt knows no linux-image-cloud-amd64" >&2
-		exit 1
+		return 1
 	fi
-	(cd "$tmp" && apt-get -qq -o APT::Sandbox::User=root download "$package" busybox-static) >&2
+	(cd "$tmp" && apt download "$package" busybox-static)
+}
+
+fetch()
+{
+	# The package lists may be absent or old.
+	download || { apt update && download; } || exit 1
 	for deb in "$tmp"/*.deb; do
 		dpkg-deb -x "$deb" "$tmp/unpacked"
 	done

@@ -59,6 +59,10 @@ kill_by()
 	kill "-$1" "$byre" || fail "byre has ended by itself"
 	wait "$byre" || true
 	sleep 3
+	# The kernel takes a ring down behind the process.
+	while grep -q ":$(stat -c %i "$W/disk") " /proc/locks; do
+		sleep 0.1
+	done
 	serve_disk
 }
 

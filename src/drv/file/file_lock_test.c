@@ -293,7 +293,7 @@ static void qemu_nbd_serves_and_we_are_refused(void **state)
 	snprintf(cmd, sizeof(cmd), "in use by qemu-nbd (pid %d)", pid);
 	kill(pid, SIGTERM);
 	assert_non_null(strstr(t.err.text, cmd));
-	for (unsigned i = 0; i < 100 && !kill(pid, 0); i++)
+	for (unsigned i = 0; i < 5000 && !kill(pid, 0); i++)
 		wait_ms(20);
 	assert_int_equal(try_open(&t, true), 0);
 	try_close(&t);

@@ -549,7 +549,7 @@ void pause_ms(unsigned ms)
 
 void mem_disk_await_held(struct mem_disk *d, unsigned n)
 {
-	for (unsigned i = 0; i < 10000 && atomic_load(&d->held) != n; i++)
+	for (unsigned i = 0; i < PATIENCE_S * 1000 && atomic_load(&d->held) != n; i++)
 		pause_ms(1);
 	assert_int_equal(atomic_load(&d->held), n);
 }

@@ -190,7 +190,7 @@ static void writes_without_a_cache_are_durable(void **state)
 
 static void await_held(struct host *h, unsigned n)
 {
-	for (unsigned i = 0; i < 10000 && atomic_load(&h->disk.held) < n; i++)
+	for (unsigned i = 0; i < 100000 && atomic_load(&h->disk.held) < n; i++)
 		usleep(1000);
 	assert_int_equal(atomic_load(&h->disk.held), n);
 }
