@@ -4,6 +4,7 @@
 # limit: 3000
 # The cases of how malloc behaves (malloc.sh) on aarch64, emulated, with a shared library.
 . "$(dirname "$0")/lib.sh"
+export G_SLICE=always-malloc             # as mem-cross.sh says
 # shellcheck disable=SC2154  # top, W: lib.sh
 
 cc=aarch64-linux-gnu-gcc
