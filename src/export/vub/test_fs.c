@@ -147,24 +147,23 @@ void slow_fs_stop(struct slow_fs *fs)
 	munmap(fs, sizeof(*fs));
 }
 
-int slow_fs_open(const struct slow_fs *fs)
+static int open_in(const struct slow_fs *fs, const char *name, int flags)
 {
 	char path[64];
 	int fd;
 
-	snprintf(path, sizeof(path), "%s/file", fs->dir);
-	fd = open(path, O_RDWR | O_CLOEXEC);
+	snprintf(path, sizeof(path), "%s/%s", fs->dir, name);
+	fd = open(path, flags | O_CLOEXEC);
 	assert_true(fd >= 0);
 	return fd;
 }
 
+int slow_fs_open(const struct slow_fs *fs)
+{
+	return open_in(fs, "file", O_RDWR);
+}
+
 int slow_fs_open_device(const struct slow_fs *fs)
 {
-	char path[64];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/device", fs->dir);
-	fd = open(path, O_PATH | O_CLOEXEC);
-	assert_true(fd >= 0);
-	return fd;
+	return open_in(fs, "device", O_PATH);
 }
