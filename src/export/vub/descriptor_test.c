@@ -289,7 +289,8 @@ static int make_lingering(int *ret_peer)
 	return sock;
 }
 
-/* Sends @len bytes of @m with @n descriptors, the last of which is @fd. */
+/* Sends @len bytes of @m with @n descriptors, the last of which is @fd; or nothing where the device
+ * has hung up. */
 static void send_with(int sock, const struct vhost_user_msg *m, size_t len, int fd, unsigned n,
 		      int flags)
 {
@@ -308,11 +309,12 @@ static void send_with(int sock, const struct vhost_user_msg *m, size_t len, int 
 	for (unsigned i = 0; i < n; i++)
 		memcpy(CMSG_DATA(&control.align) + i * sizeof(int), i == n - 1 ? &fd : &sock,
 		       sizeof(int));
-	assert_int_equal(sendmsg(sock, &mh, MSG_NOSIGNAL | flags), len);
+	if (sendmsg(sock, &mh, MSG_NOSIGNAL | flags) != (ssize_t)len)
+		assert_true(errno == EPIPE || errno == ECONNRESET);
 }
 
 /* Behind a message that ends the session, which nobody receives any more; and many before it, so
- * that it is there in time. */
+ * that it is there in time, but where this thread has to wait for a processor meanwhile. */
 static void put_behind_the_end(int sock, int fd)
 {
 	enum { MESSAGES = 4000 };
