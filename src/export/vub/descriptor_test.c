@@ -363,6 +363,13 @@ static void put_out_of_band(int sock, int fd)
 			      MSG_NOSIGNAL), VHOST_USER_HEADER_SIZE - 1);
 }
 
+/* It waits where the device came first: what it was sent is closed already, or was refused. */
+static void *close_thread(void *fd)
+{
+	close(*(int *)fd);
+	return NULL;
+}
+
 static void v27_what_is_never_received_holds_nobody_up(void **state)
 {
 	static void (*const put[])(int sock, int fd) = {
@@ -375,15 +382,17 @@ static void v27_what_is_never_received_holds_nobody_up(void **state)
 	guest_start(&g, &h, NULL);
 	for (unsigned i = 0; i < ARRAY_SIZE(put); i++) {
 		int sock, peer, fd = make_lingering(&peer);
+		pthread_t thread;
 
 		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
 		alarm(PATIENCE_S);
 		put[i](sock, fd);
-		close(fd);
+		assert_int_equal(pthread_create(&thread, NULL, close_thread, &fd), 0);
 		usleep(100000);                 /* the device has it by now */
 		check_others(&g);
-		alarm(0);
 		close(peer);
+		pthread_join(thread, NULL);
+		alarm(0);
 		close(sock);
 	}
 	guest_stop(&g);
