@@ -332,6 +332,15 @@ static void q9_an_ignored_error_is_caught(void **state)
 	expect_caught(BREAK_Q9_IGNORE, TRACE_KINDS);
 }
 
+/* A single cluster more. */
+static void a_leak_is_caught(void **state)
+{
+	struct campaign c = { .step = 11, .traces = BROKEN_TRACES, .images = BROKEN_IMAGES,
+			      .fewer_leaks = 1 };
+
+	crash_expect_caught(&c);
+}
+
 static void t31_bitmaps_without_a_mark_are_caught(void **state)
 {
 	expect_caught(BREAK_T31_NO_MARK, TRACE_BITMAPS);
@@ -404,6 +413,7 @@ int main(void)
 		cmocka_unit_test(q9_an_ignored_error_is_caught),
 		cmocka_unit_test(q10_cutting_too_much_is_caught),
 		cmocka_unit_test(q12_a_file_that_ends_early_is_caught),
+		cmocka_unit_test(a_leak_is_caught),
 		cmocka_unit_test(t31_bitmaps_without_a_mark_are_caught),
 		cmocka_unit_test(t31_marks_that_go_early_are_caught),
 		cmocka_unit_test(i3_a_late_cut_is_caught),

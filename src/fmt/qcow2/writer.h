@@ -147,6 +147,8 @@ struct writer {
 	struct refs refs;
 	struct alloc alloc;
 	struct commit commit;
+	unsigned ntables;               /* clusters that were taken for L2 tables which nothing
+					 * names yet */
 	struct pendings pendings;
 	struct writes writes;
 	struct pack pack;
