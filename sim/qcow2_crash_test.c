@@ -322,6 +322,11 @@ static void q7_a_table_used_too_early_is_caught(void **state)
 	expect_caught(BREAK_Q7_SWITCH, TRACE_GROWTH);
 }
 
+static void q7_blocks_named_in_two_sectors_are_caught(void **state)
+{
+	expect_caught(BREAK_Q7_APART, TRACE_GROWTH);
+}
+
 static void q8_a_block_used_too_early_is_caught(void **state)
 {
 	expect_caught(BREAK_Q8_GROW, TRACE_GROWTH);
@@ -409,6 +414,7 @@ int main(void)
 		cmocka_unit_test(q4_requests_that_race_hurt_nobody),
 		cmocka_unit_test(q5_an_old_autoclear_bit_is_caught),
 		cmocka_unit_test(q7_a_table_used_too_early_is_caught),
+		cmocka_unit_test(q7_blocks_named_in_two_sectors_are_caught),
 		cmocka_unit_test(q8_a_block_used_too_early_is_caught),
 		cmocka_unit_test(q9_an_ignored_error_is_caught),
 		cmocka_unit_test(q10_cutting_too_much_is_caught),

@@ -117,6 +117,7 @@ enum writer_break {
 	BREAK_U12_ALL = 1LL << 49,      /* all units of a cluster that is written become data */
 	BREAK_X3_MAPPED = 1LL << 50,    /* what a failed write covers is mapped as if it had not */
 	BREAK_Z2_KEPT = 1LL << 51,      /* what did not inflate is kept */
+	BREAK_Q7_APART = 1LL << 52,     /* refcount blocks are named in two sectors at once */
 };
 
 struct mark {
