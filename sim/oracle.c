@@ -227,7 +227,7 @@ static void judge_raw(struct job *j)
 		if (!j->is_clean && !model_is_touched(m, off))
 			continue;
 		sim_pages_read(j->pages, SIM_SECOND + off, sector, sizeof(sector));
-		if (model_check_crash(m, off, sector, j->k))
+		if (model_check_raw(m, off, sector, j->k))
 			continue;
 		say(j->o, "the raw data file: %s; ", m->why);
 		return;

@@ -175,6 +175,18 @@ static bool take_range(struct hand *h, bool is_reading)
 	return false;
 }
 
+/* [@off, @off + @len) was read: what does a raw data file hold there? */
+static void note_raw(struct trace *t, uint64_t off, uint64_t len)
+{
+	uint8_t sector[SIM_SECTOR];
+
+	for (uint64_t at = align_up(off, SIM_SECTOR); at + SIM_SECTOR <= off + len;
+	     at += SIM_SECTOR) {
+		sim_pages_read(&t->medium, SIM_SECOND + at, sector, sizeof(sector));
+		model_note_raw(&t->model, at, sector);
+	}
+}
+
 static void read_wait(struct hand *h, uint64_t off, uint64_t len)
 {
 	struct trace *t = h->run->t;
@@ -186,6 +198,8 @@ static void read_wait(struct hand *h, uint64_t off, uint64_t len)
 		    (unsigned long long)off, strerror(-rc));
 	else if (!rc && !model_check_read(&t->model, off, h->buf, len, begun))
 		why_say(&t->why, "reading: %s", t->model.why);
+	else if (!rc && t->o.image.is_raw_data)
+		note_raw(t, off, len);
 }
 
 static void change_wait(struct hand *h, enum model_kind what)
@@ -215,16 +229,25 @@ static void change_wait(struct hand *h, enum model_kind what)
 						      align_down(h->off, SIM_SECTOR));
 }
 
+/* A flush that began at @begun has ended well. @is_calm: no fault was to come then. */
+static void flushed(struct run *r, uint32_t begun, bool is_calm)
+{
+	model_flushed(&r->t->model, begun, now(r));
+	if (is_calm)
+		model_restored(&r->t->model, begun, now(r));
+}
+
 static void flush_wait(struct hand *h)
 {
 	struct trace *t = h->run->t;
 	uint32_t begun = model_mark(&t->model);
+	bool is_calm = sim_fault_is_over(&t->o.fault);
 	int rc = request_wait(h, REQ_FLUSH, 0, 0, 0, h->buf);
 
 	if (rc && !t->o.fault.struck)
 		why_say(&t->why, "flush: %s", strerror(-rc));
 	if (!rc)
-		model_flushed(&t->model, begun, now(h->run));
+		flushed(h->run, begun, is_calm);
 }
 
 static void sleep_wait(struct hand *h)
@@ -419,6 +442,7 @@ static int close_home(void *arg)
 	struct err err = { 0 };
 	uint32_t begun = model_mark(&t->model);
 	struct node *n = r->node, *file = n->child[CHILD_FILE];
+	bool is_calm = sim_fault_is_over(&t->o.fault);
 
 	port_close_wait(r->port);
 	port_free(r->port);
@@ -426,7 +450,7 @@ static int close_home(void *arg)
 	if (t->close_res && !t->o.fault.struck)
 		why_say(&t->why, "closing: %s", err.text);
 	if (!t->close_res)
-		model_flushed(&t->model, begun, now(r));
+		flushed(r, begun, is_calm);
 	t->size = atomic_load(&file->size);
 	r->node = NULL;                 /* probe() looks no more */
 	node_put_wait(n);
