@@ -122,6 +122,7 @@ bool campaign_run(struct campaign *c)
 	struct oracle o;
 
 	oracle_init(&o, c->first_seed);
+	o.fewer = c->fewer_leaks;
 	for (unsigned i = 0; i < c->traces && !c->has_failed; i++) {
 		run_one(c, &o, c->first_seed + i * c->step);
 		c->ran++;

@@ -10,6 +10,7 @@ struct campaign {
 	unsigned traces;
 	unsigned images;                /* power cuts a trace */
 	unsigned reopen_every;          /* one of so many is also written on; 0: none */
+	unsigned fewer_leaks;           /* are allowed than may be */
 	/* Optional: changes what the seed says. */
 	void (*change)(struct trace_opts *o, uint64_t seed);
 

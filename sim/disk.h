@@ -70,6 +70,12 @@ struct sim_fault {
 	uint64_t seen, struck;
 };
 
+/* Will none of them fail any more? */
+static inline bool sim_fault_is_over(const struct sim_fault *f)
+{
+	return !f->nth || f->seen + 1 >= f->nth + f->count;
+}
+
 struct sim_disk_opts {
 	const char *name;
 	struct world *world;            /* NULL: every request is answered at once */

@@ -103,7 +103,8 @@ uint32_t model_begin(struct model *m, enum model_kind kind, uint64_t off, uint64
 	assert(range_within(off - m->off, len, m->len) && m->nops < STAMP_OPS_MAX);
 	m->ops = room_for(m->ops, m->nops, &m->ops_room, sizeof(*m->ops));
 	m->ops[m->nops] = (struct model_op){ .kind = kind, .off = off, .len = len, .begin = now,
-					     .done = MODEL_NEVER, .flushed = MODEL_NEVER };
+					     .done = MODEL_NEVER, .flushed = MODEL_NEVER,
+					     .restored = MODEL_NEVER };
 	for (uint64_t s = align_down(off, SECTOR); s < off + len; s += SECTOR) {
 		uint32_t *newest = &m->newest[(s - m->off) / SECTOR];
 
@@ -159,7 +160,25 @@ void model_flushed(struct model *m, uint32_t begun, uint32_t now)
 	}
 }
 
+void model_restored(struct model *m, uint32_t begun, uint32_t now)
+{
+	for (uint32_t i = 0; i < m->nops; i++) {
+		struct model_op *o = &m->ops[i];
+
+		if (o->done != MODEL_NEVER && o->done_serial <= begun)
+			o->restored = MIN(o->restored, now);
+	}
+}
+
 /* ---- what is there ---- */
+
+/* Is [@off, @off + @len), within a sector, what @ver's operation makes of it? */
+static bool is_made_by(const struct model *m, const struct model_version *ver, uint64_t off,
+		       const uint8_t *buf, uint64_t len)
+{
+	return m->ops[ver->op].kind == MODEL_WRITE ? is_stamp(ver->op, off, buf, len) :
+						     is_zero(buf, len);
+}
 
 /* Is [@off, @off + @len), within a sector, what version @v (+ 1) left? */
 static bool is_version(const struct model *m, uint32_t v, uint64_t off, const uint8_t *buf,
@@ -174,9 +193,7 @@ static bool is_version(const struct model *m, uint32_t v, uint64_t off, const ui
 		v = ver->older;
 		if (ver->state == VERSION_OLD || from >= to)
 			continue;
-		is_new = o->kind == MODEL_WRITE ?
-			 is_stamp(ver->op, from, buf + (from - off), to - from) :
-			 is_zero(buf + (from - off), to - from);
+		is_new = is_made_by(m, ver, from, buf + (from - off), to - from);
 		if (!is_new && ver->state == VERSION_NEW)
 			return false;
 		if (!is_new)
@@ -282,11 +299,26 @@ bool model_check_read(struct model *m, uint64_t off, const void *buf, uint64_t l
 	return true;
 }
 
+void model_note_raw(struct model *m, uint64_t off, const void *sector)
+{
+	uint32_t v = m->newest[(off - m->off) / SECTOR];
+	struct model_version *ver = v ? &m->versions[v - 1] : NULL;
+	const struct model_op *o = v ? &m->ops[ver->op] : NULL;
+	uint64_t from, to;
+
+	if (!v || ver->state != VERSION_OLD || !o->res)
+		return;
+	from = MAX(off, o->off);
+	to = MIN(off + SECTOR, o->off + o->len);
+	if (is_made_by(m, ver, from, (const uint8_t *)sector + (from - off), to - from))
+		ver->is_left = true;
+}
+
 /* Does [@off, @off + @len), within a sector, hold version @v (+ 1) or an older one that a cut at @k
  * may have left? Where a version covers a part, the rest is judged by itself: an operation in
  * between may be lost there. */
 static bool may_be_left(const struct model *m, uint32_t v, uint64_t off, const uint8_t *buf,
-			uint64_t len, uint32_t k)
+			uint64_t len, uint32_t k, bool is_raw)
 {
 	for (; v && len; v = m->versions[v - 1].older) {
 		const struct model_version *ver = &m->versions[v - 1];
@@ -294,15 +326,14 @@ static bool may_be_left(const struct model *m, uint32_t v, uint64_t off, const u
 		uint64_t from = MAX(off, o->off), to = MIN(off + len, o->off + o->len);
 		uint32_t older = ver->older;
 		/* What failed and is hidden may be seen again, where a cut undoes what hid it. */
-		bool is_gone = ver->state == VERSION_OLD && (!o->res || o->flushed <= k);
+		bool is_gone = ver->state == VERSION_OLD && (!o->res || o->flushed <= k) &&
+			       !(is_raw && ver->is_left && o->restored > k);
 
 		if (is_gone || from >= to)
 			continue;
-		if ((o->kind == MODEL_WRITE ?
-		     is_stamp(ver->op, from, buf + (from - off), to - from) :
-		     is_zero(buf + (from - off), to - from)) &&
-		    may_be_left(m, older, off, buf, from - off, k) &&
-		    may_be_left(m, older, to, buf + (to - off), off + len - to, k))
+		if (is_made_by(m, ver, from, buf + (from - off), to - from) &&
+		    may_be_left(m, older, off, buf, from - off, k, is_raw) &&
+		    may_be_left(m, older, to, buf + (to - off), off + len - to, k, is_raw))
 			return true;
 		if (o->flushed <= k && ver->state == VERSION_NEW)
 			return false;
@@ -310,18 +341,28 @@ static bool may_be_left(const struct model *m, uint32_t v, uint64_t off, const u
 	return is_version(m, 0, off, buf, len);
 }
 
-bool model_check_crash(struct model *m, uint64_t off, const void *sector, uint32_t k)
+static bool check_crash(struct model *m, uint64_t off, const void *sector, uint32_t k, bool is_raw)
 {
 	uint32_t newest = m->newest[(off - m->off) / SECTOR], v;
 
 	while (newest && m->ops[m->versions[newest - 1].op].begin > k)
 		newest = m->versions[newest - 1].older;
-	if (may_be_left(m, newest, off, sector, SECTOR, k))
+	if (may_be_left(m, newest, off, sector, SECTOR, k, is_raw))
 		return true;
 	/* What to say: the newest that had to be there. */
 	for (v = newest; v && m->ops[m->versions[v - 1].op].flushed > k;)
 		v = m->versions[v - 1].older;
 	return mismatch(m, off, sector, v);
+}
+
+bool model_check_crash(struct model *m, uint64_t off, const void *sector, uint32_t k)
+{
+	return check_crash(m, off, sector, k, false);
+}
+
+bool model_check_raw(struct model *m, uint64_t off, const void *sector, uint32_t k)
+{
+	return check_crash(m, off, sector, k, true);
 }
 
 bool model_is_initial(const struct model *m, uint64_t off, const void *sector)

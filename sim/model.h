@@ -10,7 +10,12 @@
  * durable, or one after it that had begun by then.
  *
  * Where operations race, that is overlap in a sector while both are under way, whatever any of
- * them leaves is right. */
+ * them leaves is right.
+ *
+ * An operation that failed leaves a sector old or new; a read decides which it is for the guest. A
+ * raw data file is to show the same (W7 of pending.h), but bringing it back may fail, too. So where
+ * it was seen to hold what the guest does not read, either is right there: until a flush has ended
+ * well that began when nothing failed any more, which has tried again. */
 #ifndef SIM_MODEL_H
 #define SIM_MODEL_H
 
@@ -32,6 +37,7 @@ struct model_op {
 	enum model_kind kind;
 	uint64_t off, len;
 	uint32_t begin, done, flushed;  /* times; MODEL_NEVER: not yet */
+	uint32_t restored;              /* and when a raw data file shows what the guest reads */
 	uint32_t done_serial;           /* the order in which they were done */
 	int res;
 };
@@ -48,6 +54,7 @@ struct model_version {
 	uint32_t op;
 	uint32_t older;                 /* + 1; 0: the initial content */
 	enum model_state state;
+	bool is_left;                   /* failed, and OLD; but a raw data file had it */
 };
 
 struct model {
@@ -81,13 +88,18 @@ bool model_is_open(const struct model *m, uint32_t op);
  * model_check_read() in any case. */
 uint32_t model_mark(const struct model *m);
 void model_flushed(struct model *m, uint32_t begun, uint32_t now);
+/* The same flush, if no request to a disk could fail from then on. */
+void model_restored(struct model *m, uint32_t begun, uint32_t now);
 
 /* Is @buf what a read of [@off, @off + @len), begun at @begun, may have found? What was open is
  * decided by it. False: m->why says why not. */
 bool model_check_read(struct model *m, uint64_t off, const void *buf, uint64_t len,
 		      uint32_t begun);
-/* The sector at @off, after a power cut at @k. */
+/* The guest has just read the sector at @off, where a raw data file holds @sector. */
+void model_note_raw(struct model *m, uint64_t off, const void *sector);
+/* The sector at @off, after a power cut at @k; or that of a raw data file. */
 bool model_check_crash(struct model *m, uint64_t off, const void *sector, uint32_t k);
+bool model_check_raw(struct model *m, uint64_t off, const void *sector, uint32_t k);
 /* Is it what was there before all operations? */
 bool model_is_initial(const struct model *m, uint64_t off, const void *sector);
 /* Has any operation begun in [@off, @off + @len)? */

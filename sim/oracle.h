@@ -20,6 +20,7 @@
 struct oracle {
 	struct world w;
 	uint8_t *buf;
+	unsigned fewer;                 /* leaks than may be are allowed: as if there were more */
 	/* Of the last image. */
 	char why[1024];
 	bool is_dirty;

@@ -119,6 +119,15 @@ static void z9_host_clusters_without_a_hold_are_caught(void **state)
 	expect_caught(BREAK_Z9_NO_HOLD, TRACE_KINDS, packed);
 }
 
+/* A single cluster more. */
+static void a_leak_is_caught(void **state)
+{
+	struct campaign c = { .step = 11, .traces = BROKEN_TRACES, .images = BROKEN_IMAGES,
+			      .fewer_leaks = 1, .change = packed };
+
+	crash_expect_caught(&c);
+}
+
 /* ---- one case ---- */
 
 static void change_one(struct trace_opts *o, uint64_t seed)
@@ -143,6 +152,7 @@ int main(void)
 		cmocka_unit_test(z7_mapping_before_writing_is_caught),
 		cmocka_unit_test(z8_a_flush_that_leaves_buffers_is_caught),
 		cmocka_unit_test(z9_host_clusters_without_a_hold_are_caught),
+		cmocka_unit_test(a_leak_is_caught),
 	};
 	int shown = crash_main_show(change_one);
 

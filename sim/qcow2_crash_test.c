@@ -173,6 +173,15 @@ static void leave_out_with_faults(struct trace_opts *o, uint64_t seed)
 	o->broken = broken;
 }
 
+/* The same where only writes of data fail, and more than one. */
+static void leave_out_where_data_fails(struct trace_opts *o, uint64_t seed)
+{
+	add_fault(o, seed);
+	o->fault.kinds = 1 << SIM_WRITE;
+	o->fault.count += 1 + seed % 3;
+	o->broken = broken;
+}
+
 /* Requests that wait long in clusters that are freed and taken again meanwhile. */
 static void leave_out_and_race(struct trace_opts *o, uint64_t seed)
 {
@@ -196,6 +205,8 @@ static void expect_caught_in(enum writer_break rule, enum trace_kind kind, unsig
 	}
 	if (rule == BREAK_Q9_IGNORE)
 		c.change = leave_out_with_faults;
+	if (rule & (BREAK_W7_RAW | BREAK_W7_ONCE))
+		c.change = leave_out_where_data_fails;
 	if (rule == BREAK_Q4_NO_EPOCH)
 		c.change = leave_out_and_race;
 	broken = rule;
@@ -322,6 +333,11 @@ static void q7_a_table_used_too_early_is_caught(void **state)
 	expect_caught(BREAK_Q7_SWITCH, TRACE_GROWTH);
 }
 
+static void q7_blocks_named_in_two_sectors_are_caught(void **state)
+{
+	expect_caught(BREAK_Q7_APART, TRACE_GROWTH);
+}
+
 static void q8_a_block_used_too_early_is_caught(void **state)
 {
 	expect_caught(BREAK_Q8_GROW, TRACE_GROWTH);
@@ -330,6 +346,21 @@ static void q8_a_block_used_too_early_is_caught(void **state)
 static void q9_an_ignored_error_is_caught(void **state)
 {
 	expect_caught(BREAK_Q9_IGNORE, TRACE_KINDS);
+}
+
+/* A single cluster more. */
+static void a_leak_is_caught(void **state)
+{
+	struct campaign c = { .step = 11, .traces = BROKEN_TRACES, .images = BROKEN_IMAGES,
+			      .fewer_leaks = 1 };
+
+	crash_expect_caught(&c);
+}
+
+static void w7_what_stays_in_a_raw_file_is_caught(void **state)
+{
+	expect_caught(BREAK_W7_RAW, TRACE_DATA_FILE);
+	expect_caught(BREAK_W7_ONCE, TRACE_DATA_FILE);
 }
 
 static void t31_bitmaps_without_a_mark_are_caught(void **state)
@@ -372,6 +403,8 @@ static void change_one(struct trace_opts *o, uint64_t seed)
 		copy_half(o, seed);
 	if (crash_number("BYRE_SIM_BROKEN", 0) == BREAK_Q9_IGNORE)
 		leave_out_with_faults(o, seed);
+	if (crash_number("BYRE_SIM_BROKEN", 0) & (BREAK_W7_RAW | BREAK_W7_ONCE))
+		leave_out_where_data_fails(o, seed);
 	o->broken = crash_number("BYRE_SIM_BROKEN", 0);
 }
 
@@ -400,10 +433,13 @@ int main(void)
 		cmocka_unit_test(q4_requests_that_race_hurt_nobody),
 		cmocka_unit_test(q5_an_old_autoclear_bit_is_caught),
 		cmocka_unit_test(q7_a_table_used_too_early_is_caught),
+		cmocka_unit_test(q7_blocks_named_in_two_sectors_are_caught),
 		cmocka_unit_test(q8_a_block_used_too_early_is_caught),
 		cmocka_unit_test(q9_an_ignored_error_is_caught),
 		cmocka_unit_test(q10_cutting_too_much_is_caught),
 		cmocka_unit_test(q12_a_file_that_ends_early_is_caught),
+		cmocka_unit_test(a_leak_is_caught),
+		cmocka_unit_test(w7_what_stays_in_a_raw_file_is_caught),
 		cmocka_unit_test(t31_bitmaps_without_a_mark_are_caught),
 		cmocka_unit_test(t31_marks_that_go_early_are_caught),
 		cmocka_unit_test(i3_a_late_cut_is_caught),

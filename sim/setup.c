@@ -44,9 +44,21 @@ static void draw_growth(struct prng *p, struct sim_image_opts *im)
 	im->refcount_order = 6;
 	im->spare = (unsigned)prng_below(p, 24);
 	im->full_blocks = 1;
-	/* Small clusters: the table is full as well. */
-	if (im->cluster_bits == 9 && prng_below(p, 2))
+	if (im->cluster_bits != 9)
+		return;
+	/* Small clusters: the table is full as well; or the next entries would lie in two of its
+	 * sectors. */
+	switch (prng_below(p, 3)) {
+	case 0:
 		im->full_blocks = (unsigned)per_table;
+		break;
+	case 1:
+		im->cluster_bits = 10;
+		im->full_blocks = (unsigned)(SIM_SECTOR / 8 - 1 - prng_below(p, 3));
+		break;
+	default:
+		break;
+	}
 }
 
 static void draw_data_file(struct prng *p, struct trace_opts *o)

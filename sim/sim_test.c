@@ -471,6 +471,40 @@ static void what_a_discard_did_is_decided_by_looking(void **state)
 	model_fini(&m);
 }
 
+/* A raw data file may have what the guest does not read, if it was seen there, until a flush brings
+ * it back. */
+static void what_a_failed_write_leaves_in_a_raw_file_is_right_for_a_while(void **state)
+{
+	static const uint8_t zeros[512];
+	uint8_t buf[512];
+	struct model m;
+
+	model_init(&m, 0, 1024);
+	stamp_fill(0, 0, buf, sizeof(buf));
+	model_begin(&m, MODEL_WRITE, 0, 1024, false, 1);
+	model_end(&m, 0, -EIO, false, 2);
+	assert_true(model_check_raw(&m, 0, buf, 3));
+	assert_true(model_check_raw(&m, 0, zeros, 3));
+	/* In the first sector it stays, in the second not. */
+	for (uint64_t off = 0; off < 1024; off += 512) {
+		assert_true(model_check_read(&m, off, zeros, 512, model_mark(&m)));
+		model_note_raw(&m, off, off ? zeros : buf);
+	}
+	model_flushed(&m, model_mark(&m), 5);
+	assert_true(model_check_raw(&m, 0, buf, 6));
+	assert_true(model_check_raw(&m, 0, zeros, 6));
+	assert_false(model_check_crash(&m, 0, buf, 6));
+	stamp_fill(0, 512, buf, sizeof(buf));
+	assert_true(model_check_raw(&m, 512, buf, 4));
+	assert_false(model_check_raw(&m, 512, buf, 6));
+	assert_true(model_check_raw(&m, 512, zeros, 6));
+	stamp_fill(0, 0, buf, sizeof(buf));
+	model_restored(&m, model_mark(&m), 8);
+	assert_true(model_check_raw(&m, 0, buf, 7));
+	assert_false(model_check_raw(&m, 0, buf, 9));
+	model_fini(&m);
+}
+
 static void a_race_leaves_either(void **state)
 {
 	uint8_t buf[512];
@@ -572,6 +606,7 @@ int main(void)
 		cmocka_unit_test(the_order_is_the_seeds_and_the_last_effect_counts),
 		cmocka_unit_test(the_model_knows_old_from_new),
 		cmocka_unit_test(what_a_discard_did_is_decided_by_looking),
+		cmocka_unit_test(what_a_failed_write_leaves_in_a_raw_file_is_right_for_a_while),
 		cmocka_unit_test(a_race_leaves_either),
 		cmocka_unit_test(the_judge_finds_nothing_in_images_as_made),
 		cmocka_unit_test(the_judge_sees_what_is_wrong),

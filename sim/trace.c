@@ -13,7 +13,7 @@
 #include "fmt/qcow2/qcow2.h"
 #include "fmt/qcow2/writer.h"
 
-enum { FIBERS_A_TRACE = 12, LEN_MAX = 4 << 20, TRIES = 8 };
+enum { FIBERS_A_TRACE = 12, LEN_MAX = 4 << 20, TRIES = 8, TABLE_FIELD = 48 };
 
 /* One that works. */
 struct hand {
@@ -175,6 +175,18 @@ static bool take_range(struct hand *h, bool is_reading)
 	return false;
 }
 
+/* [@off, @off + @len) was read: what does a raw data file hold there? */
+static void note_raw(struct trace *t, uint64_t off, uint64_t len)
+{
+	uint8_t sector[SIM_SECTOR];
+
+	for (uint64_t at = align_up(off, SIM_SECTOR); at + SIM_SECTOR <= off + len;
+	     at += SIM_SECTOR) {
+		sim_pages_read(&t->medium, SIM_SECOND + at, sector, sizeof(sector));
+		model_note_raw(&t->model, at, sector);
+	}
+}
+
 static void read_wait(struct hand *h, uint64_t off, uint64_t len)
 {
 	struct trace *t = h->run->t;
@@ -186,6 +198,8 @@ static void read_wait(struct hand *h, uint64_t off, uint64_t len)
 		    (unsigned long long)off, strerror(-rc));
 	else if (!rc && !model_check_read(&t->model, off, h->buf, len, begun))
 		why_say(&t->why, "reading: %s", t->model.why);
+	else if (!rc && t->o.image.is_raw_data)
+		note_raw(t, off, len);
 }
 
 static void change_wait(struct hand *h, enum model_kind what)
@@ -215,16 +229,25 @@ static void change_wait(struct hand *h, enum model_kind what)
 						      align_down(h->off, SIM_SECTOR));
 }
 
+/* A flush that began at @begun has ended well. @is_calm: no fault was to come then. */
+static void flushed(struct run *r, uint32_t begun, bool is_calm)
+{
+	model_flushed(&r->t->model, begun, now(r));
+	if (is_calm)
+		model_restored(&r->t->model, begun, now(r));
+}
+
 static void flush_wait(struct hand *h)
 {
 	struct trace *t = h->run->t;
 	uint32_t begun = model_mark(&t->model);
+	bool is_calm = sim_fault_is_over(&t->o.fault);
 	int rc = request_wait(h, REQ_FLUSH, 0, 0, 0, h->buf);
 
 	if (rc && !t->o.fault.struck)
 		why_say(&t->why, "flush: %s", strerror(-rc));
 	if (!rc)
-		model_flushed(&t->model, begun, now(h->run));
+		flushed(h->run, begun, is_calm);
 }
 
 static void sleep_wait(struct hand *h)
@@ -282,6 +305,75 @@ static void work(struct task *task)
 
 /* ---- opening, closing ---- */
 
+/* Host clusters of the span, and of what is packed and not mapped. */
+static uint64_t packed_clusters(const struct writer *w)
+{
+	uint64_t first = w->pack.pos / w->cluster, end = w->pack.end / w->cluster, n = end - first;
+	unsigned off_bits = 62 - (w->q->cluster_bits - 8);
+	uint64_t *seen = calloc(2 * w->pendings.n + 1, sizeof(*seen)), nseen = 0;
+
+	assert(seen);
+	list_for_each(i, &w->pendings.all) {
+		const struct pending *p = list_entry(i, struct pending, link);
+		uint64_t entry = p->packed.entry & ~QCOW2_COMPRESSED, last, k;
+		uint64_t host = entry & ((1ULL << off_bits) - 1);
+
+		if (!p->is_packed || !p->packed.entry)
+			continue;
+		last = (host / 512 + (entry >> off_bits)) * 512 / w->cluster;
+		for (uint64_t c = host / w->cluster; c <= last; c++) {
+			for (k = 0; k < nseen && seen[k] != c; k++)
+				continue;
+			if (k == nseen && c - first >= end - first)
+				seen[nseen++] = c;
+		}
+	}
+	free(seen);
+	return n + nseen;
+}
+
+/* Clusters with refcounts in memory that no entry in memory accounts for. */
+static uint64_t held_clusters(const struct writer *w)
+{
+	uint64_t n = w->alloc.reserved + w->alloc.quarantine.clusters + w->ntables;
+
+	n += packed_clusters(w) + w->pack.nstoring;
+	list_for_each(i, &w->pendings.all) {
+		const struct pending *p = list_entry(i, struct pending, link);
+
+		n += !p->is_kept && !p->is_packed;
+	}
+	for (unsigned i = 0; i < w->refs.nold; i++)
+		n += w->refs.old[i].n;
+	for (uint32_t i = 0; i < w->track.n; i++) {
+		const struct tracked *k = &w->track.list[i];
+
+		for (uint32_t m = 0; k->is_new && m < k->table_entries; m++)
+			n += k->is_new[m];
+	}
+	return n;
+}
+
+static struct trace_probe probe_writer(const struct trace *t, const struct writer *w,
+				       const struct trace_probe *before, const struct sim_op *op)
+{
+	struct trace_probe p = {
+		.session = t->sessions, .commits = w->commit.stats.commits,
+		.held = held_clusters(w), .filled = w->alloc.nfilled, .freed = w->alloc.nfreed,
+		.table = w->q->header.reftable_clusters, .left = before->left,
+		.is_moving = before->is_moving,
+	};
+
+	p.cuts = p.commits + (w->commit.is_running && w->commit.is_cut);
+	if (op->kind == SIM_WRITE && op->off == TABLE_FIELD)
+		p.is_moving = true;
+	if (p.session != before->session || p.table != before->table) {
+		p.left = p.session == before->session ? before->left + before->table : 0;
+		p.is_moving = false;
+	}
+	return p;
+}
+
 static void probe(void *arg)
 {
 	struct run *r = arg;
@@ -297,17 +389,8 @@ static void probe(void *arg)
 	}
 	if (t->log.nevents > 1)
 		p = t->probes[t->log.nevents - 2];
-	if (r->node && qcow2_of(r->node)->writer) {
-		const struct writer *w = qcow2_of(r->node)->writer;
-
-		p = (struct trace_probe){
-			.session = t->sessions, .commits = w->commit.stats.commits,
-			.reserved = w->alloc.reserved, .taken = w->alloc.ntaken,
-			.freed = w->alloc.nfreed, .pending = w->pendings.n,
-			.packing = (w->pack.end - w->pack.pos) / w->cluster,
-			.quarantined = w->alloc.quarantine.clusters,
-		};
-	}
+	if (r->node && qcow2_of(r->node)->writer)
+		p = probe_writer(t, qcow2_of(r->node)->writer, &p, op);
 	t->probes[t->log.nevents - 1] = p;
 	if (e->kind == SIM_SUBMIT && op->kind != SIM_SYNC && t->first_change == SIM_NEVER &&
 	    op->off >= 1ULL << t->o.image.cluster_bits)
@@ -359,6 +442,7 @@ static int close_home(void *arg)
 	struct err err = { 0 };
 	uint32_t begun = model_mark(&t->model);
 	struct node *n = r->node, *file = n->child[CHILD_FILE];
+	bool is_calm = sim_fault_is_over(&t->o.fault);
 
 	port_close_wait(r->port);
 	port_free(r->port);
@@ -366,7 +450,7 @@ static int close_home(void *arg)
 	if (t->close_res && !t->o.fault.struck)
 		why_say(&t->why, "closing: %s", err.text);
 	if (!t->close_res)
-		model_flushed(&t->model, begun, now(r));
+		flushed(r, begun, is_calm);
 	t->size = atomic_load(&file->size);
 	r->node = NULL;                 /* probe() looks no more */
 	node_put_wait(n);

@@ -61,12 +61,16 @@ struct trace_opts {
 	struct sim_fault fault;
 };
 
-/* What the writer held when event i of the log had happened. */
+/* What the writer held when event i of the log had happened. The first event behind a commit's cut
+ * is what that submits: nobody changes anything in between. */
 struct trace_probe {
 	unsigned session;               /* how often the image was opened */
-	uint64_t commits;               /* that have ended; the rest counts clusters */
-	uint64_t reserved, quarantined, pending, packing;       /* now */
-	uint64_t taken, freed;                          /* ever */
+	uint64_t commits, cuts;         /* those that have ended, and their cuts; the rest counts
+					 * clusters: */
+	uint64_t held;                  /* that have refcounts in memory which are no entry's */
+	uint64_t filled, freed;         /* that came into the reserve, or quarantine, ever */
+	uint64_t table, left;           /* of the refcount table; and of those before it, ever */
+	bool is_moving;                 /* on disk, the table may be a new one already */
 };
 
 struct trace {

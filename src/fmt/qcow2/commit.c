@@ -203,6 +203,7 @@ static void commit_fiber(struct task *t)
 		run_wait(c);
 	} while (c->is_wanted || !list_is_empty(&c->next));
 	c->is_running = false;
+	c->is_cut = false;
 	if (c->is_noted)
 		commit_note(c);
 	if (c->stopper)

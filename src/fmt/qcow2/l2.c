@@ -39,14 +39,23 @@ static int make_pages(struct writer *w, uint64_t off, const uint8_t *bytes)
 	return 0;
 }
 
-/* A cluster for a table. Never waits where the reserve has one. */
+/* A cluster for a table, until table_end(). Never waits where the reserve has one. */
 static int take_wait(struct writer *w, struct alloc_run *ret)
 {
 	int rc = mark_set_wait(w);
 
 	while (!rc && !alloc_take(&w->alloc, 1, ret))
 		rc = alloc_fill_wait(&w->alloc);
+	w->ntables += !rc;
 	return rc;
+}
+
+/* It is named, or it goes back. */
+static void table_end(struct writer *w, const struct alloc_run *run, bool is_named)
+{
+	w->ntables--;
+	if (!is_named)
+		alloc_untake(&w->alloc, run->first, 1, run->is_fresh);
 }
 
 /* Q6: a table in the cluster of @run. All or nothing. Never waits. */
@@ -99,16 +108,15 @@ static int make_table_wait(struct writer *w, struct meta_page *l1, uint64_t l1_o
 	}
 	/* Nothing below gives way. */
 	if (rc || meta_value(&w->meta, l1, l1_off, 8) != old) {
-		alloc_untake(&w->alloc, run.first, 1, run.is_fresh);
+		table_end(w, &run, false);
 		free(bytes);
 		return rc;
 	}
 	rc = place_table(w, &run, bytes);
 	free(bytes);
-	if (rc) {
-		alloc_untake(&w->alloc, run.first, 1, run.is_fresh);
+	table_end(w, &run, !rc);
+	if (rc)
 		return rc;
-	}
 	meta_change(&w->meta, l1, &(struct meta_record){
 		.kind = META_L1, .width = 8, .off = l1_off, .old = old,
 		.new = run.first * w->cluster | QCOW2_COPIED });

@@ -107,6 +107,8 @@ struct pack {
 	struct list_node jobs;          /* in order; the first one is placed */
 	struct fiber_queue moved;       /* fibers that wait until one is gone */
 
+	unsigned nstoring;              /* host clusters taken for what is stored as it is, that
+					 * nothing names yet */
 	struct list_node gathered;      /* struct pack_gathered, oldest first */
 	unsigned ngathered, gathered_max;
 	struct fiber_queue closed;      /* fibers that wait until one of them was compressed */
@@ -157,6 +159,7 @@ int pack_compress_wait(struct pack_cluster *c);
 /* Writes it as it is for @p, into a host cluster of its own that was taken: then that is its place.
  * If it fails, @p is left as it is. */
 int pack_store_wait(struct pack *pk, struct pending *p, const uint8_t *plain, uint64_t host);
+/* Takes one; it is to be stored to. */
 int pack_take_wait(struct pack *pk, uint64_t *ret_host);
 
 /* @p's cluster, opened, has the content @plain and waits for more writes; one of [@lo, @hi) has

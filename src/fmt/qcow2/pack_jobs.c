@@ -287,6 +287,7 @@ int pack_take_wait(struct pack *pk, uint64_t *ret_host)
 	if (rc)
 		return rc;
 	pk->nplain++;
+	pk->nstoring++;
 	*ret_host = run.first * w->cluster;
 	return 0;
 }
@@ -314,6 +315,7 @@ int pack_store_wait(struct pack *pk, struct pending *p, const uint8_t *plain, ui
 	int rc = chan_submit_wait(w->file, &req);
 
 	commit_note(&w->commit);
+	pk->nstoring--;
 	if (!rc)
 		pending_stored(p, host);
 	else

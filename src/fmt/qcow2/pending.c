@@ -465,7 +465,7 @@ static void close_fiber(struct task *t)
 		fiber_park();
 	p->closer = NULL;
 	/* In a raw data file somebody else sees what a failed write has left. */
-	if (!p->is_acked && !ps->w->q->has_raw_data) {
+	if (!p->is_acked && (!ps->w->q->has_raw_data || ps->w->broken & BREAK_W7_RAW)) {
 		pending_drop(p);
 	} else {
 		rc = p->is_lost ? -EIO : fill_wait(p);
@@ -477,7 +477,7 @@ static void close_fiber(struct task *t)
 	fiber_gate_leave(ps->w->home, &ps->gate);
 }
 
-static void close_start(struct pending *p)
+void pending_close_start(struct pending *p)
 {
 	if (p->is_closing)
 		return;
@@ -496,7 +496,7 @@ static int close_one_wait(struct pending *p)
 	const struct pendings *ps = p->ps;
 	uint64_t guest = p->guest, seq = p->seq;
 
-	close_start(p);
+	pending_close_start(p);
 	do {
 		fiber_queue_wait(&p->waiting);
 		p = pending_find(ps, guest);
@@ -575,7 +575,7 @@ static int close_range_wait(struct pendings *ps, uint64_t guest_off, uint64_t le
 		p = list_entry(n, struct pending, link);
 		if (ranges_overlap(p->guest, ps->w->cluster, guest_off, len) &&
 		    !(is_read && stuck_res(p)))
-			close_start(p);
+			pending_close_start(p);
 	}
 	while (!rc && (p = first_in(ps, guest_off, len, seq))) {
 		rc = is_read ? stuck_res(p) : 0;
@@ -618,10 +618,11 @@ int pendings_close_all_wait(struct pendings *ps, bool is_flush)
 	list_for_each(n, &ps->all) {
 		p = list_entry(n, struct pending, link);
 		if (p->is_acked && (is_flush || !p->is_packed))
-			close_start(p);
+			pending_close_start(p);
 	}
 	while (!rc && (p = first_acked(ps, seq, is_flush)))
 		rc = close_one_wait(p);
+	pendings_restore_wait(ps);
 	return rc;
 }
 
@@ -674,7 +675,7 @@ static void written(struct pending *p, const struct span *first, unsigned n, int
 		return;
 	}
 	if (p->nfailed || (res && !p->is_acked)) {
-		close_start(p);         /* nobody shall write there again before it is filled */
+		pending_close_start(p); /* nobody shall write there again before it is filled */
 	} else if (!p->writes && is_complete(p)) {
 		open_del(p);
 		pending_map(p);
@@ -682,7 +683,7 @@ static void written(struct pending *p, const struct span *first, unsigned n, int
 		open_del(p);
 		open_add(p);
 		if (ps->nopen > PENDING_OPEN_MAX)
-			close_start(list_entry(ps->open.next, struct pending, open_link));
+			pending_close_start(list_entry(ps->open.next, struct pending, open_link));
 	}
 }
 

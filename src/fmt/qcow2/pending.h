@@ -33,7 +33,9 @@
  *	    data or fill (Q2);
  *	W7  a write that failed leaves no byte of another content behind: what it was the first to
  *	    cover is filled with the old content before the cluster is mapped. Where filling
- *	    fails the cluster stays pending and flushes fail, until it works (Q9);
+ *	    fails the cluster stays pending and flushes fail, until it works (Q9). One that holds
+ *	    nothing that was answered is dropped; but a raw data file shows it, so there it is
+ *	    filled, too: each commit tries, and does not fail if that does;
  *	W8  whoever reads a pending cluster waits until it is closed. Where it cannot be, as on a
  *	    full disk, it is read as it would be closed (pending_read.c);
  *	W9  what could not be closed is tried again by commits, flushes and writes, each of which
@@ -158,6 +160,12 @@ void pendings_mark_slice(const struct pendings *ps, uint64_t first, uint8_t *wor
 void pendings_submit_read(struct chan *ch, struct req *req);
 
 /* ---- for pending.c itself ---- */
+
+/* Begins to close it, if nobody has. */
+void pending_close_start(struct pending *p);
+/* Tries, from now on, to close those that hold nothing that was answered, but what failed writes
+ * have left in a raw data file. If that fails, nobody has lost anything. */
+void pendings_restore_wait(struct pendings *ps);
 
 /* Lets the mapping cache show of @n clusters that they are pending, or what @pair of one says. */
 void pendings_show(struct pendings *ps, const struct l2_at *at, uint64_t guest, unsigned n,

@@ -328,6 +328,16 @@ static int plan_table(struct refs *r, struct growth *g)
 	return g->b + g->nblocks <= entries ? 0 : -EFBIG;
 }
 
+/* May a growth from @b on have the block @next, too? All entries of one are in one sector (Q7): the
+ * first block counts the others, so that none of them may be named without it. */
+static bool may_follow(const struct refs *r, uint64_t b, uint64_t next)
+{
+	bool is_apart = next * 8 / SECTOR != b * 8 / SECTOR;
+
+	return next < r->table_entries && !r->table[next] &&
+	       (!is_apart || r->w->broken & BREAK_Q7_APART);
+}
+
 static int plan(struct refs *r, uint64_t b, struct growth *g)
 {
 	uint64_t most = blocks_wanted(r), reach = (1ULL << HOST_OFFSET_BITS) / r->w->cluster;
@@ -338,7 +348,7 @@ static int plan(struct refs *r, uint64_t b, struct growth *g)
 		g->nblocks = most;
 		rc = plan_table(r, g);
 	}
-	while (g->nblocks < most && b + g->nblocks < r->table_entries && !r->table[b + g->nblocks])
+	while (g->nblocks < most && may_follow(r, b, b + g->nblocks))
 		g->nblocks++;
 	if (!rc && (b + g->nblocks) << r->block_bits > reach)
 		rc = -EFBIG;            /* no L2 entry can name what lies there */
@@ -383,7 +393,7 @@ static int sync_wait(struct refs *r)
 	return chan_flush_wait(r->w->file);
 }
 
-/* The new entries in the table where it is: whole sectors, each entry old or new whatever tears. */
+/* The new entries in the table where it is: a whole sector, so all of them are there or none. */
 static int write_entries_wait(struct refs *r, const struct growth *g)
 {
 	uint64_t from = align_down(g->b * 8, SECTOR);

@@ -6,9 +6,10 @@
  * handed out, decrements only when nothing durable names it (alloc.h).
  *
  * Where the table's blocks cover no free cluster, they grow: several blocks at once, in
- * clusters that they cover themselves; they are durable, then the table's entries, before a cluster
- * of theirs is used (Q8). A full table moves to a larger place (Q7). Where writes are in order (X5)
- * its old place rests until the close: it would be free when a commit ends, whenever that is.
+ * clusters that they cover themselves; they are durable, then the table's entries, all in one
+ * sector, before a cluster of theirs is used (Q8). A full table moves to a larger place (Q7). Where
+ * writes are in order (X5) its old place rests until the close: it would be free when a commit
+ * ends, whenever that is.
  *
  * Specification: "Host cluster management". */
 #ifndef FMT_QCOW2_REFS_H

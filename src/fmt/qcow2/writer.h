@@ -11,6 +11,7 @@
  *	pending.c  new clusters between their first write and their place in an L2 table
  *	pending_cache.c  and what the mapping cache shows of them meanwhile
  *	pending_read.c  and reads of those that cannot be closed
+ *	pending_raw.c  and what they have left in a raw data file
  *	pack.c     compressed clusters, and the write cache; pack_jobs.c, pack_gather.c
  *	fill.c     the old content of clusters that are replaced
  *	fresh.c    subclusters that were never written
@@ -117,6 +118,9 @@ enum writer_break {
 	BREAK_U12_ALL = 1LL << 49,      /* all units of a cluster that is written become data */
 	BREAK_X3_MAPPED = 1LL << 50,    /* what a failed write covers is mapped as if it had not */
 	BREAK_Z2_KEPT = 1LL << 51,      /* what did not inflate is kept */
+	BREAK_Q7_APART = 1LL << 52,     /* refcount blocks are named in two sectors at once */
+	BREAK_W7_RAW = 1LL << 53,       /* what a failed write has left in a raw data file stays, */
+	BREAK_W7_ONCE = 1LL << 54,      /* or does so where filling it failed once */
 };
 
 struct mark {
@@ -147,6 +151,8 @@ struct writer {
 	struct refs refs;
 	struct alloc alloc;
 	struct commit commit;
+	unsigned ntables;               /* clusters that were taken for L2 tables which nothing
+					 * names yet */
 	struct pendings pendings;
 	struct writes writes;
 	struct pack pack;
