@@ -15,6 +15,11 @@
 
 enum { FIBERS_A_TRACE = 12, LEN_MAX = 4 << 20, TRIES = 8, TABLE_FIELD = 48 };
 
+/* What an operation may take: as many clusters as its range touches, and a table; or as much as
+ * sectors of the smallest clusters do. */
+#define OP_CLUSTERS 5ULL
+#define OP_BYTES (16ULL << 10)
+
 /* One that works. */
 struct hand {
 	struct task task;
@@ -533,9 +538,11 @@ static void make_media(struct trace *t)
 	sim_pages_init(&t->backing, NULL, 0);
 	sim_image_make(&t->o.image, &t->start, &t->model, &t->im);
 	t->start_size = t->im.file_size;
-	/* A device has room for everything. */
+	/* A device has room for everything; in order (X5) what is freed rests until the close. */
 	if (t->o.is_device)
 		t->start_size += 4 * t->o.image.window + (64ULL << t->o.image.cluster_bits) + MiB;
+	if (t->o.is_device && t->o.is_in_order)
+		t->start_size += t->o.nops * MAX(OP_CLUSTERS << t->o.image.cluster_bits, OP_BYTES);
 	t->size = t->start_size;
 	if (t->o.backing_size)
 		make_backing(t);

@@ -8,7 +8,8 @@
 # Small clusters outgrow their refcount table; x5_growth_does_not_depend_on_commits in pack_test.c
 # leaves out what makes that come out the same, and sees it.
 # Nor does it matter what an image held that is written to (-n), and when what becomes free there is
-# durably free: a slow one commits while it runs.
+# durably free: a slow one commits while it runs. Where a snapshot shares its tables, or zeros hide
+# what a backing file holds, both compressed clusters and zeros take clusters for tables.
 # With -W the order of writes is free, and so is where things lie; the content is the same.
 . "$(dirname "$0")/lib.sh"
 need qemu-img qemu-io python3
@@ -68,15 +69,23 @@ done <<'END'
 -O qcow2 -o cluster_size=2k,refcount_bits=64 OUTGROWN
 END
 
+numbers=("uring" "uring -m 1" "uring -m 2" "uring -m 3" "uring -m 5" "uring -m 16" "posix -m 3"
+	"posix -m 16")
+
 # Something else was there.
 tail -c 7M source.raw >other.raw
 truncate -s 10M other.raw
 while read -r before; do
 	# shellcheck disable=SC2086  # words
-	"$BYRE" convert -O qcow2 $before other.raw before || fail "$before"
+	"$BYRE" convert -O qcow2 ${before% SNAPSHOT} other.raw before || fail "$before"
+	hows=("uring" "uring -m 1 -r 1700k" "posix -m 3")
+	if [[ $before == *SNAPSHOT ]]; then
+		qemu-img snapshot -c one before || fail "$before"
+		hows=("${numbers[@]}")
+	fi
 	for options in "" "-c"; do
 		rm -f first
-		for how in "uring" "uring -m 1 -r 1700k" "posix -m 3"; do
+		for how in "${hows[@]}"; do
 			cp before new
 			what="BYRE_LOOP=${how%% *} convert -n ${how#* } $options, over $before"
 			parallel=${how#*[gx]}
@@ -94,7 +103,31 @@ while read -r before; do
 done <<'END'
 -c -o cluster_size=512
 -o cluster_size=4k
+-c -o cluster_size=512 SNAPSHOT
+-o cluster_size=512 SNAPSHOT
+-c -o cluster_size=4k SNAPSHOT
+-c SNAPSHOT
 END
+
+# Zeros over a backing file that holds something everywhere.
+mixed_file under.raw $((10 << 20)) 9 noise text
+qemu-img create -q -f qcow2 -b under.raw -F raw over.qcow2 10M
+for ((i = 0; i < 40; i++)); do
+	echo "write -z $((i * 256))k $((64 + i % 3 * 64))k"
+	echo "write -P $i $((i * 256 + 128))k 100k"
+done | qemu-io over.qcow2 >/dev/null
+for cluster in 512 4k; do
+	rm -f first
+	for how in "${numbers[@]}"; do
+		rm -f new
+		what="BYRE_LOOP=${how%% *} convert ${how#* } -c -B, clusters of $cluster"
+		# shellcheck disable=SC2086
+		BYRE_LOOP=${how%% *} "$BYRE" convert ${how#*[gx]} -c -O qcow2 -B under.raw -F raw \
+			-o cluster_size=$cluster over.qcow2 new || fail "$what"
+		[ -e first ] || mv new first
+		[ ! -e new ] || cmp -s first new || differs "$what" new
+	done
+done
 
 "$BYRE" convert -O raw top.qcow2 want.raw
 for options in "-O qcow2" "-c -O qcow2"; do

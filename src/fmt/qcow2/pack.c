@@ -451,7 +451,7 @@ int pack_close_wait(struct pack *pk)
 	uint64_t cluster = w->cluster, first = align_up(pk->pos, cluster) / cluster;
 	int rc = w->dead;
 
-	assert(!pk->open && list_is_empty(&pk->jobs));
+	assert(!pk->open && list_is_empty(&pk->turns));
 	if (!rc && !is_aligned(pk->pos, cluster) && !(w->broken & BREAK_Z9_NO_HOLD))
 		rc = refs_add_wait(&w->refs, pk->pos / cluster, 1, -1);
 	w->has_leaked |= rc != 0;

@@ -85,6 +85,14 @@ struct pack_buf {
 	int res;                        /* PACK_FAILED: why */
 };
 
+/* The place of a job in their order; or of a request that is none, but gets clusters in the same
+ * order (X5). */
+struct pack_turn {
+	struct list_node link;          /* in pack.turns */
+	uint64_t off, end;              /* the guest clusters that it changes */
+	struct fiber *fiber;            /* waits for its turn; or NULL */
+};
+
 struct pack {
 	struct writer *w;
 	struct codec codec;             /* [const] */
@@ -104,7 +112,7 @@ struct pack {
 	struct fiber_queue placed;      /* or to place something */
 
 	struct fiber_gate gate;         /* of jobs */
-	struct list_node jobs;          /* in order; the first one is placed */
+	struct list_node turns;         /* struct pack_turn, in order; the first one is placed */
 	struct fiber_queue moved;       /* fibers that wait until one is gone */
 
 	unsigned nstoring;              /* host clusters taken for what is stored as it is, that
@@ -122,6 +130,12 @@ void pack_init(struct pack *pk, struct writer *w);
 bool pack_wants(const struct pack *pk, const struct req *req);
 /* Serves it. In a fiber of the home loop. 0, -ENOTSUP or another error. */
 int pack_write_wait(struct pack *pk, const struct req *req);
+
+/* In a fiber, whose own @t is: takes the last place in the order for what changes [@off,
+ * @off + @len), and waits until all that came before are placed, or never will be. */
+void pack_turn_wait(struct pack *pk, struct pack_turn *t, uint64_t off, uint64_t len);
+/* So is this one. */
+void pack_turn_end(struct pack *pk, struct pack_turn *t);
 
 /* Has all that is in buffers written, without waiting. */
 void pack_push(struct pack *pk);

@@ -16,11 +16,10 @@ struct parent;
 /* A guest cluster to be compressed. */
 struct job {
 	struct task task;
-	struct list_node link;          /* in pack.jobs */
+	struct pack_turn turn;
 	struct parent *parent;
 	struct req part;                /* the request's bytes in this cluster */
 	uint64_t guest;                 /* the cluster's offset */
-	struct fiber *fiber;            /* waits for its turn; or NULL */
 	struct pending *p;              /* once it is opened */
 	bool is_busy;
 	bool is_in_place;               /* the cluster is the image's own: nothing to compress */
@@ -49,7 +48,7 @@ static unsigned clusters_in(const struct writer *w, uint64_t bytes, uint64_t min
 void pack_init(struct pack *pk, struct writer *w)
 {
 	pk->w = w;
-	list_init(&pk->jobs);
+	list_init(&pk->turns);
 	list_init(&pk->gathered);
 	pk->gathered_max = clusters_in(w, PACK_GATHERED_BYTES, GATHERED_MIN, PACK_GATHERED_MAX);
 	fiber_gate_init(&pk->gate, clusters_in(w, PACK_JOBS_BYTES, JOBS_MIN, PACK_JOBS_MAX));
@@ -60,43 +59,62 @@ bool pack_wants(const struct pack *pk, const struct req *req)
 	return req->kind == REQ_WRITE && (pk->is_for_all || req->flags & REQ_COMPRESSED);
 }
 
-/* ---- the order ---- */
+/* ---- the order ----
+ *
+ * Whose turn it is waits for nobody that comes later. What he finds pending in his clusters is his
+ * elders', who are placed, or that of somebody who takes no turns: all others open theirs in their
+ * own turn, or when no elder changes the same clusters. */
 
-static struct job *first_job(const struct pack *pk)
+static struct pack_turn *first_turn(const struct pack *pk)
 {
-	return list_is_empty(&pk->jobs) ? NULL : list_entry(pk->jobs.next, struct job, link);
+	return list_is_empty(&pk->turns) ? NULL :
+					   list_entry(pk->turns.next, struct pack_turn, link);
 }
 
-static void turn_wait(struct pack *pk, struct job *j)
+static void turn_begin(struct pack *pk, struct pack_turn *t, uint64_t off, uint64_t len)
 {
-	j->fiber = fiber_self();
-	while (first_job(pk) != j)
+	uint64_t cluster = pk->w->cluster;
+
+	*t = (struct pack_turn){ .off = align_down(off, cluster),
+				 .end = align_up(off + len, cluster) };
+	list_add_tail(&pk->turns, &t->link);
+}
+
+static void turn_wait(struct pack *pk, struct pack_turn *t)
+{
+	t->fiber = fiber_self();
+	while (first_turn(pk) != t)
 		fiber_park();
-	j->fiber = NULL;
+	t->fiber = NULL;
 }
 
-/* @j is placed, or never will be. */
-static void turn_end(struct pack *pk, struct job *j)
+void pack_turn_wait(struct pack *pk, struct pack_turn *t, uint64_t off, uint64_t len)
 {
-	struct job *next;
+	turn_begin(pk, t, off, len);
+	turn_wait(pk, t);
+}
 
-	list_del(&j->link);
-	list_init(&j->link);
-	next = first_job(pk);
+void pack_turn_end(struct pack *pk, struct pack_turn *t)
+{
+	struct pack_turn *next;
+
+	list_del(&t->link);
+	list_init(&t->link);
+	next = first_turn(pk);
 	if (next && next->fiber)
 		fiber_wake(next->fiber);
 	fiber_queue_wake(&pk->moved);
 }
 
-/* Is there one before @j for the same cluster? */
+/* Is there one before @j that changes its cluster? */
 static bool has_elder(const struct pack *pk, const struct job *j)
 {
-	list_for_each(n, &pk->jobs) {
-		const struct job *o = list_entry(n, struct job, link);
+	list_for_each(n, &pk->turns) {
+		const struct pack_turn *o = list_entry(n, struct pack_turn, link);
 
-		if (o == j)
+		if (o == &j->turn)
 			break;
-		if (o->guest == j->guest)
+		if (o->off < j->turn.end && j->turn.off < o->end)
 			return true;
 	}
 	return false;
@@ -260,9 +278,12 @@ static int prepare_wait(struct pack *pk, struct job *j)
 	if (rc)
 		return rc;
 	track_change(&w->track, j->part.off, j->part.len);
-	/* In turn where that may decide what lies where (Z10); else before the old content is
-	 * read, or it is known that all stays where it is. */
-	if (is_part || !j->parent->is_wanted)
+	/* Before the old content is read, or it is known that all stays where it is. The cluster is
+	 * opened for that, which may take another for its table: in turn (Z10). A guest's small
+	 * writes have no turns, or they could not gather. */
+	if (is_part && j->parent->is_wanted && !(w->broken & BREAK_X5_ANY_ORDER))
+		turn_wait(pk, &j->turn);
+	else if (is_part || !j->parent->is_wanted)
 		while (has_elder(pk, j))
 			fiber_queue_wait(&pk->moved);
 	if (is_part)
@@ -329,10 +350,10 @@ static int run_wait(struct pack *pk, struct job *j)
 	int rc = prepare_wait(pk, j);
 
 	if (!rc && !j->is_in_place && !j->is_gathered) {
-		turn_wait(pk, j);
+		turn_wait(pk, &j->turn);
 		rc = place_wait(pk, j, &host);
 	}
-	turn_end(pk, j);
+	pack_turn_end(pk, &j->turn);
 	if (!rc && j->is_in_place)
 		return write_range_wait(pk->w, &j->part);
 	if (!rc && host)
@@ -385,7 +406,7 @@ static void job_start(struct parent *f, struct job *j, const struct req *req, ui
 	j->part.kind = REQ_WRITE;
 	j->part.flags = 0;
 	f->busy++;
-	list_add_tail(&pk->jobs, &j->link);
+	turn_begin(pk, &j->turn, off, *ret_len);
 	fiber_gate_start(pk->w->home, &pk->gate, &j->task);
 }
 

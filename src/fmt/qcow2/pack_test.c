@@ -20,6 +20,8 @@
 #include "loop/work.h"
 
 enum { DISK_BYTES = TEST_SCALE > 1 ? 5 << 20 : 9 << 20, DEPTH = 24 };
+/* Large enough for workers to compress them, small enough for two tables. */
+enum { PARTS_CLUSTER = 8 << 10, TABLE_BYTES = 8 << 20 };
 enum { FILE_BYTES = 64 << 20, BLOCK = 4096 };
 
 static const uint64_t sizes[] = { [9] = 150 * 1024, [12] = 900 * 1024, [14] = 1200 * 1024,
@@ -188,6 +190,7 @@ struct stream_all {
 	uint64_t cluster;
 	uint64_t piece;                 /* X5: plain writes in order, so long but for gaps */
 	bool is_filled;                 /* over what is there, compressed; in two laps */
+	bool is_mixed;                  /* some is zeroed instead, and not all clusters are whole */
 	struct test_mem *file;
 	struct node *node;
 	struct stream streams[DEPTH];
@@ -224,6 +227,22 @@ static void make_plain(struct req *req)
 	req->len -= skip;
 }
 
+/* What is left of a cluster, zeroed in part, needs another one; and a table is asked for first by
+ * what is compressed in part. */
+static void make_mixed(struct req *req)
+{
+	uint64_t how = is_aligned(req->off, TABLE_BYTES) ? 1 : mix64(req->off) % 4;
+
+	req->flags |= REQ_IN_ORDER;
+	if (how > 1)
+		return;
+	req->len /= 2;
+	if (how)
+		return;
+	req->kind = REQ_ZERO;
+	req->flags = REQ_IN_ORDER;
+}
+
 static uint64_t step_of(const struct stream_all *a)
 {
 	return a->piece ? a->piece : a->cluster;
@@ -242,6 +261,8 @@ static void stream_fiber(struct task *t)
 		a->next += req.len;
 		if (a->piece)
 			make_plain(&req);
+		else if (a->is_mixed)
+			make_mixed(&req);
 		req.iov = &iov;
 		content(req.off, s->buf, req.len);
 		assert_int_equal(chan_submit_wait(a->node->home_chan, &req), 0);
@@ -420,6 +441,21 @@ static void x5_what_is_in_order_lies_at_the_same_place(void **state)
 	assert_int_equal(nseen, ARRAY_SIZE(bits));
 }
 
+/* Each has its turn, for its table, too. */
+static void x5_compressed_or_not_does_not_matter(void **state)
+{
+	static const struct stream_all cells[] = {
+		{ .cluster = 65536, .is_mixed = true, .is_filled = true },
+		{ .cluster = 4096, .is_mixed = true, .is_filled = true },
+		{ .cluster = PARTS_CLUSTER, .is_mixed = true },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(cells); i++) {
+		assert_true(is_alike(&cells[i], 0));
+		assert_true(TEST_SCALE > 1 || !is_alike(&cells[i], BREAK_X5_ANY_ORDER));
+	}
+}
+
 static void x5_what_becomes_free_does_not_depend_on_commits(void **state)
 {
 	struct stream_all a = { .cluster = 4096, .piece = 8 << 10, .is_filled = true };
@@ -460,6 +496,7 @@ int main(void)
 		cmocka_unit_test(z2_keeping_what_does_not_inflate_is_caught),
 		cmocka_unit_test(z10_any_number_of_threads_makes_the_same_bytes),
 		cmocka_unit_test(x5_what_is_in_order_lies_at_the_same_place),
+		cmocka_unit_test(x5_compressed_or_not_does_not_matter),
 		cmocka_unit_test(x5_growth_does_not_depend_on_commits),
 		cmocka_unit_test(x5_what_becomes_free_does_not_depend_on_commits),
 		cmocka_unit_test(z5_each_write_is_large_aligned_and_new),

@@ -22,7 +22,8 @@
  *	X4  a write, zero or discard with FUA, and any in writethrough mode, is durable when it is
  *	    answered: its data and what maps it;
  *	X5  requests with REQ_IN_ORDER get new clusters, and tables, in the order in which they
- *	    came, however many are under way: one begins when the one before has all it needs. Nor
+ *	    came, however many are under way: one begins when the one before has all it needs,
+ *	    and each cluster that is to be compressed has its turn among them (pack_jobs.c). Nor
  *	    does it matter when commits come: what they do ahead changes nobody's place, nor does
  *	    what they make free, unless room is short (alloc.h, refs.h, quarantine.h). */
 #include "fmt/qcow2/write.h"
@@ -467,40 +468,21 @@ static int change_wait(struct writer *w, const struct req *req)
 	}
 }
 
-/* Waits until all that came before have their places (X5). */
-static void turn_wait(struct writes *ws)
-{
-	uint64_t ticket = ws->ntickets++;
-
-	assert(ws->ntickets - ws->turn <= WRITE_GATE);
-	while (ws->turn != ticket) {
-		ws->in_order[ticket % WRITE_GATE] = fiber_self();
-		fiber_park();
-	}
-	ws->in_order[ticket % WRITE_GATE] = NULL;
-}
-
-static void turn_end(struct writes *ws)
-{
-	struct fiber *next = ws->in_order[++ws->turn % WRITE_GATE];
-
-	if (next)
-		fiber_wake(next);
-}
-
 static int serve_in_order_wait(struct writer *w, const struct req *req)
 {
+	struct pack_turn turn;
 	struct frame f;
 	int rc;
 
-	turn_wait(&w->writes);
+	/* Until all that came before have their places, compressed ones among them (X5). */
+	pack_turn_wait(&w->pack, &turn, req->off, req->len);
 	rc = begin_wait(w, req);
 	frame_init(&f, w, req);
 	if (!rc && (req->kind == REQ_WRITE || req->kind == REQ_COPY))
 		send_parts_wait(&f);
 	else if (!rc)
 		rc = change_wait(w, req);
-	turn_end(&w->writes);
+	pack_turn_end(&w->pack, &turn);
 	return rc ? rc : frame_end_wait(&f);
 }
 
@@ -511,7 +493,7 @@ static int serve_wait(struct writer *w, const struct req *req)
 
 	if (is_in_order && !(w->broken & BREAK_X5_ANY_ORDER))
 		return serve_in_order_wait(w, req);
-	if (is_in_order && w->writes.ntickets++ % 2)
+	if (is_in_order && w->writes.nin_order++ % 2)
 		fiber_yield_wait();
 	rc = begin_wait(w, req);
 	return rc ? rc : change_wait(w, req);
