@@ -17,7 +17,6 @@
 #include "fmt/qcow2/format.h"
 
 enum {
-	LONGER_MAX = 64 << 20,          /* bytes of a stream that is longer than its cluster */
 	SMALL_WINDOW_BITS = 12, ZLIB_MEMORY = 9, DEFLATE_LEVEL_MAX = 12, ZLIB_LEVEL_MAX = 9,
 	SAMPLES_MAX = 4096,
 	DENSE_FROM_256 = 5 * 256, DENSE_TO_256 = 15 * 256 / 2,  /* 5 .. 7.5 bits a byte */
@@ -82,25 +81,17 @@ static struct contexts *contexts_get(void)
 }
 
 /* libdeflate wants room for all that the stream holds. A stream longer than the cluster is odd but
- * other readers take its beginning: so again, with room for more and more, within reason. */
-static int deflate_longer(struct libdeflate_decompressor *d, const void *in, size_t in_len,
-			  void *out, size_t out_len)
+ * other readers take its beginning; zlib stops there, however much would follow. */
+static int deflate_longer(const void *in, size_t in_len, void *out, size_t out_len)
 {
-	enum libdeflate_result res = LIBDEFLATE_INSUFFICIENT_SPACE;
-	size_t used, got = 0;
+	z_stream z = { .next_in = (Bytef *)(uintptr_t)in, .avail_in = (uInt)in_len,
+		       .next_out = out, .avail_out = (uInt)out_len };
 
-	for (size_t len = 2 * out_len; len <= LONGER_MAX && res == LIBDEFLATE_INSUFFICIENT_SPACE;
-	     len *= 2) {
-		char *room = malloc(len);
-
-		if (!room)
-			return -ENOMEM;
-		res = libdeflate_deflate_decompress_ex(d, in, in_len, room, len, &used, &got);
-		if (res == LIBDEFLATE_SUCCESS && got >= out_len)
-			memcpy(out, room, out_len);
-		free(room);
-	}
-	return res == LIBDEFLATE_SUCCESS && got >= out_len ? 0 : -EIO;
+	if (inflateInit2(&z, -MAX_WBITS) != Z_OK)
+		return -ENOMEM;
+	inflate(&z, Z_FINISH);
+	inflateEnd(&z);
+	return z.avail_out ? -EIO : 0;
 }
 
 static int inflate_deflate(struct contexts *c, const void *in, size_t in_len, void *out,
@@ -115,7 +106,7 @@ static int inflate_deflate(struct contexts *c, const void *in, size_t in_len, vo
 		return -ENOMEM;
 	res = libdeflate_deflate_decompress_ex(c->deflate, in, in_len, out, out_len, &used, &got);
 	if (res == LIBDEFLATE_INSUFFICIENT_SPACE)
-		return deflate_longer(c->deflate, in, in_len, out, out_len);
+		return deflate_longer(in, in_len, out, out_len);
 	return res == LIBDEFLATE_SUCCESS && got == out_len ? 0 : -EIO;
 }
 

@@ -11,6 +11,7 @@
 #include <libdeflate.h>
 #include <malloc.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -72,6 +73,29 @@ static void a_longer_stream_gives_its_beginning(void **state)
 		assert_int_equal(codec_inflate(type, packed, n, out, CLUSTER), 0);
 		assert_memory_equal(out, plain, CLUSTER);
 	}
+}
+
+/* However long it is, and whatever follows: nobody makes room for it. */
+static void a_stream_is_read_no_further_than_the_cluster(void **state)
+{
+	z_stream z = { .next_out = packed, .avail_out = sizeof(packed) };
+	struct rusage before, after;
+
+	memset(plain, 0, sizeof(plain));
+	assert_int_equal(deflateInit2(&z, 1, Z_DEFLATED, -15, 8, Z_DEFAULT_STRATEGY), Z_OK);
+	for (size_t len = 0; len < 70 << 20; len += sizeof(plain)) {
+		z.next_in = plain;
+		z.avail_in = sizeof(plain);
+		assert_int_equal(deflate(&z, Z_NO_FLUSH), Z_OK);
+	}
+	assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+	deflateEnd(&z);
+	memset(out, 1, sizeof(out));
+	getrusage(RUSAGE_SELF, &before);
+	assert_int_equal(codec_inflate(0, packed, z.total_out, out, CLUSTER), 0);
+	getrusage(RUSAGE_SELF, &after);
+	assert_memory_equal(out, plain, CLUSTER);
+	assert_true(after.ru_maxrss < before.ru_maxrss + 4096);
 }
 
 static void a_short_or_cut_stream_is_an_error(void **state)
@@ -295,6 +319,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(clusters_come_back),
 		cmocka_unit_test(a_longer_stream_gives_its_beginning),
+		cmocka_unit_test(a_stream_is_read_no_further_than_the_cluster),
 		cmocka_unit_test(a_short_or_cut_stream_is_an_error),
 		cmocka_unit_test(damage_never_writes_outside),
 		cmocka_unit_test(what_is_compressed_comes_back),
