@@ -104,6 +104,8 @@ struct pack {
 	struct fiber_queue placed;      /* or to place something */
 
 	struct fiber_gate gate;         /* of jobs */
+	unsigned ncompressing;          /* at most codec_at_once(); others wait here: */
+	struct fiber_queue compressed;
 	struct list_node jobs;          /* in order; the first one is placed */
 	struct fiber_queue moved;       /* fibers that wait until one is gone */
 
@@ -146,7 +148,7 @@ void pack_fini(struct pack *pk);
 
 /* A cluster in memory: @plain compressed into @out, both of a cluster's size. */
 struct pack_cluster {
-	const struct pack *pack;
+	struct pack *pack;
 	const uint8_t *plain;
 	uint8_t *out;
 	long len;                       /* in @out; 0: it does not become smaller */
