@@ -612,7 +612,10 @@ static uint64_t choose_piece_bytes(const struct copy_opts *o)
  * a device takes in one go is counted in pieces of memory. */
 static int bufs_map(struct copy *c)
 {
-	uint64_t most = MAX((uint64_t)COPY_DEPTH_MIN, COPY_BUFFER_BYTES / c->piece_bytes);
+	bool is_packed = c->o->cluster;
+	uint64_t least = is_packed ? COPY_PACKED_DEPTH_MIN : COPY_DEPTH_MIN;
+	uint64_t bytes = is_packed ? COPY_PACKED_BYTES : COPY_BUFFER_BYTES;
+	uint64_t most = MAX(least, bytes / c->piece_bytes);
 	size_t size;
 	void *p;
 

@@ -23,7 +23,8 @@
  *	D6  nothing is written behind the last piece of the plan, and nothing at all before the
  *	    sources have been mapped to their end;
  *	D7  there are at most `depth` buffers of COPY_CHUNK_BYTES, and no more of them than
- *	    COPY_DEPTH_MIN or COPY_BUFFER_BYTES hold, however large the disks are;
+ *	    COPY_DEPTH_MIN or COPY_BUFFER_BYTES hold, or those of what is compressed, however
+ *	    large the disks are;
  *	D9  what could not be shared, or not to its end, is copied; and each file of the sources
  *	    costs one such try at most;
  *	D10 when on_lap_wait() is called nothing is in flight, and all that comes before is in the
@@ -47,6 +48,8 @@ enum {
 	COPY_DEPTH_MIN = 8,
 	COPY_DEPTH_MAX = 256,
 	COPY_BUFFER_BYTES = 32 << 20,
+	COPY_PACKED_DEPTH_MIN = 6,              /* the same where it is compressed: */
+	COPY_PACKED_BYTES = 12 << 20,           /* that takes memory, too */
 	COPY_SPARSE_MAX = 16 << 20,
 	COPY_SHARE_BYTES = 1 << 30,             /* at a time: between, it can be stopped */
 	COPY_SHARERS_MAX = 8,                   /* files; what others hold is not shared */

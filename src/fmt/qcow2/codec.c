@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <libdeflate.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -17,37 +18,47 @@
 #include "fmt/qcow2/format.h"
 
 enum {
-	LONGER_MAX = 64 << 20,          /* bytes of a stream that is longer than its cluster */
 	SMALL_WINDOW_BITS = 12, ZLIB_MEMORY = 9, DEFLATE_LEVEL_MAX = 12, ZLIB_LEVEL_MAX = 9,
 	SAMPLES_MAX = 4096,
 	DENSE_FROM_256 = 5 * 256, DENSE_TO_256 = 15 * 256 / 2,  /* 5 .. 7.5 bits a byte */
 	NOISE_FROM_256 = 63 * 256 / 8,
 	TEXT_PERCENT = 85,
 	PROBE = 8 << 10, PROBE_OUT = PROBE - PROBE / 64,
-	ZSTD_LEVEL_TREES = 19, ZSTD_LARGE = 1 << 20, ZSTD_LARGE_HASH_BITS = 18,
+	ZSTD_LEVEL_DEEP = 9, ZSTD_LEVEL_TREES = 13,
+	ZSTD_DEEP_HASH_BITS = 20, ZSTD_TREES_HASH_BITS = 18,
+	LARGE = 512 << 10,              /* bytes; contexts for so many take much memory */
+	TREES_PER_BYTE = 5, COMPRESS_BYTES = 24 << 20,
 };
 
-/* A thread's contexts, made when first needed, freed when it ends. */
+/* A thread's contexts, made when first needed, freed when it ends. Those for large clusters are
+ * nobody's: who compresses one takes them for that time, so that there are no more of them than are
+ * at it at once, whichever threads those are. */
 struct contexts {
+	struct contexts *next;          /* in idle_large */
 	struct libdeflate_decompressor *deflate;
 	ZSTD_DCtx *zstd;
 	/* By level. */
 	struct libdeflate_compressor *deflaters[DEFLATE_LEVEL_MAX + 1];
 	ZSTD_CCtx *zstd_in;
 	int zstd_level;                 /* that zstd_in is set to; 0: none, or the default */
-	int zstd_hash_bits;             /* 0: as the level has them */
+	size_t zstd_len;                /* for inputs of so many bytes */
 	z_stream zlib;
 	int zlib_level;                 /* 0: there is none */
 };
+
+/* The large ones that nobody has. */
+static pthread_mutex_t large_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct contexts *idle_large;
 
 static pthread_key_t contexts_key;
 static pthread_once_t contexts_once = PTHREAD_ONCE_INIT;
 static int contexts_rc;
 
-static void contexts_free(void *p)
+/* NULL is fine. */
+static void contexts_free(struct contexts *c)
 {
-	struct contexts *c = p;
-
+	if (!c)
+		return;
 	libdeflate_free_decompressor(c->deflate);
 	ZSTD_freeDCtx(c->zstd);
 	for (unsigned i = 0; i <= DEFLATE_LEVEL_MAX; i++)
@@ -58,9 +69,37 @@ static void contexts_free(void *p)
 	free(c);
 }
 
+/* NULL: there are none. */
+static struct contexts *large_pop(void)
+{
+	struct contexts *c;
+
+	pthread_mutex_lock(&large_lock);
+	c = idle_large;
+	if (c)
+		idle_large = c->next;
+	pthread_mutex_unlock(&large_lock);
+	return c;
+}
+
+static void large_put(struct contexts *c)
+{
+	pthread_mutex_lock(&large_lock);
+	c->next = idle_large;
+	idle_large = c;
+	pthread_mutex_unlock(&large_lock);
+}
+
+/* With each thread that ends large ones go, too: of those there are no more than threads. */
+static void thread_ended(void *p)
+{
+	contexts_free(p);
+	contexts_free(large_pop());
+}
+
 static void contexts_init(void)
 {
-	contexts_rc = pthread_key_create(&contexts_key, contexts_free);
+	contexts_rc = pthread_key_create(&contexts_key, thread_ended);
 }
 
 static struct contexts *contexts_get(void)
@@ -81,26 +120,35 @@ static struct contexts *contexts_get(void)
 	return c;
 }
 
-/* libdeflate wants room for all that the stream holds. A stream longer than the cluster is odd but
- * other readers take its beginning: so again, with room for more and more, within reason. */
-static int deflate_longer(struct libdeflate_decompressor *d, const void *in, size_t in_len,
-			  void *out, size_t out_len)
+/* For one that compresses @in_len bytes; it ends with contexts_put(). NULL: no memory. */
+static struct contexts *contexts_take(size_t in_len)
 {
-	enum libdeflate_result res = LIBDEFLATE_INSUFFICIENT_SPACE;
-	size_t used, got = 0;
+	struct contexts *own = contexts_get(), *c;
 
-	for (size_t len = 2 * out_len; len <= LONGER_MAX && res == LIBDEFLATE_INSUFFICIENT_SPACE;
-	     len *= 2) {
-		char *room = malloc(len);
+	if (!own || in_len < LARGE)
+		return own;
+	c = large_pop();
+	return c ? c : calloc(1, sizeof(*c));
+}
 
-		if (!room)
-			return -ENOMEM;
-		res = libdeflate_deflate_decompress_ex(d, in, in_len, room, len, &used, &got);
-		if (res == LIBDEFLATE_SUCCESS && got >= out_len)
-			memcpy(out, room, out_len);
-		free(room);
-	}
-	return res == LIBDEFLATE_SUCCESS && got >= out_len ? 0 : -EIO;
+static void contexts_put(struct contexts *c, size_t in_len)
+{
+	if (in_len >= LARGE)
+		large_put(c);
+}
+
+/* libdeflate wants room for all that the stream holds. A stream longer than the cluster is odd but
+ * other readers take its beginning; zlib stops there, however much would follow. */
+static int deflate_longer(const void *in, size_t in_len, void *out, size_t out_len)
+{
+	z_stream z = { .next_in = (Bytef *)(uintptr_t)in, .avail_in = (uInt)in_len,
+		       .next_out = out, .avail_out = (uInt)out_len };
+
+	if (inflateInit2(&z, -MAX_WBITS) != Z_OK)
+		return -ENOMEM;
+	inflate(&z, Z_FINISH);
+	inflateEnd(&z);
+	return z.avail_out ? -EIO : 0;
 }
 
 static int inflate_deflate(struct contexts *c, const void *in, size_t in_len, void *out,
@@ -115,7 +163,7 @@ static int inflate_deflate(struct contexts *c, const void *in, size_t in_len, vo
 		return -ENOMEM;
 	res = libdeflate_deflate_decompress_ex(c->deflate, in, in_len, out, out_len, &used, &got);
 	if (res == LIBDEFLATE_INSUFFICIENT_SPACE)
-		return deflate_longer(c->deflate, in, in_len, out, out_len);
+		return deflate_longer(in, in_len, out, out_len);
 	return res == LIBDEFLATE_SUCCESS && got == out_len ? 0 : -EIO;
 }
 
@@ -278,35 +326,50 @@ static long deflate_small(struct contexts *c, int level, const void *in, size_t 
 	return rc == Z_STREAM_END ? (long)(out_len - c->zlib.avail_out) : 0;
 }
 
+static bool has_trees(int level, size_t in_len)
+{
+	return level >= ZSTD_LEVEL_TREES && in_len >= LARGE;
+}
+
 /* The highest levels search trees, and hash only to find a root. For large clusters they would have
- * two of those for each byte; one for eight finds as much, but for a few bytes in a million. */
+ * two of those for each byte; one for eight finds as much, but for a few bytes in a million. Those
+ * below have chains, and with a table of a quarter find all but a thousandth, and sooner. */
 static int zstd_hash_bits(int level, size_t in_len)
 {
-	return level >= ZSTD_LEVEL_TREES && in_len >= ZSTD_LARGE ? ZSTD_LARGE_HASH_BITS : 0;
+	if (level < ZSTD_LEVEL_DEEP || in_len < LARGE)
+		return 0;
+	return has_trees(level, in_len) ? ZSTD_TREES_HASH_BITS : ZSTD_DEEP_HASH_BITS;
+}
+
+/* Trees of half of the cluster, which is what is looked at: all but a thousandth is found. */
+static int zstd_chain_bits(int level, size_t in_len)
+{
+	return has_trees(level, in_len) ? 63 - __builtin_clzll(in_len) : 0;
+}
+
+static void zstd_parameter(struct contexts *c, ZSTD_cParameter which, int value)
+{
+	size_t rc = ZSTD_CCtx_setParameter(c->zstd_in, which, value);
+
+	assert(!ZSTD_isError(rc));
 }
 
 /* Sets the context to @level, 0: to our own, for @in_len bytes. */
 static int zstd_set(struct contexts *c, int level, size_t in_len)
 {
-	int hash_bits = zstd_hash_bits(level, in_len);
-	size_t rc;
-
 	if (!c->zstd_in)
 		c->zstd_in = ZSTD_createCCtx();
-	else if (c->zstd_level == level && c->zstd_hash_bits == hash_bits)
+	else if (c->zstd_level == level && c->zstd_len == in_len)
 		return 0;
 	if (!c->zstd_in)
 		return -ENOMEM;
 	c->zstd_level = level;
-	c->zstd_hash_bits = hash_bits;
-	rc = ZSTD_CCtx_setParameter(c->zstd_in, ZSTD_c_compressionLevel,
-				    level ? level : CODEC_ZSTD_LEVEL);
-	if (!ZSTD_isError(rc))          /* 0: as the level has it */
-		rc = ZSTD_CCtx_setParameter(c->zstd_in, ZSTD_c_minMatch,
-					    level ? 0 : CODEC_ZSTD_MATCH_MIN);
-	if (!ZSTD_isError(rc))
-		rc = ZSTD_CCtx_setParameter(c->zstd_in, ZSTD_c_hashLog, hash_bits);
-	assert(!ZSTD_isError(rc));
+	c->zstd_len = in_len;
+	zstd_parameter(c, ZSTD_c_compressionLevel, level ? level : CODEC_ZSTD_LEVEL);
+	/* 0: as the level has it. */
+	zstd_parameter(c, ZSTD_c_minMatch, level ? 0 : CODEC_ZSTD_MATCH_MIN);
+	zstd_parameter(c, ZSTD_c_hashLog, zstd_hash_bits(level, in_len));
+	zstd_parameter(c, ZSTD_c_chainLog, zstd_chain_bits(level, in_len));
 	return 0;
 }
 
@@ -323,13 +386,11 @@ static long deflate_zstd(struct contexts *c, int level, const void *in, size_t i
 	return ZSTD_getErrorCode(n) == ZSTD_error_dstSize_tooSmall ? 0 : -ENOMEM;
 }
 
-long codec_deflate(const struct codec *k, const void *in, size_t in_len, void *out, size_t out_len)
+static long deflate_with(struct contexts *c, const struct codec *k, const void *in, size_t in_len,
+			 void *out, size_t out_len)
 {
-	struct contexts *c = contexts_get();
 	int level = level_of(k);
 
-	if (!c)
-		return -ENOMEM;
 	if (k->compression == QCOW2_COMPRESSION_ZSTD)
 		return deflate_zstd(c, level, in, in_len, out, out_len);
 	if (k->has_small_window)
@@ -337,4 +398,23 @@ long codec_deflate(const struct codec *k, const void *in, size_t in_len, void *o
 	if (!level)
 		return deflate_fitting(c, in, in_len, out, out_len);
 	return deflate_whole(c, level, in, in_len, out, out_len);
+}
+
+long codec_deflate(const struct codec *k, const void *in, size_t in_len, void *out, size_t out_len)
+{
+	struct contexts *c = contexts_take(in_len);
+	long n;
+
+	if (!c)
+		return -ENOMEM;
+	n = deflate_with(c, k, in, in_len, out, out_len);
+	contexts_put(c, in_len);
+	return n;
+}
+
+unsigned codec_at_once(const struct codec *k, size_t in_len)
+{
+	if (k->compression != QCOW2_COMPRESSION_ZSTD || !has_trees(k->level, in_len))
+		return UINT_MAX;
+	return (unsigned)MAX(1UL, COMPRESS_BYTES / (TREES_PER_BYTE * in_len));
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* fmt/qcow2/codec.h - one compressed cluster in memory. Any thread; contexts are kept a thread. */
+/* fmt/qcow2/codec.h - one compressed cluster in memory. Any thread; contexts are kept. */
 #ifndef FMT_QCOW2_CODEC_H
 #define FMT_QCOW2_CODEC_H
 
@@ -31,6 +31,10 @@ int codec_inflate(unsigned compression, const void *in, size_t in_len, void *out
  * -ENOMEM. The same input gives the same bytes, on any thread. */
 long codec_deflate(const struct codec *c, const void *in, size_t in_len, void *out,
 		   size_t out_len);
+
+/* How many may compress @in_len bytes at once, for the memory that it takes: UINT_MAX where it does
+ * not matter. Pure. */
+unsigned codec_at_once(const struct codec *c, size_t in_len);
 
 /* What the spread of a cluster's bytes says of it. */
 enum codec_kind {

@@ -10,7 +10,10 @@
 #include <errno.h>
 #include <libdeflate.h>
 #include <malloc.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -72,6 +75,29 @@ static void a_longer_stream_gives_its_beginning(void **state)
 		assert_int_equal(codec_inflate(type, packed, n, out, CLUSTER), 0);
 		assert_memory_equal(out, plain, CLUSTER);
 	}
+}
+
+/* However long it is, and whatever follows: nobody makes room for it. */
+static void a_stream_is_read_no_further_than_the_cluster(void **state)
+{
+	z_stream z = { .next_out = packed, .avail_out = sizeof(packed) };
+	struct rusage before, after;
+
+	memset(plain, 0, sizeof(plain));
+	assert_int_equal(deflateInit2(&z, 1, Z_DEFLATED, -15, 8, Z_DEFAULT_STRATEGY), Z_OK);
+	for (size_t len = 0; len < 70 << 20; len += sizeof(plain)) {
+		z.next_in = plain;
+		z.avail_in = sizeof(plain);
+		assert_int_equal(deflate(&z, Z_NO_FLUSH), Z_OK);
+	}
+	assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+	deflateEnd(&z);
+	memset(out, 1, sizeof(out));
+	getrusage(RUSAGE_SELF, &before);
+	assert_int_equal(codec_inflate(0, packed, z.total_out, out, CLUSTER), 0);
+	getrusage(RUSAGE_SELF, &after);
+	assert_memory_equal(out, plain, CLUSTER);
+	assert_true(after.ru_maxrss < before.ru_maxrss + 4096);
 }
 
 static void a_short_or_cut_stream_is_an_error(void **state)
@@ -185,20 +211,99 @@ static size_t allocated(void)
 	return m.uordblks + m.hblkhd;
 }
 
-/* 8 MiB for each MiB of the cluster, and what does not depend on it: zstd itself would take twice
- * that. Small clusters are as zstd has them. */
+struct large {
+	struct codec k;
+	size_t len;
+	uint8_t *bytes, *room;
+};
+
+static struct on_thread {
+	struct large *l;
+	sem_t *done, *may_end;
+} on_threads[4];
+
+static void *deflate_and_stay(void *arg)
+{
+	struct on_thread *t = arg;
+	struct large *l = t->l;
+
+	assert_true(codec_deflate(&l->k, l->bytes, l->len, l->room, l->len - 1) > 0);
+	sem_post(t->done);
+	sem_wait(t->may_end);
+	return NULL;
+}
+
+/* Compresses @l on @nthreads threads, one after the other, that all stay; and the memory that has
+ * been taken meanwhile. */
+static size_t memory_of(struct large *l, unsigned nthreads)
+{
+	pthread_t threads[4];
+	sem_t go, stay;
+	size_t before, taken;
+
+	l->bytes = calloc(1, l->len);
+	l->room = malloc(l->len);
+	before = allocated();
+	sem_init(&go, 0, 0);
+	sem_init(&stay, 0, 0);
+	for (unsigned i = 0; i < nthreads; i++) {
+		struct on_thread *t = &on_threads[i];
+
+		*t = (struct on_thread) { l, &go, &stay };
+		assert_int_equal(pthread_create(&threads[i], NULL, deflate_and_stay, t), 0);
+		sem_wait(&go);
+	}
+	taken = allocated() - before;
+	for (unsigned i = 0; i < nthreads; i++)
+		sem_post(&stay);
+	for (unsigned i = 0; i < nthreads; i++)
+		pthread_join(threads[i], NULL);
+	/* What contexts there were have gone with the threads. */
+	assert_true(allocated() < before + (64 << 10));
+	free(l->bytes);
+	free(l->room);
+	return taken;
+}
+
+/* 5 MiB for each MiB of the cluster, and what does not depend on it, where zstd itself would take
+ * 16; levels below 13 have 7 MiB and not 25. */
 static void zstd_takes_no_more_memory_than_it_needs(void **state)
 {
-	const struct codec k = { .compression = QCOW2_COMPRESSION_ZSTD, .level = 22 };
-	size_t len = 2 << 20, before = allocated();
-	uint8_t *large = calloc(1, len), *in = malloc(len);
-	long n, usual;
+	for (int level = 1; level <= ZSTD_maxCLevel(); level++) {
+		struct large l = { .k = { .compression = QCOW2_COMPRESSION_ZSTD, .level = level },
+				   .len = 2 << 20 };
+		unsigned n = codec_at_once(&l.k, l.len);
+		size_t taken = memory_of(&l, 1);
 
-	n = codec_deflate(&k, large, len, in, len - 1);
-	assert_true(n > 0);
-	assert_true(allocated() < before + 2 * len + (19 << 20));
-	free(large);
-	free(in);
+		assert_true(taken < 11 << 20);
+		assert_true(n > 3 || n * taken < 25 << 20);
+		l.len = 512 << 10;
+		assert_true(memory_of(&l, 1) < 7 << 20);
+	}
+}
+
+/* However many threads take turns. */
+static void large_contexts_are_as_many_as_are_needed_at_once(void **state)
+{
+	static const struct codec codecs[] = {
+		{ .compression = QCOW2_COMPRESSION_ZSTD, .level = 22 },
+		{ .compression = QCOW2_COMPRESSION_DEFLATE, .level = 12 },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(codecs); i++) {
+		struct large l = { .k = codecs[i], .len = 2 << 20 };
+		size_t one = memory_of(&l, 1);
+
+		assert_true(memory_of(&l, 4) < one + (1 << 20));
+	}
+}
+
+/* Small clusters are as zstd has them. */
+static void zstd_has_its_own_tables_for_small_clusters(void **state)
+{
+	const struct codec k = { .compression = QCOW2_COMPRESSION_ZSTD, .level = 22 };
+	long usual;
+
 	fill_tagged();
 	usual = (long)ZSTD_compress(out, CLUSTER - 1, plain, CLUSTER, 22);
 	assert_int_equal(codec_deflate(&k, plain, CLUSTER, packed, CLUSTER - 1), usual);
@@ -295,11 +400,14 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(clusters_come_back),
 		cmocka_unit_test(a_longer_stream_gives_its_beginning),
+		cmocka_unit_test(a_stream_is_read_no_further_than_the_cluster),
 		cmocka_unit_test(a_short_or_cut_stream_is_an_error),
 		cmocka_unit_test(damage_never_writes_outside),
 		cmocka_unit_test(what_is_compressed_comes_back),
 		cmocka_unit_test(zstd_finds_short_matches),
 		cmocka_unit_test(zstd_takes_no_more_memory_than_it_needs),
+		cmocka_unit_test(large_contexts_are_as_many_as_are_needed_at_once),
+		cmocka_unit_test(zstd_has_its_own_tables_for_small_clusters),
 		cmocka_unit_test(a_small_window_is_enough_for_strict_readers),
 		cmocka_unit_test(levels_have_limits),
 		cmocka_unit_test(a_look_at_a_cluster_tells_its_kind),

@@ -112,6 +112,8 @@ struct pack {
 	struct fiber_queue placed;      /* or to place something */
 
 	struct fiber_gate gate;         /* of jobs */
+	unsigned ncompressing;          /* at most codec_at_once(); others wait here: */
+	struct fiber_queue compressed;
 	struct list_node turns;         /* struct pack_turn, in order; the first one is placed */
 	struct fiber_queue moved;       /* fibers that wait until one is gone */
 
@@ -162,7 +164,7 @@ void pack_fini(struct pack *pk);
 
 /* A cluster in memory: @plain compressed into @out, both of a cluster's size. */
 struct pack_cluster {
-	const struct pack *pack;
+	struct pack *pack;
 	const uint8_t *plain;
 	uint8_t *out;
 	long len;                       /* in @out; 0: it does not become smaller */

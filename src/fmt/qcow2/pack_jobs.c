@@ -222,10 +222,17 @@ static void compress(void *arg)
 
 int pack_compress_wait(struct pack_cluster *c)
 {
-	if (c->pack->w->cluster <= INLINE_BYTES_MAX)
+	struct pack *pk = c->pack;
+
+	while (pk->ncompressing >= codec_at_once(&pk->codec, pk->w->cluster))
+		fiber_queue_wait(&pk->compressed);
+	pk->ncompressing++;
+	if (pk->w->cluster <= INLINE_BYTES_MAX)
 		compress(c);
 	else
-		loop_work_wait(c->pack->w->home, compress, c);
+		loop_work_wait(pk->w->home, compress, c);
+	pk->ncompressing--;
+	fiber_queue_wake(&pk->compressed);
 	return c->len < 0 ? (int)c->len : 0;
 }
 
