@@ -21,7 +21,7 @@
 #include "drv/vub/vfe_msg.h"
 #include "loop/work.h"
 
-enum { PATIENCE_MS = 120000, PAGE = 4096 };
+enum { PAGE = 4096 };
 
 /* ---- the disk ---- */
 
@@ -290,7 +290,7 @@ uint64_t host_broken(const struct host *h)
 
 void host_await_broken(const struct host *h, uint64_t n)
 {
-	for (unsigned i = 0; i < PATIENCE_MS && host_broken(h) < n; i++)
+	for (unsigned i = 0; i < HOST_PATIENCE_MS && host_broken(h) < n; i++)
 		usleep(1000);
 	assert_int_equal(host_broken(h), n);
 }
@@ -416,7 +416,7 @@ uint16_t guest_take(struct guest *g, unsigned queue, uint8_t *ret)
 
 		if (vfe_ring_arm(&q->ring))
 			continue;
-		assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
+		assert_int_equal(poll(&p, 1, HOST_PATIENCE_MS), 1);
 		eventfd_read(q->call, &count);
 	}
 	assert_int_equal(rc, 1);
@@ -441,7 +441,7 @@ bool peer_is_closed(int sock)
 	struct pollfd p = { .fd = sock, .events = POLLIN };
 	char c;
 
-	return poll(&p, 1, 120000) == 1 && recv(sock, &c, 1, MSG_DONTWAIT) <= 0;
+	return poll(&p, 1, HOST_PATIENCE_MS) == 1 && recv(sock, &c, 1, MSG_DONTWAIT) <= 0;
 }
 
 void peer_choose_answers(int sock)

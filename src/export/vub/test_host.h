@@ -3,7 +3,7 @@
  * a front end that can say anything. The test's thread is the front end and the guest.
  *
  * The guest's memory: a ring for each queue, then a page for each request (header, status, an
- * indirect table), then data. Whatever does not come within 10 s fails the test. */
+ * indirect table), then data. Whatever does not come within HOST_PATIENCE_MS fails the test. */
 #ifndef EXPORT_VUB_TEST_HOST_H
 #define EXPORT_VUB_TEST_HOST_H
 
@@ -17,6 +17,7 @@
 
 enum {
 	HOST_LOOPS = 2,
+	HOST_PATIENCE_MS = 120000,
 	HOST_DISK = 4 << 20,
 	GUEST_MEMORY = 4 << 20,
 	GUEST_RING = 64 << 10,          /* queue i's ring is at i times this */
