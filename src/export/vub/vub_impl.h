@@ -326,7 +326,6 @@ struct vub {
 	struct vub_log log;
 	struct vub_mapping inflight;
 	uint8_t *inflight_at;
-	uint64_t inflight_len;
 	unsigned inflight_num;          /* descriptors of each queue */
 	unsigned inflight_queues;
 	uint64_t features;              /* virtio's and vhost's, as the front end has chosen */
