@@ -28,6 +28,7 @@ enum { PAGE = 4096 };
 struct mem_chan {
 	struct chan chan;
 	struct req *held, **held_tail;
+	uint64_t turn, turn_bytes;
 };
 
 static struct host_disk *disk_of(const struct chan *ch)
@@ -66,10 +67,33 @@ static int perform(struct host_disk *d, struct req *req)
 	return -fail;
 }
 
+static void raise_to(_Atomic uint64_t *most, uint64_t n)
+{
+	uint64_t before = atomic_load(most);
+
+	while (n > before && !atomic_compare_exchange_weak(most, &before, n))
+		;
+}
+
+static void measure(struct mem_chan *mc, const struct req *req)
+{
+	struct host_disk *d = disk_of(&mc->chan);
+	struct loop_stats stats;
+
+	loop_get_stats(mc->chan.loop, &stats);
+	if (stats.turns != mc->turn)
+		mc->turn_bytes = 0;
+	mc->turn = stats.turns;
+	mc->turn_bytes += req->len;
+	raise_to(&d->longest, req->len);
+	raise_to(&d->most_a_turn, mc->turn_bytes);
+}
+
 static void submit(struct chan *ch, struct req *req)
 {
 	struct mem_chan *mc = container_of(ch, struct mem_chan, chan);
 
+	measure(mc, req);
 	if (atomic_load(&disk_of(ch)->is_holding)) {
 		req->next = NULL;
 		*mc->held_tail = req;
@@ -373,6 +397,8 @@ static unsigned fill_segs(const struct guest *g, const struct guest_ask *a, stru
 		at += len;
 		left -= len;
 	}
+	for (unsigned i = 0; i < a->more; i++)
+		segs[n++] = (struct vfe_seg){ guest_addr(g, a->at), a->len, is_in };
 	segs[n++] = (struct vfe_seg){ guest_addr(g, page + STATUS_AT), 1, true };
 	return n;
 }

@@ -18,7 +18,7 @@
 enum {
 	HOST_LOOPS = 2,
 	HOST_PATIENCE_MS = 120000,
-	HOST_DISK = 4 << 20,
+	HOST_DISK = 16 << 20,
 	GUEST_MEMORY = 4 << 20,
 	GUEST_RING = 64 << 10,          /* queue i's ring is at i times this */
 	GUEST_EVENT = 8 << 10,          /* in there, by guest_lay_out() */
@@ -35,6 +35,8 @@ struct host_disk {
 	atomic_bool is_holding;         /* requests are kept until host_release() */
 	atomic_uint held, flushes, fuas, discards, zeros, writes;
 	_Atomic int fail_errno;
+	_Atomic uint64_t longest, most_a_turn;  /* bytes of a request, and of all that a loop has
+						 * sent in one turn */
 };
 
 struct host {
@@ -89,6 +91,7 @@ struct guest_ask {
 	uint64_t sector;
 	uint64_t at;
 	uint32_t len;
+	unsigned more;                  /* how often the same data follows it */
 	bool is_indirect;
 	bool is_scattered;              /* header and data in several descriptors */
 };
