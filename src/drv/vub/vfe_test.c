@@ -219,6 +219,7 @@ static void rig_start(struct rig *r, uint64_t seed)
 
 static void rig_open(struct rig *r)
 {
+	r->opts.want.timeout_ms = PATIENCE_S * 1000;
 	if (loop_call(r->loops[0].loop, open_node, r))
 		fail_msg("%s", r->err.text);
 }

@@ -73,7 +73,7 @@ static void v27_a_file_that_hangs_holds_nobody_up(void **state)
 	for (unsigned i = 0; i < DESCRIPTOR_CASES; i++) {
 		int fd = slow_fs_open(fs), sock;
 
-		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+		assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 		atomic_store(&fs->is_hanging, true);
 		alarm(PATIENCE_S);
 		send_descriptor(sock, i, fd);
@@ -161,7 +161,7 @@ static void v27_memory_of_another_namespace(void **state)
 	if (e.plain < 0)
 		skip();
 	host_start(&h, NULL);
-	assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+	assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 	peer_choose_answers(sock);
 	assert_int_equal(offer_memory(sock, e.plain), 0);
 	if (e.layered >= 0)
@@ -228,7 +228,7 @@ static void v27_a_way_back_that_is_busy_holds_nobody_up(void **state)
 	r.fd = pair[1];
 	assert_int_equal(pthread_create(&thread, NULL, receive_thread, &r), 0);
 	usleep(100000);                         /* it waits by now */
-	assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+	assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 	alarm(PATIENCE_S);
 	peer_choose_answers(sock);
 	m = vfe_msg(VHOST_USER_SET_BACKEND_REQ_FD, 0);
@@ -384,7 +384,7 @@ static void v27_what_is_never_received_holds_nobody_up(void **state)
 		int sock, peer, fd = make_lingering(&peer);
 		pthread_t thread;
 
-		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+		assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 		alarm(PATIENCE_S);
 		put[i](sock, fd);
 		assert_int_equal(pthread_create(&thread, NULL, close_thread, &fd), 0);
@@ -415,7 +415,7 @@ static void v27_a_device_that_is_not_open_holds_nobody_up(void **state)
 	host_start(&h, NULL);
 	guest_start(&g, &h, NULL);
 	fd = slow_fs_open_device(fs);
-	assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+	assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 	peer_choose_answers(sock);
 	atomic_store(&fs->is_hanging, true);
 	alarm(PATIENCE_S);
@@ -457,7 +457,7 @@ static void v27_an_epoll_that_is_busy_holds_nobody_up(void **state)
 	assert_int_equal(epoll_ctl(r.fd, EPOLL_CTL_ADD, ready, &always), 0);
 	assert_int_equal(pthread_create(&thread, NULL, poll_thread, &r), 0);
 	usleep(100000);                         /* it waits by now */
-	assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+	assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 	alarm(PATIENCE_S);
 	send_descriptor(sock, 0, r.fd);
 	usleep(100000);

@@ -311,7 +311,7 @@ static void v11_nonsense_ends_the_session(void **state)
 		int sock;
 
 		m.table.nregions = 3;
-		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+		assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 		send(sock, &m, VHOST_USER_HEADER_SIZE + MIN(m.head.size, 100u), MSG_NOSIGNAL);
 		assert_true(peer_is_closed(sock));
 		close(sock);
@@ -384,7 +384,7 @@ static void v26_a_front_end_is_gone(void **state)
 		bool is_pair = i % 2 || i == 4;
 		int sock, pair[2];
 
-		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+		assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
 		peer_choose_answers(sock);
 		m = vfe_msg(VHOST_USER_SET_BACKEND_REQ_FD, 0);
@@ -424,7 +424,7 @@ static void v28_others_have_the_loop_as_well(void **state)
 	host_start(&h, NULL);
 	for (unsigned i = 0; i < MESSAGES; i++)
 		heads[i] = vfe_msg(VHOST_USER_SET_OWNER, 0).head;
-	assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+	assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 	turns = count_turns(&h);
 	assert_int_equal(send(sock, heads, bytes, MSG_NOSIGNAL), bytes);
 	assert_int_equal(vfe_msg_ask(sock, &m, sizeof(m.u64), NULL), 0);

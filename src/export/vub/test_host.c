@@ -338,6 +338,7 @@ void guest_start(struct guest *g, const struct host *h, const struct vfe_want *w
 	*g = (struct guest){ .link = VFE_LINK_NONE };
 	g->want = want ? *want : (struct vfe_want){ 0 };
 	g->want.queue_size = RING_SIZE;
+	g->want.timeout_ms = HOST_PATIENCE_MS;
 	assert_int_equal(vfe_mem_init(&g->mem, GUEST_MEMORY), 0);
 	assert_int_equal(vfe_link_open(&g->link, h->path, &g->want, &err), 0);
 	for (unsigned i = 0; i < g->link.nqueues; i++)
