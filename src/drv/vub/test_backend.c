@@ -191,14 +191,15 @@ static int one_message(struct backend *b)
 {
 	struct vhost_user_msg m;
 	int fd, rc = vfe_msg_recv(b->sock, &m, &fd);
-	bool wants_ack;
+	bool wants_ack, refuses;
 
 	if (rc)
 		return rc;
 	wants_ack = m.head.flags & VHOST_USER_NEED_REPLY;
+	refuses = b->refuses_memory && m.head.request == VHOST_USER_SET_MEM_TABLE;
 	if (!take_message(b, &m, fd) && wants_ack)
-		reply_u64(b, &m, 0);
-	return 0;
+		reply_u64(b, &m, refuses);
+	return refuses ? -EPERM : 0;
 }
 
 /* ---- requests ---- */
@@ -372,11 +373,26 @@ static void serve(struct backend *b)
 
 			if (was_kicked && read(q->kick, &count, sizeof(count)) < 0)
 				continue;
+			if (was_kicked && b->gift)
+				return;
 			if (q->is_enabled && !b->is_silent && (was_kicked || q->nheld) &&
 			    work(b, q))
 				return;
 		}
 	}
+}
+
+/* Something that nobody has asked for. */
+static void give(struct backend *b)
+{
+	struct vhost_user_msg m = vfe_msg(VHOST_USER_GET_FEATURES, 0);
+	int fd = b->gift;
+
+	if (!fd)
+		return;
+	vfe_msg_send(b->sock, &m, &fd, 1);
+	b->gift = 0;
+	close(fd);                      /* it waits where the other side has hung up already */
 }
 
 static void *run(void *arg)
@@ -395,6 +411,7 @@ static void *run(void *arg)
 		b->sock = accept4(b->listener, NULL, NULL, SOCK_CLOEXEC);
 		b->connections++;
 		serve(b);
+		give(b);
 		disconnect(b);
 	}
 }

@@ -35,6 +35,9 @@ struct backend {
 	atomic_bool lies;               /* gives back what it was not given */
 	atomic_bool is_silent;          /* takes nothing */
 	atomic_bool fills_counters;     /* of eventfds, whose writers wait then */
+	atomic_int gift;                /* not 0: a descriptor that is sent, instead of an answer
+					 * to the first kick, at the end of the connection... */
+	bool refuses_memory;            /* ...or instead of what follows this */
 	struct prng prng;
 
 	char path[64];
@@ -52,7 +55,6 @@ struct backend {
 	int area;
 	struct backend_queue queues[BACKEND_QUEUES];
 };
-
 
 /* Fills in what is missing, listens, runs. 0 or -errno. */
 int backend_start(struct backend *b, uint64_t seed);

@@ -87,6 +87,21 @@ static void reopen_work(void *arg)
 		vfe_link_disconnect(&vn->link);
 }
 
+/* The next two: with the socket is closed what waits in it, which may be anything (V38). */
+static void disconnect_work(void *arg)
+{
+	struct link_call *c = arg;
+
+	vfe_link_disconnect(&c->vn->link);
+}
+
+static void close_work(void *arg)
+{
+	struct link_call *c = arg;
+
+	vfe_link_close(&c->vn->link);
+}
+
 static void config_work(void *arg)
 {
 	struct link_call *c = arg;
@@ -194,7 +209,7 @@ static void lost(struct task *t)
 	int rc;
 
 	lock_wait(vn);
-	vfe_link_disconnect(&vn->link);
+	link_call_wait(vn, disconnect_work, NULL);
 	for_chans_wait(vn, chan_stop, 0);
 	if (!keeps_rings) {
 		for_chans_wait(vn, chan_refill, 0);
@@ -344,7 +359,7 @@ static void vfe_free(struct node *n)
 {
 	struct vfe_node *vn = vfe_node(n);
 
-	vfe_link_close(&vn->link);
+	assert(vn->link.sock < 0 && vn->link.inflight_fd < 0);
 	for (unsigned i = 0; vn->queues && i < vn->link.nqueues; i++)
 		vfe_queue_fini(&vn->queues[i]);
 	vfe_mem_fini(&vn->mem);
@@ -475,6 +490,7 @@ int vfe_open_wait(const struct vfe_opts *opts, bool read_only, struct loop *home
 	if (!rc)
 		rc = node_open_home_wait(&vn->node, err);
 	if (rc) {
+		link_call_wait(vn, close_work, NULL);
 		node_put_wait(&vn->node);
 		return rc;
 	}

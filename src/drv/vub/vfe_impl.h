@@ -13,9 +13,9 @@
  *	V36  a request is answered once, with the first error of its parts, whatever the back end
  *	     does: gives tokens back that it does not have, says nothing, goes away;
  *	V37  while a chan is stopped (the connection is lost) nothing is put into its ring;
- *	V38  whatever the back end does to the eventfds and the memory that it shares, and however
- *	     slowly or fast it answers: no loop waits for it, none is its alone, and nothing that is
- *	     mapped goes away. */
+ *	V38  whatever the back end does to the eventfds and the memory that it shares, whatever
+ *	     descriptors it sends, and however slowly or fast it answers: no loop waits for it, none
+ *	     is its alone, and nothing that is mapped goes away. */
 #ifndef DRV_VUB_VFE_IMPL_H
 #define DRV_VUB_VFE_IMPL_H
 

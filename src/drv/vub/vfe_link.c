@@ -152,7 +152,8 @@ int vfe_link_open(struct vfe_link *k, const char *path, const struct vfe_want *w
 		  struct err *err)
 {
 	struct vfe_link new = VFE_LINK_NONE;
-	int rc = vfe_msg_connect(path, VFE_TIMEOUT_MS, &new.sock, err);
+	unsigned timeout_ms = want->timeout_ms ? want->timeout_ms : VFE_TIMEOUT_MS;
+	int rc = vfe_msg_connect(path, timeout_ms, &new.sock, err);
 
 	if (!rc)
 		rc = choose_features(&new, want, err);

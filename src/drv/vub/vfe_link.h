@@ -28,6 +28,7 @@ enum { VFE_QUEUES_MAX = 64, VFE_QUEUE_SIZE_DEFAULT = 256, VFE_TIMEOUT_MS = 10000
 struct vfe_want {
 	unsigned queues;                /* at most; 0: all */
 	unsigned queue_size;            /* 0: VFE_QUEUE_SIZE_DEFAULT */
+	unsigned timeout_ms;            /* of an answer; 0: VFE_TIMEOUT_MS */
 	bool packed;                    /* must */
 	bool no_event_idx, no_indirect, no_inflight;
 	uint64_t protocol;              /* features to negotiate that are of no use here */

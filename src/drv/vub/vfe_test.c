@@ -22,6 +22,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/sanitizers.h"
+#include "base/test_linger.h"
 #include "drv/vub/test_backend.h"
 #include "drv/vub/vfe_impl.h"
 #include "drv/vub/vfe_msg.h"
@@ -219,6 +220,7 @@ static void rig_start(struct rig *r, uint64_t seed)
 
 static void rig_open(struct rig *r)
 {
+	r->opts.want.timeout_ms = PATIENCE_S * 1000;
 	if (loop_call(r->loops[0].loop, open_node, r))
 		fail_msg("%s", r->err.text);
 }
@@ -422,6 +424,54 @@ static void v38_full_counters_hold_nobody_up(void **state)
 		assert_true(r.be.connections > 1);
 		rig_stop(&r);
 		alarm(0);
+	}
+}
+
+static void *jobs_thread(void *arg)
+{
+	struct rig *r = arg;
+
+	loop_call(r->loops[0].loop, run_jobs, r);
+	return NULL;
+}
+
+static void *open_thread(void *arg)
+{
+	struct rig *r = arg;
+
+	assert_int_equal(loop_call(r->loops[0].loop, open_node, r), -EIO);
+	return NULL;
+}
+
+static int nothing(void *arg)
+{
+	return 0;
+}
+
+/* What waits in a connection that is closed is closed with it: by no loop. */
+static void v38_gifts_hold_nobody_up(void **state)
+{
+	for (unsigned at_open = 0; at_open < 2; at_open++) {
+		struct rig r = { .expect = -EIO, .be.refuses_memory = at_open };
+		pthread_t thread;
+		int peer;
+
+		rig_start(&r, 15);
+		r.ops = 6;
+		r.be.gift = test_linger(&peer, 2 * PATIENCE_S);
+		if (!at_open)
+			rig_open(&r);
+		assert_int_equal(pthread_create(&thread, NULL, at_open ? open_thread : jobs_thread,
+						&r), 0);
+		alarm(PATIENCE_S);
+		while (r.be.gift)
+			usleep(1000);
+		usleep(100000);                 /* it is in the socket that is closed */
+		loop_call(r.loops[0].loop, nothing, NULL);
+		alarm(0);
+		close(peer);
+		pthread_join(thread, NULL);
+		rig_stop(&r);
 	}
 }
 
@@ -657,6 +707,7 @@ int main(void)
 		cmocka_unit_test(v36_a_liar_fails_requests_once),
 		cmocka_unit_test(v36_a_lost_connection_fails_requests_once),
 		cmocka_unit_test(v38_full_counters_hold_nobody_up),
+		cmocka_unit_test(v38_gifts_hold_nobody_up),
 		cmocka_unit_test(v38_memory_stays),
 		cmocka_unit_test(v38_answers_without_end_leave_turns_to_others),
 		cmocka_unit_test(v38_a_reply_in_bits_is_not_waited_for),

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -25,6 +24,7 @@
 
 #include "base/bits.h"
 #include "base/err.h"
+#include "base/test_linger.h"
 #include "drv/vub/vfe_msg.h"
 #include "export/vub/test_fs.h"
 #include "export/vub/test_host.h"
@@ -73,7 +73,7 @@ static void v27_a_file_that_hangs_holds_nobody_up(void **state)
 	for (unsigned i = 0; i < DESCRIPTOR_CASES; i++) {
 		int fd = slow_fs_open(fs), sock;
 
-		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+		assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 		atomic_store(&fs->is_hanging, true);
 		alarm(PATIENCE_S);
 		send_descriptor(sock, i, fd);
@@ -161,7 +161,7 @@ static void v27_memory_of_another_namespace(void **state)
 	if (e.plain < 0)
 		skip();
 	host_start(&h, NULL);
-	assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+	assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 	peer_choose_answers(sock);
 	assert_int_equal(offer_memory(sock, e.plain), 0);
 	if (e.layered >= 0)
@@ -228,7 +228,7 @@ static void v27_a_way_back_that_is_busy_holds_nobody_up(void **state)
 	r.fd = pair[1];
 	assert_int_equal(pthread_create(&thread, NULL, receive_thread, &r), 0);
 	usleep(100000);                         /* it waits by now */
-	assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+	assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 	alarm(PATIENCE_S);
 	peer_choose_answers(sock);
 	m = vfe_msg(VHOST_USER_SET_BACKEND_REQ_FD, 0);
@@ -264,30 +264,6 @@ static void v27_pipes_are_no_kicks(void **state)
 }
 
 /* ---- descriptors that the device itself never sees ---- */
-
-/* One end of a connection to @ret_peer, with more on its way than that takes: who closes it last
- * waits until the peer does. */
-static int make_lingering(int *ret_peer)
-{
-	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
-	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct linger linger = { .l_onoff = 1, .l_linger = 2 * PATIENCE_S };
-	static const uint8_t bytes[64 << 10];
-	socklen_t len = sizeof(sa);
-
-	assert_int_equal(bind(listener, (void *)&sa, sizeof(sa)), 0);
-	assert_int_equal(listen(listener, 1), 0);
-	assert_int_equal(getsockname(listener, (void *)&sa, &len), 0);
-	assert_int_equal(connect(sock, (void *)&sa, sizeof(sa)), 0);
-	*ret_peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	assert_true(*ret_peer >= 0);
-	close(listener);
-	while (send(sock, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
-		;
-	assert_int_equal(setsockopt(sock, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
-	return sock;
-}
 
 /* Sends @len bytes of @m with @n descriptors, the last of which is @fd; or nothing where the device
  * has hung up. */
@@ -381,10 +357,10 @@ static void v27_what_is_never_received_holds_nobody_up(void **state)
 	host_start(&h, NULL);
 	guest_start(&g, &h, NULL);
 	for (unsigned i = 0; i < ARRAY_SIZE(put); i++) {
-		int sock, peer, fd = make_lingering(&peer);
+		int sock, peer, fd = test_linger(&peer, 2 * PATIENCE_S);
 		pthread_t thread;
 
-		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+		assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 		alarm(PATIENCE_S);
 		put[i](sock, fd);
 		assert_int_equal(pthread_create(&thread, NULL, close_thread, &fd), 0);
@@ -415,7 +391,7 @@ static void v27_a_device_that_is_not_open_holds_nobody_up(void **state)
 	host_start(&h, NULL);
 	guest_start(&g, &h, NULL);
 	fd = slow_fs_open_device(fs);
-	assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+	assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 	peer_choose_answers(sock);
 	atomic_store(&fs->is_hanging, true);
 	alarm(PATIENCE_S);
@@ -457,7 +433,7 @@ static void v27_an_epoll_that_is_busy_holds_nobody_up(void **state)
 	assert_int_equal(epoll_ctl(r.fd, EPOLL_CTL_ADD, ready, &always), 0);
 	assert_int_equal(pthread_create(&thread, NULL, poll_thread, &r), 0);
 	usleep(100000);                         /* it waits by now */
-	assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+	assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 	alarm(PATIENCE_S);
 	send_descriptor(sock, 0, r.fd);
 	usleep(100000);

@@ -16,6 +16,7 @@
 #include "base/bits.h"
 #include "drv/vub/vfe_msg.h"
 #include "export/vub/test_host.h"
+#include "export/vub/vub_impl.h"
 
 enum { NEXT = VRING_DESC_F_NEXT, WRITE = VRING_DESC_F_WRITE, INDIRECT = VRING_DESC_F_INDIRECT };
 
@@ -310,7 +311,7 @@ static void v11_nonsense_ends_the_session(void **state)
 		int sock;
 
 		m.table.nregions = 3;
-		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+		assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 		send(sock, &m, VHOST_USER_HEADER_SIZE + MIN(m.head.size, 100u), MSG_NOSIGNAL);
 		assert_true(peer_is_closed(sock));
 		close(sock);
@@ -383,7 +384,7 @@ static void v26_a_front_end_is_gone(void **state)
 		bool is_pair = i % 2 || i == 4;
 		int sock, pair[2];
 
-		assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+		assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
 		peer_choose_answers(sock);
 		m = vfe_msg(VHOST_USER_SET_BACKEND_REQ_FD, 0);
@@ -423,7 +424,7 @@ static void v28_others_have_the_loop_as_well(void **state)
 	host_start(&h, NULL);
 	for (unsigned i = 0; i < MESSAGES; i++)
 		heads[i] = vfe_msg(VHOST_USER_SET_OWNER, 0).head;
-	assert_int_equal(vfe_msg_connect(h.path, 10000, &sock, NULL), 0);
+	assert_int_equal(vfe_msg_connect(h.path, HOST_PATIENCE_MS, &sock, NULL), 0);
 	turns = count_turns(&h);
 	assert_int_equal(send(sock, heads, bytes, MSG_NOSIGNAL), bytes);
 	assert_int_equal(vfe_msg_ask(sock, &m, sizeof(m.u64), NULL), 0);
@@ -431,6 +432,72 @@ static void v28_others_have_the_loop_as_well(void **state)
 	close(sock);
 	host_stop(&h);
 	free(heads);
+}
+
+/* A whole ring of requests like @a, and an answer to each. */
+static void do_many(struct guest *g, struct guest_ask a)
+{
+	uint8_t status;
+
+	for (a.token = 0; a.token < RING_SIZE; a.token++)
+		guest_put(g, &a);
+	guest_kick(g, 0);
+	for (unsigned n = 0; n < RING_SIZE; n++) {
+		guest_take(g, 0, &status);
+		assert_int_equal(status, VIRTIO_BLK_S_OK);
+	}
+}
+
+static bool has_disk(struct host *h, uint64_t off, const void *data, size_t len)
+{
+	bool is_same;
+
+	pthread_mutex_lock(&h->disk.lock);
+	is_same = !memcmp(h->disk.data + off, data, len);
+	pthread_mutex_unlock(&h->disk.lock);
+	return is_same;
+}
+
+/* Long requests, as many as there is room for, are done in parts and in turns. */
+static void v29_a_queue_has_a_part_of_a_turn(void **state)
+{
+	/* Of the same data, again and again: no part begins where that does. */
+	enum { PIECE = (1 << 20) - VUB_SECTOR, PIECES = 12, AT = 3 };
+	struct guest_ask a = { .at = GUEST_DATA, .len = PIECE, .more = PIECES - 1,
+			       .is_indirect = true };
+	struct host h;
+	struct guest g;
+
+	host_start(&h, NULL);
+	for (unsigned i = 0; i < 2; i++) {
+		struct vfe_want want = { .packed = i };
+		char *data;
+
+		guest_start(&g, &h, &want);
+		data = g.mem.map + GUEST_DATA;
+		for (uint64_t off = 0; off < PIECE; off += VUB_SECTOR)
+			memset(data + off, (int)(off / VUB_SECTOR % 251 + i), VUB_SECTOR);
+		a.sector = AT;
+		a.type = VIRTIO_BLK_T_OUT;
+		do_many(&g, a);
+		for (unsigned k = 0; k < PIECES; k++)
+			assert_true(has_disk(&h, AT * VUB_SECTOR + k * PIECE, data, PIECE));
+		memset(data, 0, PIECE);
+		a.type = VIRTIO_BLK_T_IN;
+		do_many(&g, a);
+		assert_true(has_disk(&h, AT * VUB_SECTOR, data, PIECE));
+		/* Nothing of one that ends behind the disk is done. */
+		a.sector = (HOST_DISK - PIECES * PIECE) / VUB_SECTOR + 1;
+		a.type = VIRTIO_BLK_T_OUT;
+		memset(data, 0xff, PIECE);
+		assert_int_equal(guest_do(&g, &a), VIRTIO_BLK_S_IOERR);
+		assert_int_not_equal(host_byte(&h, a.sector * VUB_SECTOR), 0xff);
+		guest_stop(&g);
+	}
+	assert_int_equal(atomic_load(&h.disk.longest), VUB_PART_MAX);
+	assert_in_range(atomic_load(&h.disk.most_a_turn), VUB_PART_MAX,
+			VUB_TURN_BYTES + VUB_PART_MAX);
+	host_stop(&h);
 }
 
 int main(void)
@@ -445,6 +512,7 @@ int main(void)
 		cmocka_unit_test(wrong_numbers_are_refused),
 		cmocka_unit_test(v26_a_front_end_is_gone),
 		cmocka_unit_test(v28_others_have_the_loop_as_well),
+		cmocka_unit_test(v29_a_queue_has_a_part_of_a_turn),
 	};
 
 	return cmocka_run_group_tests_name("vub_hostile", tests, NULL, NULL);

@@ -131,6 +131,7 @@ static void connect_to(struct guest *g, const struct host *h, const struct vfe_w
 {
 	*g = (struct guest){ .link = VFE_LINK_NONE, .want = *want };
 	g->want.queue_size = RING_SIZE;
+	g->want.timeout_ms = HOST_PATIENCE_MS;
 	assert_int_equal(vfe_mem_init(&g->mem, GUEST_MEMORY), 0);
 	assert_int_equal(vfe_link_open(&g->link, h->path, &g->want, NULL), 0);
 	assert_int_equal(g->link.nqueues, QUEUES);

@@ -36,6 +36,9 @@
  * while the others are read, and in the end neither side sleeps. If they have not ended, a disk has
  * them, and gets all the others at once.
  *
+ * What is copied in a turn holds up all others on the loop. So what is to be read and written
+ * beyond so many bytes waits for the next one (V29), in the order in which it came.
+ *
  * The kick is an eventfd, which nobody reads while the queue runs: who kicks us holds its lock
  * until our processor has been told, and to read would be to wait for that. A halt empties it, but
  * where the front end kicks several queues by it: what it holds may be meant for another one, which
@@ -181,6 +184,44 @@ void vub_queue_done(struct vub_req *vr, uint8_t status)
 	do_at_turn_end(q);
 }
 
+void vub_queue_send_later(struct vub_req *vr)
+{
+	struct vub_queue *q = vr->q;
+
+	vr->next = NULL;
+	*q->waiting_last = vr;
+	q->waiting_last = &vr->next;
+	do_at_turn_end(q);
+}
+
+void vub_queue_send(struct vub_req *vr)
+{
+	struct vub_queue *q = vr->q;
+
+	if (q->turn_bytes >= VUB_TURN_BYTES) {
+		vub_queue_send_later(vr);
+		return;
+	}
+	q->turn_bytes += MIN(vr->len - vr->sent, (uint64_t)VUB_PART_MAX);
+	vub_request_send(vr);
+}
+
+/* Sends what waits, as much of it as there may be in a turn. */
+static void send_waiting(struct vub_queue *q)
+{
+	q->turn_bytes = 0;
+	while (q->waiting_first && q->turn_bytes < VUB_TURN_BYTES) {
+		struct vub_req *vr = q->waiting_first;
+
+		q->waiting_first = vr->next;
+		if (!q->waiting_first)
+			q->waiting_last = &q->waiting_first;
+		vub_queue_send(vr);
+	}
+	if (q->waiting_first)
+		do_at_turn_end(q);
+}
+
 /* The requests of @list are over. */
 static void release(struct vub_queue *q, struct vub_req *list)
 {
@@ -220,6 +261,7 @@ static void turn_end(struct task *t)
 
 	q->turn_is_queued = false;
 	answer(q);
+	send_waiting(q);
 	if (q->state == VUB_QUEUE_LOOKING)
 		look(q);
 	if (q->waiter)
@@ -507,6 +549,7 @@ int vub_queue_new(struct vub *v, unsigned index, struct loop *loop, struct vub_q
 	q->index = index;
 	q->kick_fd = q->call_fd = q->err_fd = -1;
 	q->done_last = &q->done_first;
+	q->waiting_last = &q->waiting_first;
 	q->turn_task.fn = turn_end;
 	q->kick_io.fixed = -1;
 	q->kick_io.done = kicked;

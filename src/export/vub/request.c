@@ -4,7 +4,7 @@
  * A chain is a header of 16 bytes, data and a status byte, wherever its buffers begin and end. What
  * has no room for header and status is no request, and breaks the queue; everything else is
  * answered. Ranges of a discard or write-zeroes are copied, checked, all of them, and sent one
- * after the other. */
+ * after the other; so are the parts of a long read or write (V29). */
 #include <errno.h>
 #include <string.h>
 
@@ -64,17 +64,18 @@ static void done(struct req *req, int res)
 	vub_queue_done(container_of(req, struct vub_req, req), status_of(res));
 }
 
-static void submit(struct vub_req *vr, enum req_kind kind, uint64_t len, uint8_t flags,
+/* @at: where in its data the request goes on. */
+static void submit(struct vub_req *vr, enum req_kind kind, uint64_t at, uint64_t len, uint8_t flags,
 		   void (*then)(struct req *req, int res))
 {
 	struct req *req = &vr->req;
 
 	req->done = then;
-	req->off = vr->sector * VUB_SECTOR;
+	req->off = vr->sector * VUB_SECTOR + at;
 	req->len = len;
 	req->iov = vr->iov;
 	req->iovcnt = vr->niov;
-	req->iov_skip = 0;
+	req->iov_skip = at;
 	req->kind = (uint8_t)kind;
 	req->flags = flags;
 	port_submit(vr->q->pc, req);
@@ -82,22 +83,47 @@ static void submit(struct vub_req *vr, enum req_kind kind, uint64_t len, uint8_t
 
 /* ---- reads, writes, the serial ---- */
 
+static void part_done(struct req *req, int res)
+{
+	struct vub_req *vr = container_of(req, struct vub_req, req);
+
+	if (res || vr->sent == vr->len)
+		done(req, res);
+	else
+		vub_queue_send_later(vr);
+}
+
+void vub_request_send(struct vub_req *vr)
+{
+	bool is_write = vr->type == VIRTIO_BLK_T_OUT;
+	uint64_t at = vr->sent, len = MIN(vr->len - at, (uint64_t)VUB_PART_MAX);
+
+	vr->sent += len;
+	submit(vr, is_write ? REQ_WRITE : REQ_READ, at, len,
+	       (uint8_t)(REQ_FOREIGN | (is_write ? vr->q->write_flags : 0)), part_done);
+}
+
+/* Is it one that the port refuses, or would, if that saw all of it at once? */
+static bool is_beyond(const struct vub_req *vr)
+{
+	return vr->sector > UINT64_MAX / VUB_SECTOR ||
+	       (vr->len > VUB_PART_MAX &&
+		!range_within(vr->sector * VUB_SECTOR, vr->len, port_size(vr->q->v->port)));
+}
+
 static void start_rw(struct vub_req *vr, uint64_t len)
 {
 	bool is_write = vr->type == VIRTIO_BLK_T_OUT;
 
-	if (len % VUB_SECTOR || vr->sector > UINT64_MAX / VUB_SECTOR ||
-	    (is_write && vr->q->v->read_only)) {
+	vr->len = len;
+	vr->sent = 0;
+	if (len % VUB_SECTOR || is_beyond(vr) || (is_write && vr->q->v->read_only)) {
 		vub_queue_done(vr, VIRTIO_BLK_S_IOERR);
 		return;
 	}
-	if (is_write) {
-		submit(vr, REQ_WRITE, len, (uint8_t)(REQ_FOREIGN | vr->q->write_flags),
-		       done);
-	} else {
+	if (!is_write)
 		vr->used_len = (uint32_t)MIN(len + 1, UINT32_MAX);
-		submit(vr, REQ_READ, len, REQ_FOREIGN, done);
-	}
+	vub_queue_send(vr);
 }
 
 static void answer_id(struct vub_req *vr, uint64_t room)
@@ -148,7 +174,7 @@ static void submit_range(struct vub_req *vr)
 	if (!is_discard && r->flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)
 		flags |= REQ_MAY_UNMAP;
 	vr->sector = r->sector;
-	submit(vr, is_discard ? REQ_DISCARD : REQ_ZERO, (uint64_t)r->num_sectors * VUB_SECTOR,
+	submit(vr, is_discard ? REQ_DISCARD : REQ_ZERO, 0, (uint64_t)r->num_sectors * VUB_SECTOR,
 	       flags, range_done);
 }
 
@@ -224,7 +250,7 @@ bool vub_request_start(struct vub_chain *c)
 		break;
 	case VIRTIO_BLK_T_FLUSH:
 		vr->sector = 0;
-		submit(vr, REQ_FLUSH, 0, 0, done);
+		submit(vr, REQ_FLUSH, 0, 0, 0, done);
 		break;
 	case VIRTIO_BLK_T_GET_ID:
 		answer_id(vr, in_len);

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { SLOW_FS_FILE = 4 << 20, SLOW_FS_WAITERS_MAX = 64, SLOW_FS_LIFE_S = 60 };
+enum { SLOW_FS_FILE = 4 << 20, SLOW_FS_WAITERS_MAX = 64, SLOW_FS_LIFE_S = 240 };
 
 /* In memory that is shared with the child. */
 struct slow_fs {

@@ -21,13 +21,14 @@
 #include "drv/vub/vfe_msg.h"
 #include "loop/work.h"
 
-enum { PATIENCE_MS = 120000, PAGE = 4096 };
+enum { PAGE = 4096 };
 
 /* ---- the disk ---- */
 
 struct mem_chan {
 	struct chan chan;
 	struct req *held, **held_tail;
+	uint64_t turn, turn_bytes;
 };
 
 static struct host_disk *disk_of(const struct chan *ch)
@@ -66,10 +67,33 @@ static int perform(struct host_disk *d, struct req *req)
 	return -fail;
 }
 
+static void raise_to(_Atomic uint64_t *most, uint64_t n)
+{
+	uint64_t before = atomic_load(most);
+
+	while (n > before && !atomic_compare_exchange_weak(most, &before, n))
+		;
+}
+
+static void measure(struct mem_chan *mc, const struct req *req)
+{
+	struct host_disk *d = disk_of(&mc->chan);
+	struct loop_stats stats;
+
+	loop_get_stats(mc->chan.loop, &stats);
+	if (stats.turns != mc->turn)
+		mc->turn_bytes = 0;
+	mc->turn = stats.turns;
+	mc->turn_bytes += req->len;
+	raise_to(&d->longest, req->len);
+	raise_to(&d->most_a_turn, mc->turn_bytes);
+}
+
 static void submit(struct chan *ch, struct req *req)
 {
 	struct mem_chan *mc = container_of(ch, struct mem_chan, chan);
 
+	measure(mc, req);
 	if (atomic_load(&disk_of(ch)->is_holding)) {
 		req->next = NULL;
 		*mc->held_tail = req;
@@ -290,7 +314,7 @@ uint64_t host_broken(const struct host *h)
 
 void host_await_broken(const struct host *h, uint64_t n)
 {
-	for (unsigned i = 0; i < PATIENCE_MS && host_broken(h) < n; i++)
+	for (unsigned i = 0; i < HOST_PATIENCE_MS && host_broken(h) < n; i++)
 		usleep(1000);
 	assert_int_equal(host_broken(h), n);
 }
@@ -314,6 +338,7 @@ void guest_start(struct guest *g, const struct host *h, const struct vfe_want *w
 	*g = (struct guest){ .link = VFE_LINK_NONE };
 	g->want = want ? *want : (struct vfe_want){ 0 };
 	g->want.queue_size = RING_SIZE;
+	g->want.timeout_ms = HOST_PATIENCE_MS;
 	assert_int_equal(vfe_mem_init(&g->mem, GUEST_MEMORY), 0);
 	assert_int_equal(vfe_link_open(&g->link, h->path, &g->want, &err), 0);
 	for (unsigned i = 0; i < g->link.nqueues; i++)
@@ -373,6 +398,8 @@ static unsigned fill_segs(const struct guest *g, const struct guest_ask *a, stru
 		at += len;
 		left -= len;
 	}
+	for (unsigned i = 0; i < a->more; i++)
+		segs[n++] = (struct vfe_seg){ guest_addr(g, a->at), a->len, is_in };
 	segs[n++] = (struct vfe_seg){ guest_addr(g, page + STATUS_AT), 1, true };
 	return n;
 }
@@ -416,7 +443,7 @@ uint16_t guest_take(struct guest *g, unsigned queue, uint8_t *ret)
 
 		if (vfe_ring_arm(&q->ring))
 			continue;
-		assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
+		assert_int_equal(poll(&p, 1, HOST_PATIENCE_MS), 1);
 		eventfd_read(q->call, &count);
 	}
 	assert_int_equal(rc, 1);
@@ -441,7 +468,7 @@ bool peer_is_closed(int sock)
 	struct pollfd p = { .fd = sock, .events = POLLIN };
 	char c;
 
-	return poll(&p, 1, 120000) == 1 && recv(sock, &c, 1, MSG_DONTWAIT) <= 0;
+	return poll(&p, 1, HOST_PATIENCE_MS) == 1 && recv(sock, &c, 1, MSG_DONTWAIT) <= 0;
 }
 
 void peer_choose_answers(int sock)

@@ -3,7 +3,7 @@
  * a front end that can say anything. The test's thread is the front end and the guest.
  *
  * The guest's memory: a ring for each queue, then a page for each request (header, status, an
- * indirect table), then data. Whatever does not come within 10 s fails the test. */
+ * indirect table), then data. Whatever does not come within HOST_PATIENCE_MS fails the test. */
 #ifndef EXPORT_VUB_TEST_HOST_H
 #define EXPORT_VUB_TEST_HOST_H
 
@@ -17,7 +17,8 @@
 
 enum {
 	HOST_LOOPS = 2,
-	HOST_DISK = 4 << 20,
+	HOST_PATIENCE_MS = 120000,
+	HOST_DISK = 16 << 20,
 	GUEST_MEMORY = 4 << 20,
 	GUEST_RING = 64 << 10,          /* queue i's ring is at i times this */
 	GUEST_EVENT = 8 << 10,          /* in there, by guest_lay_out() */
@@ -34,6 +35,8 @@ struct host_disk {
 	atomic_bool is_holding;         /* requests are kept until host_release() */
 	atomic_uint held, flushes, fuas, discards, zeros, writes;
 	_Atomic int fail_errno;
+	_Atomic uint64_t longest, most_a_turn;  /* bytes of a request, and of all that a loop has
+						 * sent in one turn */
 };
 
 struct host {
@@ -88,6 +91,7 @@ struct guest_ask {
 	uint64_t sector;
 	uint64_t at;
 	uint32_t len;
+	unsigned more;                  /* how often the same data follows it */
 	bool is_indirect;
 	bool is_scattered;              /* header and data in several descriptors */
 };

@@ -43,7 +43,10 @@
  *	V26  no descriptor of a front end's keeps its own connection open: when it is gone, so is
  *	     its session;
  *	V28  however fast a front end sends messages, its control fiber has no more than a few of a
- *	     turn: the loop is others' as well. */
+ *	     turn: the loop is others' as well;
+ *	V29  however much a guest reads and writes at once, a queue sends VUB_TURN_BYTES of it in a
+ *	     turn, and less than VUB_PART_MAX beyond that: what a driver or the page cache has, the
+ *	     loop's thread copies. */
 #ifndef EXPORT_VUB_VUB_IMPL_H
 #define EXPORT_VUB_VUB_IMPL_H
 
@@ -67,6 +70,8 @@ enum {
 	VUB_IOV_FEW = 4,                /* of most requests, in their struct */
 	VUB_RANGES_MAX = 16,            /* of one discard or write-zeroes */
 	VUB_SECTOR = 512,
+	VUB_PART_MAX = 4 << 20,         /* bytes: of a longer read or write a part at a time */
+	VUB_TURN_BYTES = 16 << 20,
 };
 
 struct vub_queue;
@@ -75,8 +80,9 @@ struct vub_queue;
 struct vub_req {
 	struct req req;
 	struct vub_queue *q;
-	struct vub_req *next;           /* in the queue's list of free or of done ones */
+	struct vub_req *next;           /* in the queue's list of free, done or waiting ones */
 	uint64_t sector;
+	uint64_t len, sent;             /* bytes of a read or write, and how many were sent */
 	uint8_t *status_at;             /* in the guest's memory */
 	struct iovec *iov;              /* the data, in the guest's memory */
 	uint16_t niov;
@@ -217,6 +223,8 @@ struct vub_queue {
 	struct iovec *many;             /* VUB_IOV_MAX for each; touched where `few` are too few */
 	unsigned in_flight;
 	struct vub_req *done_first, **done_last;
+	uint64_t turn_bytes;            /* sent since turn_end() last began (V29) */
+	struct vub_req *waiting_first, **waiting_last;  /* for the next one */
 	struct task turn_task;
 	bool turn_is_queued;
 	uint64_t look_until_ns, poll_window_ns;
@@ -276,6 +284,8 @@ void vub_log_follow_wait(struct vub *v, const struct vub_log *before, bool is_la
 
 /* Starts what @c holds. False: the chain has no room for a header and a status; c->wrong. */
 bool vub_request_start(struct vub_chain *c);
+/* Sends the next part of a read or write. */
+void vub_request_send(struct vub_req *vr);
 
 /* ---- queue.c ---- */
 
@@ -284,6 +294,10 @@ void vub_queue_free(struct vub_queue *q);
 
 /* @vr is answered; its used entry follows at the end of the turn. */
 void vub_queue_done(struct vub_req *vr, uint8_t status);
+/* Sends the first part of @vr, now or in one of the next turns (V29); or the next one, in one of
+ * these. */
+void vub_queue_send(struct vub_req *vr);
+void vub_queue_send_later(struct vub_req *vr);
 
 /* The next four run in a fiber of any loop, and reach the queue's by themselves. */
 
@@ -326,7 +340,6 @@ struct vub {
 	struct vub_log log;
 	struct vub_mapping inflight;
 	uint8_t *inflight_at;
-	uint64_t inflight_len;
 	unsigned inflight_num;          /* descriptors of each queue */
 	unsigned inflight_queues;
 	uint64_t features;              /* virtio's and vhost's, as the front end has chosen */

@@ -302,7 +302,7 @@ static void v22_a_start_notifies(void **state)
 	for (unsigned i = 0; i < 2; i++) {
 		struct pollfd p = { .fd = g.queues[i].call, .events = POLLIN };
 
-		assert_int_equal(poll(&p, 1, 120000), 1);
+		assert_int_equal(poll(&p, 1, HOST_PATIENCE_MS), 1);
 	}
 	guest_stop(&g);
 	host_stop(&h);
