@@ -10,7 +10,8 @@
 qemu10=${QEMU10:-$CACHE/qemu10/run}
 if [ -x "$qemu10" ]; then
 	# A run of the reference that does not end (seen once in very many, on a busy machine) says
-	# nothing of byre: it is tried again. Of byre's own that is a failure.
+	# nothing of byre: it is tried again, and what it said until then is not heard. Of byre's
+	# own that is a failure.
 	exec 9>&2
 	cat >"$W/reference" <<-END
 	#!/bin/sh
@@ -18,8 +19,11 @@ if [ -x "$qemu10" ]; then
 	qemu-img | qemu-io) ;;
 	*) exec "$qemu10" "\$@" ;;
 	esac
-	timeout -k 5 50 "$qemu10" "\$@" && exit
-	status=\$?
+	said=$W/reference.said.\$\$ status=0
+	timeout -k 5 50 "$qemu10" "\$@" >\$said.out 2>\$said.err || status=\$?
+	[ \$status = 124 ] || cat \$said.out
+	[ \$status = 124 ] || cat \$said.err >&2
+	rm \$said.out \$said.err
 	[ \$status = 124 ] || exit \$status
 	echo "tried again, for it did not end: \$*" >&9
 	exec "$qemu10" "\$@"
