@@ -115,10 +115,18 @@ stop()
 	server=
 }
 
-# Clock ticks that the server has used, all its threads and ended children together.
-cpu_ticks()
+# Nanoseconds of processors that the server has used, all its threads and what has ended of them
+# together, and its children that have ended (those in clock ticks).
+cpu_ns()
 {
-	sed 's/.*) //' "/proc/$server/stat" | awk '{ print $12 + $13 + $14 + $15 }'
+	python3 - "$server" <<-'END'
+	import os, sys, time
+	pid = int(sys.argv[1])
+	with open(f"/proc/{pid}/stat") as f:
+	    children = sum(map(int, f.read().rsplit(")", 1)[1].split()[13:15]))
+	clock = ~pid << 3 | 2               # what clock_getcpuclockid() gives for a process
+	print(time.clock_gettime_ns(clock) + children * 10**9 // os.sysconf("SC_CLK_TCK"))
+	END
 }
 
 # measure_fio PEER URI FIO_OPTIONS...: a line "PEER IOPS CPU_US_PER_OP" to $W/results.
@@ -126,19 +134,18 @@ measure_fio()
 {
 	local peer=$1 uri=$2 before after
 	shift 2
-	before=$(cpu_ticks)
+	before=$(cpu_ns)
 	fio --name=bench --ioengine=nbd --uri="$uri" --time_based --runtime="$seconds" \
 		--norandommap --randseed=1 --group_reporting --output-format=json \
 		--output="$W/fio.json" "$@" >/dev/null
-	after=$(cpu_ticks)
-	python3 - "$W/fio.json" "$peer" $((after - before)) "$(getconf CLK_TCK)" \
-		>>"$W/results" <<-'END'
+	after=$(cpu_ns)
+	python3 - "$W/fio.json" "$peer" $((after - before)) >>"$W/results" <<-'END'
 	import json, sys
 	job = json.load(open(sys.argv[1]))["jobs"][0]
 	assert job["error"] == 0, "fio failed"
 	side = job["write" if job["write"]["total_ios"] else "read"]
 	ops = side["total_ios"]
-	seconds = int(sys.argv[3]) / int(sys.argv[4])
+	seconds = int(sys.argv[3]) / 1e9
 	print(sys.argv[2], round(side["iops"]), round(seconds / ops * 1e6, 2))
 	END
 }

@@ -16,7 +16,6 @@ programs=$(cd "$(dirname "$BYRE")/../../bench" && pwd)
 count=$((seconds * 60000))
 peers=(byre qemu-storage-daemon qemu-storage-daemon-uring)
 [ ! -x "$qemu10" ] || peers+=(qemu10-storage-daemon qemu10-storage-daemon-uring)
-hz=$(getconf CLK_TCK)
 
 # vub_command PEER IMAGE CACHE: the command that serves IMAGE on $sock with two queues.
 vub_command()
@@ -63,10 +62,10 @@ vub_start()
 	launch "$1" "${argv[@]}"
 }
 
-# us_per_op TICKS OPS
+# us_per_op NS OPS
 us_per_op()
 {
-	awk -v t="$1" -v n="$2" -v hz="$hz" 'BEGIN { printf "%.3f\n", t / hz / n * 1e6 }'
+	awk -v t="$1" -v n="$2" 'BEGIN { printf "%.3f\n", t / n / 1e3 }'
 }
 
 front=queues=1
@@ -75,10 +74,10 @@ measure()
 {
 	local peer=$1 what=$2 before after took
 	shift 2
-	before=$(cpu_ticks)
+	before=$(cpu_ns)
 	took=$("$BYRE" bench -c "$count" -d 32 --random 1 "$@" "vhost-user:$sock,$front" |
 		sed -n 's/^Run completed in \(.*\) seconds.*/\1/p')
-	after=$(cpu_ticks)
+	after=$(cpu_ns)
 	echo "$peer $(awk -v n="$count" -v s="$took" 'BEGIN { printf "%.0f", n / s }')" \
 		"$(us_per_op $((after - before)) "$count")" >>"$W/results.$what"
 }
@@ -99,10 +98,10 @@ measure_latency()
 measure_loops()
 {
 	local peer=$1 loops=$2 before after
-	before=$(cpu_ticks)
+	before=$(cpu_ns)
 	"$programs/two-loops" --loops "$loops" --count "$count" --random \
 		"vhost-user:$sock,queues=$loops" >"$W/loops"
-	after=$(cpu_ticks)
+	after=$(cpu_ns)
 	echo "$peer-$loops-queues $(sed 's/.*"ops_per_s": \([0-9]*\).*/\1/' "$W/loops")" \
 		"$(us_per_op $((after - before)) $((count * loops)))" >>"$W/results.queues"
 }
