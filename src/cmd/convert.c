@@ -436,7 +436,7 @@ static int plan(struct conversion *c, struct err *err)
 	const struct node *top = c->target.graph.top;
 	const struct node *backing = top->child[CHILD_BACKING];
 	struct copy_opts *o = &c->copy;
-	uint64_t sparse_align = a->min_sparse ? 1ULL << (63 - __builtin_clzll(a->min_sparse)) : 1;
+	uint64_t sparse_align = a->min_sparse ? 1ULL << log2_floor(a->min_sparse) : 1;
 
 	if (!strcmp(img_format(&c->target), "qcow2") &&
 	    tool_run(&c->tool, target_info_wait, c))

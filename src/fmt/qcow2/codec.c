@@ -205,7 +205,7 @@ int codec_inflate(unsigned compression, const void *in, size_t in_len, void *out
 /* log2(@n), in 1/256, at most 0.086 too low. */
 static unsigned log2_256(unsigned n)
 {
-	unsigned bits = 31 - (unsigned)__builtin_clz(n);
+	unsigned bits = log2_floor(n);
 
 	return bits * 256 + (unsigned)(((uint64_t)n << 8) >> bits) - 256;
 }
@@ -344,7 +344,7 @@ static int zstd_hash_bits(int level, size_t in_len)
 /* Trees of half of the cluster, which is what is looked at: all but a thousandth is found. */
 static int zstd_chain_bits(int level, size_t in_len)
 {
-	return has_trees(level, in_len) ? 63 - __builtin_clzll(in_len) : 0;
+	return has_trees(level, in_len) ? (int)log2_floor(in_len) : 0;
 }
 
 static void zstd_parameter(struct contexts *c, ZSTD_cParameter which, int value)
