@@ -171,6 +171,15 @@ static void look(struct vub_queue *q)
 		look_from_now_on(q);
 }
 
+/* Adds @vr to the end of a list of @vr's queue, which is looked at when the turn ends. */
+static void append(struct vub_req ***last, struct vub_req *vr)
+{
+	vr->next = NULL;
+	**last = vr;
+	*last = &vr->next;
+	do_at_turn_end(vr->q);
+}
+
 void vub_queue_done(struct vub_req *vr, uint8_t status)
 {
 	struct vub_queue *q = vr->q;
@@ -178,20 +187,12 @@ void vub_queue_done(struct vub_req *vr, uint8_t status)
 	*vr->status_at = status;
 	if (status != VIRTIO_BLK_S_OK)
 		vub_count(&q->counters.errors, 1);
-	vr->next = NULL;
-	*q->done_last = vr;
-	q->done_last = &vr->next;
-	do_at_turn_end(q);
+	append(&q->done_last, vr);
 }
 
 void vub_queue_send_later(struct vub_req *vr)
 {
-	struct vub_queue *q = vr->q;
-
-	vr->next = NULL;
-	*q->waiting_last = vr;
-	q->waiting_last = &vr->next;
-	do_at_turn_end(q);
+	append(&vr->q->waiting_last, vr);
 }
 
 void vub_queue_send(struct vub_req *vr)
