@@ -16,18 +16,20 @@
 
 /* ---- what it costs ---- */
 
-/* A disk that one fiber has for itself: body() runs with it open. */
 static void with_disk(const struct test_cell *cell, int (*body)(void *arg))
 {
-	struct test_disk *d = test_disk_new(cell, LOOP_SIM, 1, 7);
+	test_disk_with(cell, 7, body);
+}
 
-	loop_call(d->loops[0], test_disk_open, d);
-	loop_call(d->loops[0], test_disk_open_port, d);
-	loop_call(d->loops[0], body, d);
-	loop_call(d->loops[0], test_disk_close_port, d);
-	loop_call(d->loops[0], test_disk_close, d);
-	loop_call(d->loops[0], test_disk_verify, d);
-	test_disk_free(d);
+/* Again where @rule is broken: body() sees the difference. */
+static void with_and_without(const struct test_cell *cell, enum writer_break rule,
+			     int (*body)(void *arg))
+{
+	struct test_cell broken = *cell;
+
+	broken.broken = rule;
+	with_disk(cell, body);
+	with_disk(&broken, body);
 }
 
 static int simple_wait(struct test_disk *d, enum req_kind kind, unsigned flags, uint64_t off,
@@ -192,9 +194,7 @@ static void w8_who_is_not_told_sees_old_content(void **state)
 	struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = BACK_RAW,
 			       .size = 2 << 20 };
 
-	with_disk(&c, unseen_body);
-	c.broken = BREAK_W8_UNSEEN;
-	with_disk(&c, unseen_body);
+	with_and_without(&c, BREAK_W8_UNSEEN, unseen_body);
 }
 
 /* The second write to a pending cluster fails: what it was to write is what it was, or is to be. */
@@ -219,9 +219,7 @@ static void x3_mapping_what_a_failed_write_covers_is_caught(void **state)
 	struct test_cell c = { .version = 3, .cluster_bits = 16, .backing = BACK_RAW,
 			       .size = 1 << 20 };
 
-	with_disk(&c, failed_body);
-	c.broken = BREAK_X3_MAPPED;
-	with_disk(&c, failed_body);
+	with_and_without(&c, BREAK_X3_MAPPED, failed_body);
 }
 
 /* ---- zeros and discards ---- */
@@ -405,9 +403,7 @@ static void u12_more_subclusters_than_it_touches_are_caught(void **state)
 	struct test_cell c = { .version = 3, .cluster_bits = 16, .is_extended = true,
 			       .backing = BACK_RAW, .size = 1 << 20 };
 
-	with_disk(&c, around_body);
-	c.broken = BREAK_U12_ALL;
-	with_disk(&c, around_body);
+	with_and_without(&c, BREAK_U12_ALL, around_body);
 }
 
 struct looker {
@@ -463,9 +459,7 @@ static void u11_other_loops_see_whole_pairs(void **state)
 	struct test_cell c = { .version = 3, .cluster_bits = 16, .is_extended = true,
 			       .size = 1 << 20 };
 
-	with_disk(&c, flip_body);
-	c.broken = BREAK_U11_APART;
-	with_disk(&c, flip_body);
+	with_and_without(&c, BREAK_U11_APART, flip_body);
 }
 
 static int fresh_units_body(void *arg)
@@ -602,9 +596,7 @@ static void x4_fua_is_durable_and_so_is_what_maps_it(void **state)
 {
 	struct test_cell c = { .version = 3, .cluster_bits = 16, .size = 1 << 20 };
 
-	with_disk(&c, durable_body);
-	c.broken = BREAK_X4_VOLATILE;
-	with_disk(&c, durable_body);
+	with_and_without(&c, BREAK_X4_VOLATILE, durable_body);
 }
 
 /* Pending clusters are zeroed in these ways: nothing is filled for it. */

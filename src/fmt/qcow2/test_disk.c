@@ -610,6 +610,19 @@ int test_disk_verify(void *arg)
 	return 0;
 }
 
+void test_disk_with(const struct test_cell *cell, uint64_t seed, int (*body)(void *disk))
+{
+	struct test_disk *d = test_disk_new(cell, LOOP_SIM, 1, seed);
+
+	loop_call(d->loops[0], test_disk_open, d);
+	loop_call(d->loops[0], test_disk_open_port, d);
+	loop_call(d->loops[0], body, d);
+	loop_call(d->loops[0], test_disk_close_port, d);
+	loop_call(d->loops[0], test_disk_close, d);
+	loop_call(d->loops[0], test_disk_verify, d);
+	test_disk_free(d);
+}
+
 /* ---- whole runs ---- */
 
 void test_disk_random(const struct test_cell *cell, uint64_t seed, unsigned rounds)

@@ -84,6 +84,9 @@ int test_disk_open_port(void *arg);
 int test_disk_close_port(void *arg);
 int test_disk_flush(void *arg);
 
+/* A disk of one simulated loop, for @body alone, which runs there with it open. */
+void test_disk_with(const struct test_cell *cell, uint64_t seed, int (*body)(void *disk));
+
 /* What test_disk_work(), for loop_call(), gets: how much the workers of a loop do. */
 struct test_work {
 	struct test_disk *d;
