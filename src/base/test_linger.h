@@ -3,9 +3,9 @@
 #ifndef BASE_TEST_LINGER_H
 #define BASE_TEST_LINGER_H
 
-#include <assert.h>
 #include <netinet/in.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -20,15 +20,16 @@ static inline int test_linger(int *ret_peer, int seconds)
 	static const uint8_t bytes[64 << 10];
 	socklen_t len = sizeof(sa);
 
-	assert(!bind(listener, (void *)&sa, sizeof(sa)) && !listen(listener, 1));
-	assert(!getsockname(listener, (void *)&sa, &len));
-	assert(!connect(sock, (void *)&sa, sizeof(sa)));
+	if (bind(listener, (void *)&sa, sizeof(sa)) || listen(listener, 1) ||
+	    getsockname(listener, (void *)&sa, &len) || connect(sock, (void *)&sa, sizeof(sa)) ||
+	    setsockopt(sock, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)))
+		abort();
 	*ret_peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	assert(*ret_peer >= 0);
+	if (*ret_peer < 0)
+		abort();
 	close(listener);
 	while (send(sock, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
 		;
-	assert(!setsockopt(sock, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)));
 	return sock;
 }
 
